@@ -1,0 +1,26 @@
+"""Strict numerics for every test and doctest: x64 on, silent rank promotion off, shapes and types checked by beartype."""
+
+import jax
+import jaxtyping
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Before sdntk is imported: every jaxtyping annotation of it is checked in the tests, and only here.
+jaxtyping.install_import_hook("sdntk", "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def _doctest_namespace(doctest_namespace):
+    import jax.numpy as jnp
+
+    doctest_namespace["jax"] = jax
+    doctest_namespace["jnp"] = jnp
+
+
+@pytest.fixture
+def single_precision():
+    """x64 off for one test."""
+    with jax.enable_x64(False):
+        yield

@@ -1,0 +1,26 @@
+"""sdntk: self-distillation in Hilbert space and, through neural tangent kernels, in neural networks."""
+
+from sdntk import bounds, datasets, filters, kernels
+from sdntk.distillation import Distillation, distill, distill_spectrum
+from sdntk.gram import gram
+from sdntk.multiplier import Multiplier, Status, solve_multiplier
+from sdntk.spectrum import PrecisionWarning, Spectrum, decompose
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Distillation",
+    "Multiplier",
+    "PrecisionWarning",
+    "Spectrum",
+    "Status",
+    "bounds",
+    "datasets",
+    "decompose",
+    "distill",
+    "distill_spectrum",
+    "filters",
+    "gram",
+    "kernels",
+    "solve_multiplier",
+]

@@ -1,0 +1,108 @@
+"""Checks of what users pass in: every message names the argument, what was wrong and what would be right.
+
+Checks of values need values. Under ``jax.jit``, ``jax.vmap`` and ``jax.grad`` an argument may be a tracer, which has a
+shape and a dtype but no values; there the checks of values are skipped and the checks of shapes stay.
+"""
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+#: What the library takes where it wants an array: anything that JAX takes, and sequences of numbers too.
+ArrayLike = jax.typing.ArrayLike | Sequence[Any]
+
+
+def is_traced(*values: Any) -> bool:
+    """Whether any of the values (pytrees) holds a tracer, that is, has no values to look at yet."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+def as_float_array(name: str, value: ArrayLike, *, dtype: Any = None) -> Float[Array, "..."]:
+    """``value`` as a real floating-point array; integers and booleans are converted, nan and inf refused."""
+    if not isinstance(value, jax.Array):
+        try:
+            value = np.asarray(value)
+        except ValueError as error:  # ragged nested sequences
+            raise ValueError(f"{name} must be an array of numbers with one shape; {error}") from None
+    if value.dtype.kind not in "fiub" and not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(f"{name} must hold real numbers (float, int or bool); it has dtype {value.dtype}.")
+    array = jnp.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        array = array.astype(jnp.result_type(float))
+    if dtype is not None:
+        array = array.astype(dtype)
+    if not is_traced(array) and not bool(jnp.isfinite(array).all()):
+        raise ValueError(f"{name} must be finite; it holds nan or inf (in {array.dtype}).")
+    return array
+
+
+def as_points(name: str, value: ArrayLike) -> Float[Array, "K ..."]:
+    """``value`` as a non-empty array of points, shape (K, ...)."""
+    points = as_float_array(name, value)
+    if points.ndim == 0 or points.shape[0] == 0:
+        raise ValueError(f"{name} must hold at least one point, shape (K, ...) with K >= 1; its shape is {points.shape}.")
+    return points
+
+
+def as_labels(name: str, value: ArrayLike, num_points: int, *, dtype: Any) -> Float[Array, "K *Q"]:
+    """``value`` as labels of ``num_points`` points, shape (K,) or (K, Q)."""
+    labels = as_float_array(name, value, dtype=dtype)
+    if labels.ndim not in (1, 2) or labels.shape[0] != num_points or 0 in labels.shape:
+        raise ValueError(
+            f"{name} must have shape ({num_points},) or ({num_points}, Q), a row for each of the {num_points} points; "
+            f"its shape is {labels.shape}."
+        )
+    return labels
+
+
+def as_positive(name: str, value: ArrayLike, shape: tuple[int, ...], *, dtype: Any) -> Float[Array, "*shape"]:
+    """``value`` as positive numbers, broadcast to ``shape``: a scalar, or one number for each output."""
+    array = as_float_array(name, value, dtype=dtype)
+    if array.shape not in ((), shape):
+        expected = "a scalar" if shape == () else f"a scalar or have shape {shape}, one for each output"
+        raise ValueError(f"{name} must be {expected}; its shape is {array.shape}.")
+    if not is_traced(array) and not bool((array > 0).all()):
+        raise ValueError(f"{name} must be positive; got {value} (in {array.dtype}).")
+    return jnp.broadcast_to(array, shape)
+
+
+def as_unit_interval(name: str, value: ArrayLike, *, dtype: Any) -> Float[Array, ""]:
+    """``value`` as one number from 0 to 1."""
+    array = as_float_array(name, value, dtype=dtype)
+    if array.shape != ():
+        raise ValueError(f"{name} must be a scalar; its shape is {array.shape}.")
+    if not is_traced(array) and not 0 <= float(array) <= 1:
+        raise ValueError(f"{name} must lie between 0 and 1; got {value}.")
+    return array
+
+
+def as_count(name: str, value: Any, *, at_least: int) -> int:
+    """``value`` as a Python integer that is at least ``at_least``."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be an integer, not a boolean.")
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer; got {value!r}.") from None
+    if count < at_least:
+        raise ValueError(f"{name} must be at least {at_least}; got {count}.")
+    return count
+
+
+def as_scale(name: str, value: ArrayLike) -> Float[Array, "..."]:
+    """``value`` as a positive length: a scalar, or one for each coordinate."""
+    array = as_float_array(name, value)
+    if array.ndim > 1:
+        raise ValueError(f"{name} must be a scalar or one-dimensional (one for each coordinate); got shape {array.shape}.")
+    return as_positive(name, array, array.shape, dtype=array.dtype)
+
+
+def format_number(value: float) -> str:
+    """A number for a message: eight digits, in whichever notation is shorter."""
+    return f"{value:.8g}" if math.isfinite(value) else str(value)

@@ -1,0 +1,331 @@
+"""Self-distillation of a kernel machine: :func:`distill` in one call, :func:`distill_spectrum` on a decomposition."""
+
+import dataclasses
+import math
+import warnings
+from functools import partial
+from typing import Any, Literal, no_type_check
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from sdntk import filters
+from sdntk._arguments import (
+    ArrayLike,
+    as_count,
+    as_float_array,
+    as_labels,
+    as_points,
+    as_positive,
+    as_unit_interval,
+    format_number,
+    is_traced,
+)
+from sdntk.gram import gram
+from sdntk.kernels import KernelFunction
+from sdntk.multiplier import Status
+from sdntk.recurrence import Trajectory, distill_to_tolerance, distill_with_multiplier, map_outputs, range_only
+from sdntk.spectrum import PrecisionWarning, Spectrum, decompose, null_space_loss
+
+Outputs = Literal["separate", "joint"]
+
+#: machine_eps * d_max / c above which a multiplier is not to be trusted: it is then off by about this fraction.
+PRECISION_TOLERANCE = 1e-3
+
+
+@no_type_check  # in the tests: transformations rebuild pytrees with leaves of other shapes
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+    """Every round of a chain of self-distillation: K points, Q outputs, T rounds.
+
+    The axis Q is there when the labels have one; with ``outputs="joint"`` the outputs share one multiplier, so what
+    belongs to a round (all but ``fitted`` and predictions) has no axis Q.
+
+    Attributes:
+        multipliers: c_t, shape (T,) or (T, Q), in the units of G; nan where the round is not active.
+        status: a :class:`sdntk.Status` for each round, same shape, int32.
+        active_rounds: rounds before collapse, shape () or (Q,).
+        filters: the diagonal of B_t (eq. 45), shape (T, K) or (T, K, Q); 0 once collapsed.
+        fitted: f_t on the training points, shape (T, K) or (T, K, Q); 0 once collapsed.
+        training_loss: mean squared distance of f_t to round t's own targets, shape (T,) or (T, Q); equals the tolerance
+            in an active round. With "joint", the mean is over points and outputs.
+        norms: the RKHS norm of f_t, shape (T,) or (T, Q); with "joint", of all outputs together.
+        iterations: Newton steps that each multiplier took, shape (T,) or (T, Q).
+        spectrum: the decomposed Gram matrix.
+        rotated_labels: z_0 = V y_0, shape (K,) or (K, Q).
+        ground_truth_weight: alpha.
+        kernel: the kernel, if known (then :meth:`predict` works).
+        x: the training points, if known.
+    """
+
+    multipliers: Float[Array, "T *Q"]
+    status: Int[Array, "T *Q"]
+    active_rounds: Int[Array, "*Q"]
+    filters: Float[Array, "T K *Q"]
+    fitted: Float[Array, "T K *P"]
+    training_loss: Float[Array, "T *Q"]
+    norms: Float[Array, "T *Q"]
+    iterations: Int[Array, "T *Q"]
+    spectrum: Spectrum
+    rotated_labels: Float[Array, "K *P"]
+    ground_truth_weight: Float[Array, ""]
+    kernel: Any = None
+    x: Float[Array, "K ..."] | None = None
+
+    @property
+    def eigenvalues(self) -> Float[Array, " K"]:
+        """d, shape (K,), ascending, with those that are rounding set to zero."""
+        return self.spectrum.eigenvalues
+
+    @property
+    def targets(self) -> Float[Array, "T K *P"]:
+        """Each round's own targets, y_0 first and then alpha y_0 + (1 - alpha) f_{t-1}, shape (T, K) or (T, K, Q)."""
+        return _unrotate(self.spectrum, _times_labels(self._target_filters(), self.rotated_labels))
+
+    @property
+    def dual_coefficients(self) -> Float[Array, "T K *P"]:
+        """a_t = V^T (c_t I + D)^-1 z_t, shape (T, K) or (T, K, Q): f_t(x) = g_x^T a_t (Prop. 1). 0 once collapsed."""
+        return _dual_coefficients(self)
+
+    def predict(self, x_new: ArrayLike) -> Float[Array, "T n *P"]:
+        """Every round's f_t at new points.
+
+        Args:
+            x_new: points, shape (n, ...).
+
+        Returns:
+            f_t(x_new), shape (T, n) or (T, n, Q).
+
+        Raises:
+            ValueError: bad points, or a run that does not know its kernel (use :meth:`predict_from`).
+        """
+        if self.kernel is None or self.x is None:
+            raise ValueError(
+                "this run knows no kernel, since distill_spectrum was given a spectrum only: "
+                "use run.predict_from(sdntk.gram(kernel, x_new, x))."
+            )
+        return self.predict_from(gram(self.kernel, x_new, self.x))
+
+    def predict_from(self, cross_gram: ArrayLike) -> Float[Array, "T n *P"]:
+        """Every round's f_t at new points, given ``gram(kernel, x_new, x)``, shape (n, K) (eqs. 16, 44)."""
+        num_points = self.spectrum.num_points
+        cross = as_float_array("cross_gram", cross_gram, dtype=self.eigenvalues.dtype)
+        if cross.ndim != 2 or cross.shape[1] != num_points:
+            raise ValueError(
+                f"cross_gram must have shape (n, {num_points}), as gram(kernel, x_new, x) has; its shape is {cross.shape}."
+            )
+        return jnp.moveaxis(jnp.tensordot(cross, self.dual_coefficients, axes=(1, 1)), 0, 1)
+
+    def _target_filters(self) -> Float[Array, "T K *Q"]:
+        c = jnp.where(self.status == Status.COLLAPSED, jnp.inf, self.multipliers)
+        return filters.distillation(self.eigenvalues, c, self.ground_truth_weight)[1]
+
+
+def distill(
+    kernel: KernelFunction,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    tolerance: ArrayLike | None = None,
+    multiplier: ArrayLike | None = None,
+    rounds: int,
+    ground_truth_weight: ArrayLike = 0.0,
+    outputs: Outputs = "separate",
+    rank_tolerance: ArrayLike | None = None,
+) -> Distillation:
+    """Train a kernel machine on its own predictions, round after round.
+
+    Round t solves  f_t = argmin R(f)  subject to  (1/K) sum_k (f(x_k) - (y_t)_k)^2 <= tolerance  and hands
+    y_{t+1} = f_t(x_1..x_K) to the next (Mobahi et al. 2020, eqs. 4, 27-31), until no function but 0 is needed.
+
+    Args:
+        kernel: g(x, x'), from :mod:`sdntk.kernels` or any function of (n1, ...) and (n2, ...) arrays to (n1, n2).
+        x: training points, shape (K, ...).
+        y: labels y_0, shape (K,) or (K, Q); integers and booleans are converted.
+        tolerance: eps > 0, the mean squared error of each round against its targets; a scalar, or one for each output.
+        multiplier: c > 0 in place of the tolerance, the same in each round (scikit-learn's ``alpha`` is K c).
+        rounds: T >= 1; round 0 is ordinary training, so these are t = 0..T-1.
+        ground_truth_weight: alpha in [0, 1]; round t's targets are alpha y_0 + (1 - alpha) f_{t-1}.
+        outputs: "separate", each output with its own multiplier and its own collapse (the paper's, section 3.6), or
+            "joint", one multiplier for all and the loss averaged over points and outputs.
+        rank_tolerance: see :func:`sdntk.decompose`.
+
+    Returns:
+        A :class:`Distillation`.
+
+    Raises:
+        ValueError, TypeError: bad input, each named; an infeasible tolerance, with the smallest feasible one. (Under jit an
+            infeasible chain is a status, and its multipliers and fitted values are nan.)
+
+    Warns:
+        PrecisionWarning: float32, or a multiplier so small against d_max that rounding decides it.
+
+    Example:
+        The paper's example (section 4), which collapses after four rounds:
+
+        >>> from sdntk import datasets, distill, kernels
+        >>> x, y = datasets.mobahi_example()
+        >>> run = distill(kernels.cubic_spline(), x, y, tolerance=0.045, rounds=5)
+        >>> [f"{c:.5e}" for c in run.multipliers[:4].tolist()], int(run.active_rounds)
+        (['2.70525e-06', '8.76276e-05', '2.73755e-04', '7.90018e-04'], 4)
+        >>> run.predict([0.25]).shape
+        (5, 1)
+    """
+    points = as_points("x", x)
+    spectrum = decompose(gram(kernel, points), rank_tolerance=rank_tolerance)
+    run = distill_spectrum(
+        spectrum, y, tolerance=tolerance, multiplier=multiplier, rounds=rounds,
+        ground_truth_weight=ground_truth_weight, outputs=outputs,
+    )  # fmt: skip
+    # A run is a pytree: a kernel of the library is one, any other function is wrapped as one without leaves.
+    known = kernel if len(jax.tree.leaves(kernel)) != 1 or jax.tree.leaves(kernel)[0] is not kernel else None
+    return dataclasses.replace(run, kernel=known or jax.tree_util.Partial(kernel), x=points)
+
+
+def distill_spectrum(
+    spectrum: Spectrum,
+    y: ArrayLike,
+    *,
+    tolerance: ArrayLike | None = None,
+    multiplier: ArrayLike | None = None,
+    rounds: int,
+    ground_truth_weight: ArrayLike = 0.0,
+    outputs: Outputs = "separate",
+) -> Distillation:
+    """:func:`distill` on a decomposition that is at hand, for many label sets and tolerances on one Gram matrix.
+
+    Arguments, result, errors and warnings are those of :func:`distill`. It may be jitted, vmapped over labels and
+    tolerances, and differentiated with respect to labels, tolerance and multiplier.
+
+    Example:
+        >>> from sdntk import datasets, decompose, distill_spectrum, gram, kernels
+        >>> x, y = datasets.mobahi_example()
+        >>> spectrum = decompose(gram(kernels.cubic_spline(), x))
+        >>> rounds_before_collapse = lambda eps: distill_spectrum(spectrum, y, tolerance=eps, rounds=9).active_rounds
+        >>> jax.vmap(rounds_before_collapse)(jnp.array([0.042, 0.045, 0.1])).tolist()
+        [5, 4, 2]
+    """
+    if not isinstance(spectrum, Spectrum):
+        raise TypeError(f"spectrum must be a Spectrum, as decompose(G) returns; got {type(spectrum).__name__}.")
+    rounds = as_count("rounds", rounds, at_least=1)
+    if outputs not in ("separate", "joint"):
+        raise ValueError(f'outputs must be "separate" or "joint"; got {outputs!r}.')
+    if (tolerance is None) == (multiplier is None):
+        given = "neither" if tolerance is None else "both"
+        raise ValueError(f"exactly one of tolerance and multiplier must be given; {given} was.")
+    dtype = spectrum.eigenvalues.dtype
+    labels = as_labels("y", y, spectrum.num_points, dtype=dtype)
+    shape = labels.shape[1:] if outputs == "separate" else ()
+    alpha = as_unit_interval("ground_truth_weight", ground_truth_weight, dtype=dtype)
+    if tolerance is not None:
+        level = as_positive("tolerance", tolerance, shape, dtype=dtype)
+    else:
+        level = as_positive("multiplier", multiplier, shape, dtype=dtype)  # type: ignore[arg-type]
+    run = _distill(spectrum, labels, level, alpha, rounds, outputs == "joint", tolerance is not None)
+    if not is_traced(run):
+        _raise_if_infeasible(run, level)
+        _warn_if_imprecise(run)
+    return run
+
+
+@partial(jax.jit, static_argnames=("rounds", "joint", "by_tolerance"))
+def _distill(
+    spectrum: Spectrum,
+    labels: Float[Array, "K *P"],
+    level: Float[Array, "*Q"],
+    alpha: Float[Array, ""],
+    rounds: int,
+    joint: bool,
+    by_tolerance: bool,
+) -> Distillation:
+    d, z = spectrum.eigenvalues, spectrum.rotate(labels)
+    losses = z.size if joint else z.shape[0]  # terms that the training loss averages over
+    # One multiplier for all outputs filters all alike: the chain of sum_q z_kq^2.
+    z_chain = jnp.sqrt(jnp.sum(z**2, axis=1)) if joint and z.ndim == 2 else z
+    path = run_chain(d, z_chain, level, alpha, rounds, losses, by_tolerance)
+    diagonals, _ = filters.distillation(d, path.multipliers, alpha)
+    active = path.status == Status.ACTIVE
+    return Distillation(
+        multipliers=jnp.where(active, path.multipliers, jnp.nan),
+        status=path.status,
+        active_rounds=jnp.sum(active, axis=0, dtype=jnp.int32),
+        filters=diagonals,
+        fitted=_unrotate(spectrum, _times_labels(diagonals, z)),
+        training_loss=path.squared_residual / losses,
+        norms=jnp.sqrt(path.squared_norm / z.shape[0]),
+        iterations=path.iterations,
+        spectrum=spectrum,
+        rotated_labels=z,
+        ground_truth_weight=alpha,
+    )
+
+
+def run_chain(
+    d: Float[Array, " m"],
+    z: Float[Array, "m *Q"],
+    level: Float[Array, "*Q"],
+    alpha: Float[Array, ""],
+    rounds: int,
+    losses: int,
+    by_tolerance: bool,
+) -> Trajectory:
+    """The recurrence for rotated labels of one output or many; ``losses`` is the number of terms in the training loss."""
+    chain = distill_to_tolerance if by_tolerance else distill_with_multiplier
+    knob = jnp.sqrt(losses * level) if by_tolerance else level
+    if z.ndim == 1:
+        return chain(d, z, knob, alpha, rounds)
+    return map_outputs(lambda z, knob: chain(d, z, knob, alpha, rounds), z, knob)
+
+
+def _times_labels(diagonals: Float[Array, "T K *Q"], z: Float[Array, "K *P"]) -> Float[Array, "T K *P"]:
+    return diagonals.reshape(diagonals.shape + (1,) * (z.ndim + 1 - diagonals.ndim)) * z[None]
+
+
+def _unrotate(spectrum: Spectrum, z: Float[Array, "T K *P"]) -> Float[Array, "T K *P"]:
+    """All rounds and outputs back from the eigenbasis in one matrix product."""
+    rounds, num_points = z.shape[:2]
+    columns = jnp.moveaxis(z, 1, 0).reshape(num_points, -1)
+    return jnp.moveaxis(spectrum.unrotate(columns).reshape((num_points, rounds, *z.shape[2:])), 0, 1)
+
+
+@jax.jit
+def _dual_coefficients(run: Distillation) -> Float[Array, "T K *P"]:
+    d = run.eigenvalues
+    c = jnp.where(run.status == Status.COLLAPSED, jnp.inf, run.multipliers)[:, None]
+    d = d.reshape((1, -1) + (1,) * (c.ndim - 2))
+    shrunk = range_only(d, run._target_filters() / (c + d))
+    return _unrotate(run.spectrum, _times_labels(shrunk, run.rotated_labels))
+
+
+def _raise_if_infeasible(run: Distillation, level: Float[Array, "*Q"]) -> None:
+    infeasible = (run.status == Status.INFEASIBLE).any(axis=0)
+    if not bool(infeasible.any()):
+        return
+    floor = null_space_loss(run.eigenvalues, run.rotated_labels)
+    if infeasible.ndim == 0:
+        which, worst, asked = "", float(floor.mean()), float(level)
+    else:
+        first = int(jnp.argmax(infeasible))
+        which, worst, asked = f" for output {first}", float(floor[first]), float(level[first])
+    null = run.spectrum.num_points - int(run.spectrum.rank)
+    raise ValueError(
+        f"tolerance {format_number(asked)} is infeasible{which}: no function of this space comes closer to the labels than "
+        f"a mean squared error of {format_number(worst)}, because {null} of {run.spectrum.num_points} eigenvalues of the "
+        f"Gram matrix are zero. The smallest feasible tolerance lies just above {format_number(worst)}."
+    )
+
+
+def _warn_if_imprecise(run: Distillation) -> None:
+    c_min = float(jnp.nanmin(jnp.where(run.status == Status.ACTIVE, run.multipliers, jnp.inf)))
+    d_max, eps = float(run.eigenvalues[-1]), run.spectrum.machine_epsilon
+    ratio = eps * d_max / c_min if c_min > 0 else math.inf
+    if ratio > PRECISION_TOLERANCE:
+        warnings.warn(
+            f"multipliers are not to be trusted: machine_eps * d_max / c = {eps:.1e} * {d_max:.1e} / {c_min:.1e} = "
+            f"{ratio:.1e}, about the fraction by which rounding moves the smallest multiplier. Remedy: a larger tolerance, "
+            + ("or float64." if eps > 1e-10 else "or a kernel whose spectrum falls more slowly."),
+            PrecisionWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,113 @@
+"""Stationary kernels in R^p, functions of the distance r = |x - x'| / length_scale.
+
+Distances are taken from differences, not from |x|^2 + |x'|^2 - 2 x.x': that shortcut errs by about 1e-8 for points
+that nearly coincide, enough to make a Matern Gram matrix indefinite.
+"""
+
+import math
+from dataclasses import field
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sdntk._arguments import ArrayLike, as_scale, is_traced
+from sdntk.kernels._base import Kernel, register
+
+
+def _squared_distance(x: Float[Array, " p"], t: Float[Array, " p"], length_scale: Array) -> Float[Array, ""]:
+    if length_scale.ndim == 1 and length_scale.shape != x.shape:
+        raise ValueError(
+            f"length_scale must be a scalar or have one entry for each of the {x.size} coordinates; "
+            f"its shape is {length_scale.shape}."
+        )
+    return jnp.sum(((x - t) / length_scale) ** 2)
+
+
+def _safe_sqrt(squared: Float[Array, ""]) -> Float[Array, ""]:
+    """The square root with derivative 0 at 0 (where a kernel of the distance has none, or 0): no nan from duplicates."""
+    positive = squared > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
+
+
+@register
+class RBF(Kernel):
+    """The kernel that :func:`rbf` returns."""
+
+    length_scale: Float[Array, "*p"]
+
+    def pair(self, x: Float[Array, " p"], t: Float[Array, " p"]) -> Float[Array, ""]:
+        return jnp.exp(-_squared_distance(x, t, self.length_scale) / 2)
+
+
+def rbf(length_scale: ArrayLike = 1.0) -> RBF:
+    """The Gaussian kernel, g(x, x') = exp(-|x - x'|^2/(2 length_scale^2)), as in scikit-learn.
+
+    Up to a factor it is the Green's function in R^p of L proportional to exp(-l^2 Laplacian/2): in Fourier space L is
+    multiplication by exp(l^2 |omega|^2/2), so derivatives of all orders are penalised. No boundary conditions but decay at
+    infinity. Source: Rasmussen and Williams 2006, eqs. 4.9-4.10; Girosi, Jones and Poggio 1995.
+
+    Args:
+        length_scale: l > 0, in the units of the points; a scalar, or one for each coordinate.
+
+    Raises:
+        ValueError, TypeError: ``length_scale`` is not positive.
+
+    Example:
+        >>> g = rbf(2.0)(jnp.array([[0.0, 0.0]]), jnp.array([[2.0, 0.0]]))
+        >>> round(float(g[0, 0]), 6)                     # exp(-1/2)
+        0.606531
+    """
+    return RBF(as_scale("length_scale", length_scale))
+
+
+@register
+class Matern(Kernel):
+    """The kernel that :func:`matern` returns."""
+
+    length_scale: Float[Array, "*p"]
+    degree: int = field(metadata={"static": True})  # nu - 1/2
+
+    def pair(self, x: Float[Array, " p"], t: Float[Array, " p"]) -> Float[Array, ""]:
+        p = self.degree
+        r = math.sqrt(2 * p + 1) * _safe_sqrt(_squared_distance(x, t, self.length_scale))
+        r = jnp.minimum(r, 800.0)  # exp(-r) is 0 from 746 on; without the cap the polynomial overflows and 0 * inf is nan
+        coefficients = [  # of r^p, ..., r^0: the polynomial of Rasmussen and Williams 2006, eq. 4.16
+            math.factorial(p) / math.factorial(2 * p) * math.factorial(p + i) / math.factorial(i) / math.factorial(p - i)
+            * 2.0 ** (p - i)
+            for i in range(p + 1)
+        ]  # fmt: skip
+        return jnp.polyval(jnp.asarray(coefficients, r.dtype), r) * jnp.exp(-r)
+
+
+def matern(nu: float, length_scale: ArrayLike = 1.0) -> Matern:
+    """The Matern kernel for half-integer nu, as scikit-learn defines it: a polynomial in the distance times an exponential.
+
+    With r = sqrt(2 nu) |x - x'|/length_scale and p = nu - 1/2:
+
+        g = exp(-r) p!/(2p)! sum_{i=0..p} (p + i)!/(i! (p - i)!) (2 r)^{p - i};
+
+    exp(-r) for nu = 1/2, (1 + r) exp(-r) for 3/2, (1 + r + r^2/3) exp(-r) for 5/2. Up to a factor it is the Green's
+    function in R^p of L proportional to (2 nu/l^2 - Laplacian)^{nu + p/2} (here p is the dimension), with decay at
+    infinity. Source: Rasmussen and Williams 2006, eqs. 4.14-4.17; Whittle 1963.
+
+    Args:
+        nu: smoothness, 0.5, 1.5, 2.5, ... Functions of the space have nu + p/2 square-integrable derivatives.
+        length_scale: l > 0, in the units of the points; a scalar, or one for each coordinate.
+
+    Raises:
+        ValueError, TypeError: ``nu`` is not a half-integer, ``length_scale`` is not positive.
+
+    Example:
+        >>> g = matern(1.5, 1.0)(jnp.array([[0.0]]), jnp.array([[0.0], [1.0]]))
+        >>> [round(float(v), 6) for v in g[0]]
+        [1.0, 0.483358]
+    """
+    if is_traced(nu):
+        raise TypeError("nu must be a Python number: it decides the formula, so it cannot be traced.")
+    try:
+        degree = float(nu) - 0.5
+    except (TypeError, ValueError):
+        raise TypeError(f"nu must be a number; got {nu!r}.") from None
+    if not (math.isfinite(degree) and degree >= 0 and degree == int(degree)):
+        raise ValueError(f"nu must be a half-integer 0.5, 1.5, 2.5, ...; got {nu} (rbf is the limit of large nu).")
+    return Matern(as_scale("length_scale", length_scale), int(degree))

@@ -1,0 +1,130 @@
+"""The recurrence of self-distillation in the eigenbasis: a pure function of (d, z, tolerance or multiplier, rounds).
+
+Round t fits the targets z_t = P_t z_0 with a multiplier c_t that the tolerance asks for, A_t = D (c_t I + D)^-1, and hands
+its predictions on: z_{t+1} = A_t z_t (Mobahi et al. 2020, eqs. 29, 30). All of a round is in its filter, so the state
+that goes from round to round is the filter. jit, vmap over labels and tolerances, and differentiation work.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple, no_type_check
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from sdntk import filters
+from sdntk.multiplier import Status, solve
+
+
+@no_type_check  # in the tests: transformations rebuild pytrees with leaves of other shapes
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Trajectory:
+    """What every round did, each of shape (T,) or (T, Q).
+
+    Attributes:
+        multipliers: c_t; infinity once collapsed, nan once infeasible.
+        status: a :class:`sdntk.Status`.
+        squared_residual: || z_t - A_t z_t ||^2, K (or K Q) times the training loss against the round's own targets.
+        squared_norm: sum_k d_k (z_t)_k^2/(c_t + d_k)^2, K times the squared RKHS norm of f_t.
+        iterations: Newton steps that the multiplier took.
+    """
+
+    multipliers: Float[Array, "T *Q"]
+    status: Int[Array, "T *Q"]
+    squared_residual: Float[Array, "T *Q"]
+    squared_norm: Float[Array, "T *Q"]
+    iterations: Int[Array, "T *Q"]
+
+
+class _State(NamedTuple):
+    targets: Float[Array, " m"]  # the filter P_t of this round's targets
+    last: Float[Array, ""]  # c_{t-1}, and before it c_{t-2}: 0 when there is none
+    last_but_one: Float[Array, ""]
+    status: Int[Array, ""]
+
+
+def distill_to_tolerance(
+    d: Float[Array, " m"],
+    z: Float[Array, " m"],
+    s: Float[Array, ""],
+    ground_truth_weight: Float[Array, ""],
+    rounds: int,
+) -> Trajectory:
+    """Every round solved to the radius s = sqrt(K eps), its multiplier warm-started from the two rounds before.
+
+    The chain stops working at the first round that is not active: with weights in [0, 1] such a round is final, since
+    alpha |z_0| never exceeds the targets alpha z_0 + (1 - alpha) F z_0 that were within s already.
+    """
+
+    def active_round(state: _State) -> tuple[_State, Trajectory]:
+        z_t = state.targets * z
+        # Multipliers grow about geometrically: extrapolate linearly in log c.
+        guess = jnp.where(state.last_but_one > 0, state.last * (state.last / state.last_but_one), state.last)
+        found = solve(d, z_t, s, lax.stop_gradient(guess))
+        step = _measure(d, z_t, found.value, found.status, found.iterations)
+        targets = filters.mix(filters.ridge(d, found.value) * state.targets, ground_truth_weight)
+        return _State(targets, found.value, state.last, found.status), step
+
+    def ended_round(state: _State) -> tuple[_State, Trajectory]:
+        c = jnp.where(state.status == Status.COLLAPSED, jnp.inf, jnp.nan).astype(s.dtype)
+        step = _measure(d, ground_truth_weight * z, c, state.status, jnp.zeros_like(state.status))
+        return state, step
+
+    def round_(state: _State, _: None) -> tuple[_State, Trajectory]:
+        return lax.cond(state.status == Status.ACTIVE, active_round, ended_round, state)
+
+    zero = jnp.zeros_like(s)
+    start = _State(jnp.ones_like(z), zero, zero, jnp.int32(Status.ACTIVE))
+    return lax.scan(round_, start, None, length=rounds)[1]
+
+
+def distill_with_multiplier(
+    d: Float[Array, " m"],
+    z: Float[Array, " m"],
+    multiplier: Float[Array, ""],
+    ground_truth_weight: Float[Array, ""],
+    rounds: int,
+) -> Trajectory:
+    """Every round with the same multiplier; such a chain never collapses."""
+
+    def round_(targets: Float[Array, " m"], _: None) -> tuple[Float[Array, " m"], Trajectory]:
+        step = _measure(d, targets * z, multiplier, jnp.int32(Status.ACTIVE), jnp.int32(0))
+        return filters.mix(filters.ridge(d, multiplier) * targets, ground_truth_weight), step
+
+    return lax.scan(round_, jnp.ones_like(z), None, length=rounds)[1]
+
+
+def _measure(
+    d: Float[Array, " m"],
+    z: Float[Array, " m"],
+    c: Float[Array, ""],
+    status: Int[Array, ""],
+    iterations: Int[Array, ""],
+) -> Trajectory:
+    collapsed = jnp.isinf(c)
+    c_safe = jnp.where(collapsed, 1, c)
+    a = jnp.where(collapsed, 1, c_safe / (c_safe + d))  # I - A, without the cancellation of 1 - d/(c + d)
+    dual = range_only(d, z / (c + d))
+    return Trajectory(c, status, jnp.sum((z * a) ** 2), jnp.sum(d * dual**2), iterations)
+
+
+def range_only(d: Float[Array, "..."], dual: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Dual coefficients without their part in the null space of G, which adds nothing to f but rounding over c."""
+    return jnp.where(d > 0, dual, jnp.where(jnp.isnan(dual), dual, 0))
+
+
+def map_outputs(chain: Callable[..., Trajectory], *arguments: Array) -> Trajectory:
+    """``chain`` for each output, the last axis of every argument, stacked on the last axis of every result.
+
+    On the CPU one after another, so that each output leaves its loops as soon as it can; side by side elsewhere.
+    """
+    by_output = tuple(jnp.moveaxis(argument, -1, 0) for argument in arguments)
+    results: Trajectory = lax.platform_dependent(
+        by_output,
+        cpu=lambda items: lax.map(lambda item: chain(*item), items),
+        default=lambda items: jax.vmap(lambda item: chain(*item))(items),
+    )
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), results)

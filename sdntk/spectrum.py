@@ -1,0 +1,162 @@
+"""The spectrum: eigenvalues d, and the map between labels y and rotated labels z = V y (Mobahi et al. 2020, eqs. 18, 19)."""
+
+import dataclasses
+import warnings
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sdntk._arguments import ArrayLike, as_float_array, as_labels, format_number, is_traced
+
+
+class PrecisionWarning(UserWarning):
+    """Rounding may reach the digits that matter; the message names the cause."""
+
+
+@no_type_check  # in the tests: transformations rebuild pytrees with leaves of other shapes
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Spectrum:
+    """A decomposed Gram matrix, G = V^T D V.
+
+    Attributes:
+        eigenvalues: d, shape (K,), ascending, never negative; those that are rounding are exactly zero.
+        eigenvectors: V^T, shape (K, K); column k belongs to d_k.
+        machine_epsilon: relative rounding of the Gram matrix, hence of d / d_max.
+    """
+
+    eigenvalues: Float[Array, " K"]
+    eigenvectors: Float[Array, "K K"]
+    machine_epsilon: float = dataclasses.field(metadata={"static": True})
+
+    @property
+    def num_points(self) -> int:
+        """K."""
+        return self.eigenvalues.shape[0]
+
+    @property
+    def rank(self) -> Array:
+        """The number of nonzero eigenvalues."""
+        return jnp.sum(self.eigenvalues > 0)
+
+    def rotate(self, y: Float[Array, "K *Q"]) -> Float[Array, "K *Q"]:
+        """Z = V y: labels in the eigenbasis (eq. 19)."""
+        return self.eigenvectors.T @ y
+
+    def unrotate(self, z: Float[Array, "K *Q"]) -> Float[Array, "K *Q"]:
+        """Y = V^T z: back from the eigenbasis."""
+        return self.eigenvectors @ z
+
+    def floor(self, y: ArrayLike) -> Float[Array, "*Q"]:
+        """F = (1/K) sum over {d_k = 0} of z_k^2: the training loss that no function of this space can go below.
+
+        A tolerance is feasible when it exceeds the floor. Shape () or (Q,), in the labels' units squared.
+        """
+        labels = as_labels("y", y, self.num_points, dtype=self.eigenvalues.dtype)
+        return null_space_loss(self.eigenvalues, self.rotate(labels))
+
+
+def null_space_loss(eigenvalues: Float[Array, " K"], z: Float[Array, "K *Q"]) -> Float[Array, "*Q"]:
+    """(1/K) sum over {d_k = 0} of z_k^2, for each output."""
+    null = (eigenvalues <= 0).reshape((-1,) + (1,) * (z.ndim - 1))
+    return jnp.mean(jnp.where(null, z, 0) ** 2, axis=0)
+
+
+def decompose(G: ArrayLike, *, rank_tolerance: ArrayLike | None = None) -> Spectrum:  # noqa: N803 (theory's name)
+    """Eigendecomposition of a Gram matrix, G = V^T D V, with rounding told apart from rank.
+
+    An eigenvalue is zero when d_k <= rank_tolerance, by default K * machine_eps * d_max (machine_eps that of G's dtype).
+    Computed in float64 when x64 is on, else in float32, with a warning.
+
+    Args:
+        G: the symmetric positive semi-definite Gram matrix, shape (K, K).
+        rank_tolerance: the largest eigenvalue that counts as zero, in the units of G; not negative.
+
+    Returns:
+        A :class:`Spectrum`. One decomposition serves any number of label sets and tolerances.
+
+    Raises:
+        ValueError, TypeError: not a square matrix of finite numbers, not symmetric, or (unless traced) indefinite beyond
+            rounding. A traced indefinite matrix gives nan eigenvalues. NotImplementedError: derivatives with respect to G.
+
+    Warns:
+        PrecisionWarning: G or the decomposition is in float32.
+
+    Source: Mobahi et al. 2020, eq. 18, without its assumption that d_min > 0.
+
+    Example:
+        >>> spectrum = decompose(jnp.array([[2.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]]))
+        >>> [round(float(d), 6) for d in spectrum.eigenvalues], int(spectrum.rank)
+        ([0.0, 2.0, 2.0], 2)
+    """
+    matrix = as_float_array("G", G)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
+        raise ValueError(f"G must be a square matrix, shape (K, K) with K >= 1; its shape is {matrix.shape}.")
+    machine_eps = float(jnp.finfo(matrix.dtype).eps)
+    matrix = matrix.astype(jnp.result_type(float))
+    machine_eps = max(machine_eps, float(jnp.finfo(matrix.dtype).eps))
+    _warn_if_single(machine_eps, matrix.dtype)
+    _check_symmetric(matrix, machine_eps)
+
+    d, vectors = _eigh((matrix + matrix.T) / 2)
+    rounding = matrix.shape[0] * machine_eps * jnp.maximum(d[-1], -d[0])
+    zero = rounding if rank_tolerance is None else _as_rank_tolerance(rank_tolerance, d.dtype)
+    negative = d < -jnp.maximum(zero, rounding)
+    if not is_traced(d) and bool(negative.any()):
+        raise ValueError(
+            f"G must be positive semi-definite; its smallest eigenvalue is {format_number(float(d[0]))}, its largest "
+            f"{format_number(float(d[-1]))}, and rounding explains only {format_number(float(rounding))}. The kernel is "
+            "not positive definite, or its values are less precise than their dtype (then raise rank_tolerance)."
+        )
+    d = jnp.where(negative, jnp.nan, jnp.where(d <= zero, 0, d))
+    return Spectrum(d, vectors, machine_eps)
+
+
+def _warn_if_single(machine_eps: float, dtype: Any) -> None:
+    if machine_eps > jnp.finfo(jnp.float64).eps:
+        remedy = (
+            'switch x64 on (jax.config.update("jax_enable_x64", True)) and form the Gram matrix in float64'
+            if dtype == jnp.float32
+            else "form the Gram matrix in float64"
+        )
+        warnings.warn(
+            f"The theory of self-distillation needs float64, but this Gram matrix is known to {machine_eps:.1e} only: "
+            f"eigenvalues and multipliers below that fraction of the largest eigenvalue are noise. Remedy: {remedy}.",
+            PrecisionWarning,
+            stacklevel=3,
+        )
+
+
+def _check_symmetric(matrix: Float[Array, "K K"], machine_eps: float) -> None:
+    if is_traced(matrix):
+        return
+    asymmetry, size = float(jnp.abs(matrix - matrix.T).max()), float(jnp.abs(matrix).max())
+    if asymmetry > machine_eps**0.5 * size:
+        raise ValueError(
+            f"G must be symmetric; |G - G^T| reaches {format_number(asymmetry)} where |G| reaches {format_number(size)}."
+        )
+
+
+def _as_rank_tolerance(value: ArrayLike, dtype: Any) -> Float[Array, ""]:
+    zero = as_float_array("rank_tolerance", value, dtype=dtype)
+    if zero.shape != () or (not is_traced(zero) and float(zero) < 0):
+        raise ValueError(f"rank_tolerance must be a scalar, zero or positive, in the units of G; got {value}.")
+    return zero
+
+
+@jax.custom_jvp
+@jax.jit
+def _eigh(matrix: Float[Array, "K K"]) -> tuple[Float[Array, " K"], Float[Array, "K K"]]:
+    d, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
+    return d, vectors
+
+
+@_eigh.defjvp
+def _eigh_jvp(primals: Any, tangents: Any) -> Any:
+    raise NotImplementedError(
+        "Derivatives with respect to the Gram matrix (kernel hyperparameters, points) are not available: those of an "
+        "eigendecomposition are silently wrong where eigenvalues coincide. Derivatives with respect to labels, "
+        "tolerance, multiplier and eigenvalues are."
+    )
