@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float
 
 from sdntk import filters
 from sdntk._arguments import ArrayLike, as_count, as_float_array, as_positive, is_traced
-from sdntk.multiplier import Status, classify, deflate, solve
+from sdntk.multiplier import Range, Status, deflate, range_part, solve
 
 
 class _Problem(NamedTuple):
@@ -30,24 +30,19 @@ class _Problem(NamedTuple):
     d: Float[Array, " K"]
     z: Float[Array, " K"]
     s: Float[Array, ""]
+    of_range: Range
     r0: Float[Array, ""]  # n0/s0: the range part of the labels over what is left of the radius
     r0_minus_1: Float[Array, ""]  # the same less 1, without cancellation
     s0: Float[Array, ""]
-    d_min: Float[Array, ""]  # over d_k > 0
-    d_max: Float[Array, ""]
     status: Array
 
     @property
     def kappa(self) -> Float[Array, ""]:
-        return self.d_max / self.d_min
+        return self.of_range.d_max / self.of_range.d_min
 
     @property
     def active(self) -> Bool[Array, ""]:
         return self.status == Status.ACTIVE
-
-    @property
-    def has_null_space(self) -> Bool[Array, ""]:
-        return (self.d <= 0).any()
 
     def if_active(self, value: Array, *, collapsed: float = jnp.nan) -> Array:
         """``value`` for an active problem, ``collapsed`` for a collapsed one, nan for an infeasible one."""
@@ -55,7 +50,7 @@ class _Problem(NamedTuple):
 
     def after_round_0(self) -> "_Problem":
         """The problem of round 1: labels z_1 = A_0 z_0, whose null part is gone."""
-        c = solve(self.d, self.z, self.s, jnp.zeros_like(self.s)).value
+        c = solve(self.of_range, *self.of_range.split(self.z), self.s**2, jnp.zeros_like(self.s)).value
         return _problem(self.d, filters.ridge(self.d, c) * self.z, self.s)
 
 
@@ -78,9 +73,9 @@ def _checked(eigenvalues: ArrayLike, z: ArrayLike, tolerance: ArrayLike) -> _Pro
 
 
 def _problem(d: Float[Array, " K"], z: Float[Array, " K"], s: Float[Array, ""]) -> _Problem:
-    n0, s0, gap = deflate(d, z, s)
-    d_min = jnp.min(jnp.where(d > 0, d, jnp.inf))
-    return _Problem(d, z, s, n0 / s0, gap / s0, s0, d_min, jnp.max(d), classify(d, z, s))
+    of_range = range_part(d)
+    n0, s0, gap, status = deflate(of_range, *of_range.split(z), s**2)
+    return _Problem(d, z, s, of_range, n0 / s0, gap / s0, s0, status)
 
 
 def multiplier_bounds(
@@ -105,11 +100,11 @@ def multiplier_bounds(
     Source: Mobahi et al. 2020, eqs. 21-24. Holds for every active fit.
 
     Example:
-        >>> [float(b) for b in multiplier_bounds([1.0, 2.0], [1.0, 1.0], tolerance=0.25)]
+        >>> [round(float(b), 6) for b in multiplier_bounds([1.0, 2.0], [1.0, 1.0], tolerance=0.25)]
         [1.0, 2.0]
     """
     p = _checked(eigenvalues, z, tolerance)
-    return p.if_active(p.d_min / p.r0_minus_1), p.if_active(p.d_max / p.r0_minus_1)
+    return p.if_active(p.of_range.d_min / p.r0_minus_1), p.if_active(p.of_range.d_max / p.r0_minus_1)
 
 
 def norm_bounds(
@@ -156,7 +151,7 @@ def _norm_bound(p: _Problem, rounds: int, *, lower: bool) -> Float[Array, " T"]:
     q = p.after_round_0()
     from_z1 = jnp.where(q.active, from_start(q, rounds), 0)  # of z_1, z_2, ...; 0 when round 1 has collapsed
     restarted = jnp.concatenate([bound[:2], from_z1[1:]])[:rounds]
-    bound = p.if_active(jnp.where(p.has_null_space, restarted, bound), collapsed=0.0)
+    bound = p.if_active(jnp.where((~p.of_range.kept.all()), restarted, bound), collapsed=0.0)
     return bound.at[0].set(jnp.linalg.norm(p.z))
 
 
@@ -199,7 +194,7 @@ def guaranteed_rounds(
 def _guaranteed_rounds(p: _Problem, proposition: Callable[[_Problem], Float[Array, ""]]) -> Float[Array, ""]:
     q = p.after_round_0()
     from_z1 = jnp.where(q.active, proposition(q), 0)
-    return p.if_active(jnp.where(p.has_null_space, 1 + from_z1, proposition(p)), collapsed=0.0)
+    return p.if_active(jnp.where((~p.of_range.kept.all()), 1 + from_z1, proposition(p)), collapsed=0.0)
 
 
 def _proposition_4(p: _Problem) -> Float[Array, ""]:
@@ -243,7 +238,7 @@ def filter_ratio_bound(eigenvalues: ArrayLike, z: ArrayLike, tolerance: ArrayLik
     if t.ndim != 0 or (not is_traced(t) and float(t) < 0):
         raise ValueError(f"t must be a scalar, zero or positive; got {t}.")
     kept = p.d > 0
-    inverse = jnp.where(kept, p.d_min / jnp.where(kept, p.d, 1), jnp.inf)
+    inverse = jnp.where(kept, p.of_range.d_min / jnp.where(kept, p.d, 1), jnp.inf)
     covered = kept[:, None] & (p.d[:, None] >= p.d[None, :])
     top = jnp.where(kept, p.r0_minus_1 + inverse, 1)[:, None]
     return p.if_active(jnp.where(covered, ((p.r0_minus_1 + inverse)[None, :] / top) ** t, 0))
@@ -279,8 +274,8 @@ def sparsity_index(
     p = _checked(eigenvalues, z, tolerance)
     rounds = _guaranteed_rounds(p, _proposition_4) if t is None else as_float_array("t", t, dtype=p.d.dtype)
     smaller, larger, distinct = _neighbours(p.d)
-    drop = p.d_min / smaller - p.d_min / larger
-    log_ratio = jnp.log1p(drop / (p.r0_minus_1 + p.d_min / larger))
+    drop = p.of_range.d_min / smaller - p.of_range.d_min / larger
+    log_ratio = jnp.log1p(drop / (p.r0_minus_1 + p.of_range.d_min / larger))
     return p.if_active(jnp.exp(rounds * jnp.min(jnp.where(distinct, log_ratio, jnp.inf), initial=jnp.inf)))
 
 
@@ -304,7 +299,7 @@ def sparsity_limit(eigenvalues: ArrayLike) -> Float[Array, ""]:
         1.284025
     """
     d = _eigenvalues(eigenvalues)
-    d_min, d_max = jnp.min(jnp.where(d > 0, d, jnp.inf)), jnp.max(d)
+    _, d_min, d_max, _ = range_part(d)
     smaller, larger, distinct = _neighbours(d)
     drop = jnp.min(jnp.where(distinct, 1 / smaller - 1 / larger, jnp.inf), initial=jnp.inf)
     return jnp.exp(d_min * (d_min / d_max) * drop)

@@ -273,7 +273,7 @@ def run_chain(
 ) -> Trajectory:
     """The recurrence for rotated labels of one output or many; ``losses`` is the number of terms in the training loss."""
     chain = distill_to_tolerance if by_tolerance else distill_with_multiplier
-    knob = jnp.sqrt(losses * level) if by_tolerance else level
+    knob = losses * level if by_tolerance else level
     if z.ndim == 1:
         return chain(d, z, knob, alpha, rounds)
     return map_outputs(lambda z, knob: chain(d, z, knob, alpha, rounds), z, knob)

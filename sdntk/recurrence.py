@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from sdntk import filters
-from sdntk.multiplier import Status, solve
+from sdntk.multiplier import Multiplier, Status, range_part, solve, weighted_sums
 
 
 @no_type_check  # in the tests: transformations rebuild pytrees with leaves of other shapes
@@ -40,7 +40,8 @@ class Trajectory:
 
 
 class _State(NamedTuple):
-    targets: Float[Array, " m"]  # the filter P_t of this round's targets
+    targets: Float[Array, " m"]  # the filter P_t of this round's targets, on the range
+    null_targets: Float[Array, ""]  # and on the null space, where A_t = 0: P_0 = 1, then alpha
     last: Float[Array, ""]  # c_{t-1}, and before it c_{t-2}: 0 when there is none
     last_but_one: Float[Array, ""]
     status: Int[Array, ""]
@@ -49,35 +50,38 @@ class _State(NamedTuple):
 def distill_to_tolerance(
     d: Float[Array, " m"],
     z: Float[Array, " m"],
-    s: Float[Array, ""],
+    s2: Float[Array, ""],
     ground_truth_weight: Float[Array, ""],
     rounds: int,
 ) -> Trajectory:
-    """Every round solved to the radius s = sqrt(K eps), its multiplier warm-started from the two rounds before.
+    """Every round solved to the radius s2 = s^2 = K eps, its multiplier warm-started from the two rounds before.
 
     The chain stops working at the first round that is not active: with weights in [0, 1] such a round is final, since
     alpha |z_0| never exceeds the targets alpha z_0 + (1 - alpha) F z_0 that were within s already.
     """
+    alpha = ground_truth_weight
+    of_range = range_part(d)
+    z2, null2 = of_range.split(z)
 
     def active_round(state: _State) -> tuple[_State, Trajectory]:
-        z_t = state.targets * z
+        z2_t, null2_t = state.targets**2 * z2, state.null_targets**2 * null2
         # Multipliers grow about geometrically: extrapolate linearly in log c.
         guess = jnp.where(state.last_but_one > 0, state.last * (state.last / state.last_but_one), state.last)
-        found = solve(d, z_t, s, lax.stop_gradient(guess))
-        step = _measure(d, z_t, found.value, found.status, found.iterations)
-        targets = filters.mix(filters.ridge(d, found.value) * state.targets, ground_truth_weight)
-        return _State(targets, found.value, state.last, found.status), step
+        found = solve(of_range, z2_t, null2_t, s2, guess)
+        targets = filters.mix(filters.ridge(of_range.d, found.value) * state.targets, alpha)
+        step = _measure(of_range.d, z2_t, null2_t, found)
+        return _State(targets, alpha, found.value, state.last, found.status), step
 
     def ended_round(state: _State) -> tuple[_State, Trajectory]:
-        c = jnp.where(state.status == Status.COLLAPSED, jnp.inf, jnp.nan).astype(s.dtype)
-        step = _measure(d, ground_truth_weight * z, c, state.status, jnp.zeros_like(state.status))
-        return state, step
+        c = jnp.where(state.status == Status.COLLAPSED, jnp.inf, jnp.nan).astype(s2.dtype)
+        ended = Multiplier(c, state.status, jnp.int32(0))
+        return state, _measure(of_range.d, alpha**2 * z2, alpha**2 * null2, ended)
 
     def round_(state: _State, _: None) -> tuple[_State, Trajectory]:
         return lax.cond(state.status == Status.ACTIVE, active_round, ended_round, state)
 
-    zero = jnp.zeros_like(s)
-    start = _State(jnp.ones_like(z), zero, zero, jnp.int32(Status.ACTIVE))
+    zero = jnp.zeros_like(s2)
+    start = _State(jnp.ones_like(z), jnp.ones_like(s2), zero, zero, jnp.int32(Status.ACTIVE))
     return lax.scan(round_, start, None, length=rounds)[1]
 
 
@@ -89,26 +93,23 @@ def distill_with_multiplier(
     rounds: int,
 ) -> Trajectory:
     """Every round with the same multiplier; such a chain never collapses."""
+    always = Multiplier(multiplier, jnp.int32(Status.ACTIVE), jnp.int32(0))
 
     def round_(targets: Float[Array, " m"], _: None) -> tuple[Float[Array, " m"], Trajectory]:
-        step = _measure(d, targets * z, multiplier, jnp.int32(Status.ACTIVE), jnp.int32(0))
+        step = _measure(d, (targets * z) ** 2, jnp.zeros_like(multiplier), always)
         return filters.mix(filters.ridge(d, multiplier) * targets, ground_truth_weight), step
 
     return lax.scan(round_, jnp.ones_like(z), None, length=rounds)[1]
 
 
-def _measure(
-    d: Float[Array, " m"],
-    z: Float[Array, " m"],
-    c: Float[Array, ""],
-    status: Int[Array, ""],
-    iterations: Int[Array, ""],
-) -> Trajectory:
-    collapsed = jnp.isinf(c)
-    c_safe = jnp.where(collapsed, 1, c)
-    a = jnp.where(collapsed, 1, c_safe / (c_safe + d))  # I - A, without the cancellation of 1 - d/(c + d)
-    dual = range_only(d, z / (c + d))
-    return Trajectory(c, status, jnp.sum((z * a) ** 2), jnp.sum(d * dual**2), iterations)
+def _measure(d: Float[Array, " m"], z2: Float[Array, " m"], null2: Float[Array, ""], found: Multiplier) -> Trajectory:
+    """What a round did with squared targets z2, and null2 in the null space."""
+    collapsed = jnp.isinf(found.value)
+    c = jnp.where(collapsed, 1, found.value)
+    w = jnp.where(collapsed, 0, 1 / (c + d))
+    a = jnp.where(collapsed, 1, c * w)  # I - A, without the cancellation of 1 - d/(c + d)
+    squared_residual, squared_norm = weighted_sums(a**2, d * w**2, weights=z2)
+    return Trajectory(found.value, found.status, squared_residual + null2, squared_norm, found.iterations)
 
 
 def range_only(d: Float[Array, "..."], dual: Float[Array, "..."]) -> Float[Array, "..."]:
