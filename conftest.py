@@ -1,9 +1,13 @@
 """Strict numerics for every test and doctest: x64 on, silent rank promotion off, shapes and types checked by beartype."""
 
+import sys
+from pathlib import Path
+
 import jax
 import jaxtyping
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent / "tests"))  # helpers.py
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -1,0 +1,78 @@
+"""Spectra and labels to order, and the recurrence in arithmetic of 50 digits."""
+
+import hypothesis.strategies as st
+import mpmath
+import numpy as np
+
+
+def spectrum_and_labels(seed, size, *, condition, nulls=0, noise=1.0):
+    """d (ascending, d_max = 1, ``nulls`` exact zeros, both ends of the condition number met) and rotated labels z."""
+    rng = np.random.default_rng(seed)
+    kept = size - nulls
+    exponents = rng.uniform(0, 1, kept)
+    exponents[0] = 0
+    if kept > 1:
+        exponents[1] = 1
+    d = np.concatenate([np.zeros(nulls), np.sort(condition**-exponents)])
+    z = noise * rng.normal(size=size) * np.where(rng.uniform(size=size) < 0.5, 1, 10 ** -rng.uniform(0, 3, size))
+    return d, z
+
+
+def random_matrix(seed, d):
+    """A symmetric matrix with eigenvalues d."""
+    rng = np.random.default_rng(seed)
+    q, _ = np.linalg.qr(rng.normal(size=(len(d), len(d))))
+    return (q * d) @ q.T
+
+
+@st.composite
+def problems(draw, max_size=12, max_condition=1e8, nulls=True):
+    """(d, z, eps) whose round 0 is active, null spaces included."""
+    size = draw(st.integers(1, max_size))
+    null_count = draw(st.integers(0, size - 1)) if nulls else 0
+    condition = 10.0 ** draw(st.floats(0, np.log10(max_condition)))
+    d, z = spectrum_and_labels(draw(st.integers(0, 2**31)), size, condition=condition, nulls=null_count)
+    floor, total = np.sum(z[d == 0] ** 2) / size, np.sum(z**2) / size
+    share = draw(st.floats(1e-6, 0.99))  # where between floor and collapse
+    return d, z, floor + share * (total - floor)
+
+
+def exact_recurrence(d, z, eps, rounds, digits=50):
+    """(c_t, z_t, condition of c_t) for every active round, to ``digits`` digits, starting from the floats given.
+
+    The condition number is |d log c / d log s|, h/h' in the notation of the multiplier's module, plus that of the
+    cancellations n - s and s - n0.
+    """
+    with mpmath.workdps(digits):
+        d, z = [mpmath.mpf(float(v)) for v in d], [mpmath.mpf(float(v)) for v in z]
+        points = len(z)
+        s2 = points * mpmath.mpf(float(eps))
+        history = []
+        for _ in range(rounds):
+            if mpmath.fsum(v**2 for v in z) <= s2:
+                break
+            c = _exact_root(d, z, s2)
+            residual = [v * c / (c + e) for v, e in zip(z, d, strict=True)]
+            slope = mpmath.fsum(r**2 * e / (c + e) for r, e in zip(residual, d, strict=True))
+            history.append((c, list(z), s2 / slope))
+            z = [v * e / (c + e) for v, e in zip(z, d, strict=True)]
+        return history, z
+
+
+def _exact_root(d, z, s2):
+    """Newton's monotone iteration in mu = 1/c on the concave 1/||z/(1 + mu d)|| (Reinsch 1971): another algorithm."""
+    n02 = mpmath.fsum(v**2 for v, e in zip(z, d, strict=True) if e == 0)
+    pairs = [(v, e) for v, e in zip(z, d, strict=True) if e > 0]
+    s, n = mpmath.sqrt(s2 - n02), mpmath.sqrt(mpmath.fsum(v**2 for v, _ in pairs))
+    mu = (n - s) / (max(e for _, e in pairs) * s)
+    for _ in range(200):
+        r2 = mpmath.fsum((v / (1 + mu * e)) ** 2 for v, e in pairs)
+        step = (mpmath.sqrt(r2) / s - 1) * r2 / mpmath.fsum(v**2 * e / (1 + mu * e) ** 3 for v, e in pairs)
+        mu += step
+        if abs(step) < mu * mpmath.mpf(10) ** (10 - mpmath.mp.dps):
+            return 1 / mu
+    raise AssertionError("the reference did not converge")
+
+
+def as_float(values):
+    return np.array([float(v) for v in values])
