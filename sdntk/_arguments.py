@@ -6,7 +6,7 @@ shape and a dtype but no values; there the checks of values are skipped and the 
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,12 @@ def is_traced(*values: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
+def every(condition: Callable[[Array], Array], array: Array) -> bool:
+    """Whether the condition holds for every entry of an array that is not traced; also while something else is."""
+    with jax.ensure_compile_time_eval():
+        return bool(condition(array).all())
+
+
 def as_float_array(name: str, value: ArrayLike, *, dtype: Any = None) -> Float[Array, "..."]:
     """``value`` as a real floating-point array; integers and booleans are converted, nan and inf refused."""
     if not isinstance(value, jax.Array):
@@ -37,7 +43,7 @@ def as_float_array(name: str, value: ArrayLike, *, dtype: Any = None) -> Float[A
         array = array.astype(jnp.result_type(float))
     if dtype is not None:
         array = array.astype(dtype)
-    if not is_traced(array) and not bool(jnp.isfinite(array).all()):
+    if not is_traced(array) and not every(jnp.isfinite, array):
         raise ValueError(f"{name} must be finite; it holds nan or inf (in {array.dtype}).")
     return array
 
@@ -67,7 +73,7 @@ def as_positive(name: str, value: ArrayLike, shape: tuple[int, ...], *, dtype: A
     if array.shape not in ((), shape):
         expected = "a scalar" if shape == () else f"a scalar or have shape {shape}, one for each output"
         raise ValueError(f"{name} must be {expected}; its shape is {array.shape}.")
-    if not is_traced(array) and not bool((array > 0).all()):
+    if not is_traced(array) and not every(lambda a: a > 0, array):
         raise ValueError(f"{name} must be positive; got {value} (in {array.dtype}).")
     return jnp.broadcast_to(array, shape)
 

@@ -20,7 +20,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from sdntk import filters
-from sdntk._arguments import ArrayLike, as_count, as_float_array, as_positive, is_traced
+from sdntk._arguments import ArrayLike, as_count, as_float_array, as_positive, every, is_traced
 from sdntk.multiplier import Range, Status, deflate, range_part, solve
 
 
@@ -58,7 +58,7 @@ def _eigenvalues(eigenvalues: ArrayLike) -> Float[Array, " K"]:
     d = as_float_array("eigenvalues", eigenvalues)
     if d.ndim != 1 or d.size == 0:
         raise ValueError(f"eigenvalues must have shape (K,), K >= 1; their shape is {d.shape}.")
-    if not is_traced(d) and not (bool((d >= 0).all()) and bool((d > 0).any())):
+    if not is_traced(d) and (not every(lambda d: d >= 0, d) or every(lambda d: d == 0, d)):
         raise ValueError("eigenvalues must be zero or positive, and one of them positive.")
     return d
 
@@ -337,7 +337,7 @@ def equivalent_eigenvalues(eigenvalues: ArrayLike, multipliers: ArrayLike) -> Fl
     c = jnp.asarray(multipliers, d.dtype)
     if c.ndim != 1 or c.size == 0:
         raise ValueError(f"multipliers must have shape (T,), T >= 1: one output; their shape is {c.shape}.")
-    if not is_traced(c) and bool((c <= 0).any()):
+    if not is_traced(c) and not every(lambda c: ~(c <= 0), c):
         raise ValueError("multipliers must be positive (nan or infinity where a round has collapsed).")
     c = jnp.where(jnp.isnan(c), jnp.inf, c)
     kept = d > 0

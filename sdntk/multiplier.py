@@ -24,7 +24,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from sdntk._arguments import ArrayLike, as_count, as_float_array, as_positive
+from sdntk._arguments import ArrayLike, as_count, as_float_array, as_positive, every, is_traced
 
 #: Newton steps after which the solver gives up; the hardest of the adversarial spectra in the tests take 20.
 MAX_ITERATIONS = 25
@@ -94,7 +94,7 @@ def solve_multiplier(
     d = as_float_array("eigenvalues", eigenvalues, dtype=z.dtype)
     if z.ndim != 1 or z.shape != d.shape or z.size == 0:
         raise ValueError(f"eigenvalues and z must both have shape (m,), m >= 1; theirs are {d.shape} and {z.shape}.")
-    if not isinstance(d, jax.core.Tracer) and bool((d < 0).any()):
+    if not is_traced(d) and not every(lambda d: d >= 0, d):
         raise ValueError("eigenvalues must not be negative: set those that are rounding to zero.")
     points = z.size if num_points is None else as_count("num_points", num_points, at_least=1)
     eps = as_positive("tolerance", tolerance, (), dtype=z.dtype)

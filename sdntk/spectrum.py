@@ -132,7 +132,8 @@ def _warn_if_single(machine_eps: float, dtype: Any) -> None:
 def _check_symmetric(matrix: Float[Array, "K K"], machine_eps: float) -> None:
     if is_traced(matrix):
         return
-    asymmetry, size = float(jnp.abs(matrix - matrix.T).max()), float(jnp.abs(matrix).max())
+    with jax.ensure_compile_time_eval():
+        asymmetry, size = float(jnp.abs(matrix - matrix.T).max()), float(jnp.abs(matrix).max())
     if asymmetry > machine_eps**0.5 * size:
         raise ValueError(
             f"G must be symmetric; |G - G^T| reaches {format_number(asymmetry)} where |G| reaches {format_number(size)}."

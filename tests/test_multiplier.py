@@ -59,7 +59,8 @@ def test_iterations_on_adversarial_spectra(size, dtype):
     assert active.mean() > 0.99
     assert iterations.mean() <= 6
     assert iterations.max() < MAX_ITERATIONS == 25  # never stopped by the limit
-    assert np.all(np.isfinite(found.value[active])) and np.all(found.value[active] > 0)
+    assert np.all(np.isfinite(found.value[active]))
+    assert np.all(found.value[active] > 0)
 
 
 @settings(max_examples=150, deadline=None)
@@ -121,9 +122,7 @@ def test_derivatives_against_finite_differences(d):
     d, z, eps = jnp.array(d), jnp.array([0.1, 1.0, 2.0]), jnp.asarray(0.3)
     directions = (jnp.where(d > 0, jnp.array([0.3, -0.2, 0.5]), 0), jnp.array([1.0, -0.5, 0.2]), jnp.asarray(0.7))
     step = 1e-5
-    plus, minus = (
-        _value(*(a + sign * step * v for a, v in zip((d, z, eps), directions, strict=True))) for sign in (1, -1)
-    )
+    plus, minus = (_value(*(a + sign * step * v for a, v in zip((d, z, eps), directions, strict=True))) for sign in (1, -1))
     _, forward = jax.jvp(_value, (d, z, eps), directions)
     gradient = jax.grad(_value, argnums=(0, 1, 2))(d, z, eps)
     reverse = sum(jnp.sum(g * v) for g, v in zip(gradient, directions, strict=True))

@@ -14,7 +14,6 @@ from helpers import as_float, exact_recurrence, spectrum_and_labels
 from sdntk import Status, filters
 from sdntk.recurrence import distill_to_tolerance
 
-
 _jitted = jax.jit(distill_to_tolerance, static_argnames="rounds")
 
 
@@ -58,8 +57,10 @@ def test_collapse_is_final_and_costs_nothing():
     first = int(np.argmax(ended))
     assert 0 < first < 19
     assert ended[first:].all()
-    assert np.all(path.iterations[first:] == 0) and np.all(np.isinf(path.multipliers[first:]))
-    assert np.all(path.squared_norm[first:] == 0) and np.all(path.squared_residual[first + 1 :] == 0)
+    assert np.all(path.iterations[first:] == 0)
+    assert np.all(np.isinf(path.multipliers[first:]))
+    assert np.all(path.squared_norm[first:] == 0)
+    assert np.all(path.squared_residual[first + 1 :] == 0)
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0])
@@ -78,7 +79,8 @@ def test_collapse_is_final_with_ground_truth_mixed_in(alpha):
 def test_infeasible_from_round_0_on():
     path = chain([0.0, 1.0], [3.0, 4.0], 4.0, 3)
     assert np.all(path.status == Status.INFEASIBLE)
-    assert np.all(np.isnan(path.multipliers)) and np.all(np.isnan(path.squared_residual))
+    assert np.all(np.isnan(path.multipliers))
+    assert np.all(np.isnan(path.squared_residual))
 
 
 def test_vmap_over_labels_and_tolerances_equals_one_by_one():

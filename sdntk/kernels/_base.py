@@ -10,10 +10,9 @@ from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sdntk._arguments import ArrayLike, as_points, is_traced
+from sdntk._arguments import ArrayLike, as_points, every, is_traced
 
 #: A kernel: (n1, ...) and (n2, ...) arrays to an (n1, n2) array, NumPy or JAX.
 KernelFunction = Callable[[Any, Any], Any]
@@ -66,9 +65,8 @@ class Kernel(abc.ABC):
         x = x.reshape(-1)
         if self.domain is not None and not is_traced(x):
             low, high = self.domain
-            outside = (x < low) | (x > high)
-            if bool(outside.any()):
-                worst = float(x[jnp.argmax(outside)])
+            if not every(lambda x: (x >= low) & (x <= high), x):
+                worst = next(value for value in x.tolist() if not low <= value <= high)
                 raise ValueError(
                     f"{name} must lie in [{low:g}, {high:g}], the domain of {type(self).__name__}; it holds {worst:g}."
                 )

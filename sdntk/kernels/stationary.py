@@ -20,7 +20,8 @@ def _squared_distance(x: Float[Array, " p"], t: Float[Array, " p"], length_scale
             f"length_scale must be a scalar or have one entry for each of the {x.size} coordinates; "
             f"its shape is {length_scale.shape}."
         )
-    return jnp.sum(((x - t) / length_scale) ** 2)
+    # Beyond 1e4 length scales every kernel here is exactly 0; without the cap squares overflow and derivatives turn nan.
+    return jnp.sum(jnp.clip((x - t) / length_scale, -1e4, 1e4) ** 2)
 
 
 def _safe_sqrt(squared: Float[Array, ""]) -> Float[Array, ""]:
@@ -71,11 +72,10 @@ class Matern(Kernel):
         p = self.degree
         r = math.sqrt(2 * p + 1) * _safe_sqrt(_squared_distance(x, t, self.length_scale))
         r = jnp.minimum(r, 800.0)  # exp(-r) is 0 from 746 on; without the cap the polynomial overflows and 0 * inf is nan
-        coefficients = [  # of r^p, ..., r^0: the polynomial of Rasmussen and Williams 2006, eq. 4.16
-            math.factorial(p) / math.factorial(2 * p) * math.factorial(p + i) / math.factorial(i) / math.factorial(p - i)
-            * 2.0 ** (p - i)
-            for i in range(p + 1)
-        ]  # fmt: skip
+        f = math.factorial
+        coefficients = [  # of r^p, ..., r^0, from integers: the last is exactly 1
+            (f(p) * f(p + i) * 2 ** (p - i)) / (f(2 * p) * f(i) * f(p - i)) for i in range(p + 1)
+        ]
         return jnp.polyval(jnp.asarray(coefficients, r.dtype), r) * jnp.exp(-r)
 
 
