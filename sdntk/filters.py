@@ -43,7 +43,7 @@ def mix(filters: ArrayLike, ground_truth_weight: ArrayLike) -> Float[Array, "...
 
 
 def distillation(
-    eigenvalues: Float[Array, "m *Q"], multipliers: Float[Array, "T *Q"], ground_truth_weight: ArrayLike = 0.0
+    eigenvalues: Float[Array, "m *q"], multipliers: Float[Array, "T *Q"], ground_truth_weight: ArrayLike = 0.0
 ) -> tuple[Float[Array, "T m *Q"], Float[Array, "T m *Q"]]:
     """Every round's filter, and the filter of every round's targets, given every round's multiplier.
 
