@@ -12,9 +12,10 @@ with r0 = ||z_1||/s.
 otherwise; an infeasible one gives nan.
 """
 
-from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
@@ -29,7 +30,7 @@ class _Problem(NamedTuple):
 
     d: Float[Array, " K"]
     z: Float[Array, " K"]
-    s: Float[Array, ""]
+    s2: Float[Array, ""]  # s^2 = K eps
     of_range: Range
     r0: Float[Array, ""]  # n0/s0: the range part of the labels over what is left of the radius
     r0_minus_1: Float[Array, ""]  # the same less 1, without cancellation
@@ -50,8 +51,8 @@ class _Problem(NamedTuple):
 
     def after_round_0(self) -> "_Problem":
         """The problem of round 1: labels z_1 = A_0 z_0, whose null part is gone."""
-        c = solve(self.of_range, *self.of_range.split(self.z), self.s**2, jnp.zeros_like(self.s)).value
-        return _problem(self.d, filters.ridge(self.d, c) * self.z, self.s)
+        c = solve(self.of_range, *self.of_range.split(self.z), self.s2, jnp.zeros_like(self.s2)).value
+        return _problem(self.d, filters.ridge(self.d, c) * self.z, self.s2)
 
 
 def _eigenvalues(eigenvalues: ArrayLike) -> Float[Array, " K"]:
@@ -69,13 +70,14 @@ def _checked(eigenvalues: ArrayLike, z: ArrayLike, tolerance: ArrayLike) -> _Pro
     if z.shape != d.shape:
         raise ValueError(f"z must have the shape of eigenvalues, {d.shape}: one output; its shape is {z.shape}.")
     eps = as_positive("tolerance", tolerance, (), dtype=d.dtype)
-    return _problem(d, z, jnp.sqrt(d.size * eps))
+    return _problem(d, z, d.size * eps)
 
 
-def _problem(d: Float[Array, " K"], z: Float[Array, " K"], s: Float[Array, ""]) -> _Problem:
+@jax.jit
+def _problem(d: Float[Array, " K"], z: Float[Array, " K"], s2: Float[Array, ""]) -> _Problem:
     of_range = range_part(d)
-    n0, s0, gap, status = deflate(of_range, *of_range.split(z), s**2)
-    return _Problem(d, z, s, of_range, n0 / s0, gap / s0, s0, status)
+    n0, s0, gap, status = deflate(of_range, *of_range.split(z), s2)
+    return _Problem(d, z, s2, of_range, n0 / s0, gap / s0, s0, status)
 
 
 def multiplier_bounds(
@@ -143,6 +145,7 @@ def norm_bounds(
     return _norm_bound(p, rounds, lower=True), _norm_bound(p, rounds, lower=False)
 
 
+@partial(jax.jit, static_argnames=("rounds", "lower"))
 def _norm_bound(p: _Problem, rounds: int, *, lower: bool) -> Float[Array, " T"]:
     def from_start(p: _Problem, rounds: int) -> Float[Array, " T"]:
         return _proposition_3(p, p.kappa if lower else 1 / p.kappa, rounds)
@@ -188,13 +191,15 @@ def guaranteed_rounds(
         2.0
     """
     p = _checked(eigenvalues, z, tolerance)
-    return _guaranteed_rounds(p, _proposition_4_tight if tight else _proposition_4)
+    return _guaranteed_rounds(p, tight=tight)
 
 
-def _guaranteed_rounds(p: _Problem, proposition: Callable[[_Problem], Float[Array, ""]]) -> Float[Array, ""]:
+@partial(jax.jit, static_argnames="tight")
+def _guaranteed_rounds(p: _Problem, *, tight: bool) -> Float[Array, ""]:
+    proposition = _proposition_4_tight if tight else _proposition_4
     q = p.after_round_0()
     from_z1 = jnp.where(q.active, proposition(q), 0)
-    return p.if_active(jnp.where((~p.of_range.kept.all()), 1 + from_z1, proposition(p)), collapsed=0.0)
+    return p.if_active(jnp.where(~p.of_range.kept.all(), 1 + from_z1, proposition(p)), collapsed=0.0)
 
 
 def _proposition_4(p: _Problem) -> Float[Array, ""]:
@@ -272,7 +277,7 @@ def sparsity_index(
         1.111111
     """
     p = _checked(eigenvalues, z, tolerance)
-    rounds = _guaranteed_rounds(p, _proposition_4) if t is None else as_float_array("t", t, dtype=p.d.dtype)
+    rounds = _guaranteed_rounds(p, tight=False) if t is None else as_float_array("t", t, dtype=p.d.dtype)
     smaller, larger, distinct = _neighbours(p.d)
     drop = p.of_range.d_min / smaller - p.of_range.d_min / larger
     log_ratio = jnp.log1p(drop / (p.r0_minus_1 + p.of_range.d_min / larger))
@@ -395,5 +400,5 @@ def local_rademacher_bound(equivalent: ArrayLike) -> Float[Array, "*T"]:
     ascending = jnp.sort(d, axis=-1)
     zero = jnp.zeros((*d.shape[:-1], 1), d.dtype)
     tails = jnp.concatenate([zero, jnp.cumsum(ascending, axis=-1)], axis=-1)  # of the 0, 1, ..., K smallest
-    kept = jnp.arange(num_points, -1, -1) / num_points
-    return jnp.min(kept.astype(d.dtype) + jnp.sqrt(tails / num_points), axis=-1)
+    kept = jnp.broadcast_to(jnp.arange(num_points, -1, -1, dtype=d.dtype), tails.shape)
+    return jnp.min(kept / num_points + jnp.sqrt(tails / num_points), axis=-1)

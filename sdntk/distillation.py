@@ -25,7 +25,7 @@ from sdntk._arguments import (
 from sdntk.gram import gram
 from sdntk.kernels import KernelFunction
 from sdntk.multiplier import Status
-from sdntk.recurrence import Trajectory, distill_to_tolerance, distill_with_multiplier, map_outputs, range_only
+from sdntk.recurrence import Trajectory, distill_to_tolerance, distill_with_multiplier, map_outputs
 from sdntk.spectrum import PrecisionWarning, Spectrum, decompose, null_space_loss
 
 Outputs = Literal["separate", "joint"]
@@ -82,7 +82,7 @@ class Distillation:
     @property
     def targets(self) -> Float[Array, "T K *P"]:
         """Each round's own targets, y_0 first and then alpha y_0 + (1 - alpha) f_{t-1}, shape (T, K) or (T, K, Q)."""
-        return _unrotate(self.spectrum, _times_labels(self._target_filters(), self.rotated_labels))
+        return _targets(self)
 
     @property
     def dual_coefficients(self) -> Float[Array, "T K *P"]:
@@ -117,10 +117,6 @@ class Distillation:
                 f"cross_gram must have shape (n, {num_points}), as gram(kernel, x_new, x) has; its shape is {cross.shape}."
             )
         return jnp.moveaxis(jnp.tensordot(cross, self.dual_coefficients, axes=(1, 1)), 0, 1)
-
-    def _target_filters(self) -> Float[Array, "T K *Q"]:
-        c = jnp.where(self.status == Status.COLLAPSED, jnp.inf, self.multipliers)
-        return filters.distillation(self.eigenvalues, c, self.ground_truth_weight)[1]
 
 
 def distill(
@@ -291,12 +287,24 @@ def _unrotate(spectrum: Spectrum, z: Float[Array, "T K *P"]) -> Float[Array, "T 
 
 
 @jax.jit
+def _targets(run: Distillation) -> Float[Array, "T K *P"]:
+    _, targets = filters.distillation(run.eigenvalues, _with_infinity(run), run.ground_truth_weight)
+    return _unrotate(run.spectrum, _times_labels(targets, run.rotated_labels))
+
+
+@jax.jit
 def _dual_coefficients(run: Distillation) -> Float[Array, "T K *P"]:
-    d = run.eigenvalues
-    c = jnp.where(run.status == Status.COLLAPSED, jnp.inf, run.multipliers)[:, None]
-    d = d.reshape((1, -1) + (1,) * (c.ndim - 2))
-    shrunk = range_only(d, run._target_filters() / (c + d))
+    c = _with_infinity(run)
+    _, targets = filters.distillation(run.eigenvalues, c, run.ground_truth_weight)
+    d = run.eigenvalues.reshape((1, -1) + (1,) * (c.ndim - 1))
+    # With an infinite c the quotient is 0; so is what the null space of G adds to f, but for rounding over c.
+    shrunk = jnp.where(d > 0, targets / (c[:, None] + d), 0)
     return _unrotate(run.spectrum, _times_labels(shrunk, run.rotated_labels))
+
+
+def _with_infinity(run: Distillation) -> Float[Array, "T *Q"]:
+    """The multipliers as the recurrence has them: infinite in a collapsed round."""
+    return jnp.where(run.status == Status.COLLAPSED, jnp.inf, run.multipliers)
 
 
 def _raise_if_infeasible(run: Distillation, level: Float[Array, "*Q"]) -> None:

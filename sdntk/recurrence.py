@@ -112,11 +112,6 @@ def _measure(d: Float[Array, " m"], z2: Float[Array, " m"], null2: Float[Array, 
     return Trajectory(found.value, found.status, squared_residual + null2, squared_norm, found.iterations)
 
 
-def range_only(d: Float[Array, "..."], dual: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Dual coefficients without their part in the null space of G, which adds nothing to f but rounding over c."""
-    return jnp.where(d > 0, dual, jnp.where(jnp.isnan(dual), dual, 0))
-
-
 def map_outputs(chain: Callable[..., Trajectory], *arguments: Array) -> Trajectory:
     """``chain`` for each output, the last axis of every argument, stacked on the last axis of every result.
 
