@@ -23,10 +23,12 @@ def is_traced(*values: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
-def every(condition: Callable[[Array], Array], array: Array) -> bool:
-    """Whether the condition holds for every entry of an array that is not traced; also while something else is."""
-    with jax.ensure_compile_time_eval():
-        return bool(condition(array).all())
+def every(condition: Callable[[Any], Any], array: Array) -> bool:
+    """Whether the condition holds for every entry of an array that is not traced.
+
+    In NumPy: nothing is compiled for a check, and it works while something else is traced.
+    """
+    return bool(np.all(condition(np.asarray(array))))
 
 
 def as_float_array(name: str, value: ArrayLike, *, dtype: Any = None) -> Float[Array, "..."]:
@@ -43,7 +45,7 @@ def as_float_array(name: str, value: ArrayLike, *, dtype: Any = None) -> Float[A
         array = array.astype(jnp.result_type(float))
     if dtype is not None:
         array = array.astype(dtype)
-    if not is_traced(array) and not every(jnp.isfinite, array):
+    if not is_traced(array) and not every(np.isfinite, array):
         raise ValueError(f"{name} must be finite; it holds nan or inf (in {array.dtype}).")
     return array
 

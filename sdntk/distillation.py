@@ -1,13 +1,13 @@
 """Self-distillation of a kernel machine: :func:`distill` in one call, :func:`distill_spectrum` on a decomposition."""
 
 import dataclasses
-import math
 import warnings
 from functools import partial
 from typing import Any, Literal, no_type_check
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from sdntk import filters
@@ -308,15 +308,14 @@ def _with_infinity(run: Distillation) -> Float[Array, "T *Q"]:
 
 
 def _raise_if_infeasible(run: Distillation, level: Float[Array, "*Q"]) -> None:
-    infeasible = (run.status == Status.INFEASIBLE).any(axis=0)
-    if not bool(infeasible.any()):
+    infeasible = np.asarray(run.status == Status.INFEASIBLE).any(axis=0)
+    if not infeasible.any():
         return
-    floor = null_space_loss(run.eigenvalues, run.rotated_labels)
-    if infeasible.ndim == 0:
-        which, worst, asked = "", float(floor.mean()), float(level)
-    else:
-        first = int(jnp.argmax(infeasible))
-        which, worst, asked = f" for output {first}", float(floor[first]), float(level[first])
+    floor = np.asarray(null_space_loss(run.eigenvalues, run.rotated_labels))
+    first = int(np.argmax(infeasible))
+    worst = float(floor[first] if infeasible.ndim else floor.mean())
+    asked = float(np.ravel(level)[first])
+    which = f" for output {first}" if infeasible.ndim else ""
     null = run.spectrum.num_points - int(run.spectrum.rank)
     raise ValueError(
         f"tolerance {format_number(asked)} is infeasible{which}: no function of this space comes closer to the labels than "
@@ -326,9 +325,11 @@ def _raise_if_infeasible(run: Distillation, level: Float[Array, "*Q"]) -> None:
 
 
 def _warn_if_imprecise(run: Distillation) -> None:
-    c_min = float(jnp.nanmin(jnp.where(run.status == Status.ACTIVE, run.multipliers, jnp.inf)))
-    d_max, eps = float(run.eigenvalues[-1]), run.spectrum.machine_epsilon
-    ratio = eps * d_max / c_min if c_min > 0 else math.inf
+    multipliers = np.asarray(run.multipliers)[np.asarray(run.status) == Status.ACTIVE]
+    if multipliers.size == 0:
+        return
+    c_min, d_max, eps = float(multipliers.min()), float(run.eigenvalues[-1]), run.spectrum.machine_epsilon
+    ratio = eps * d_max / c_min if c_min > 0 else np.inf
     if ratio > PRECISION_TOLERANCE:
         warnings.warn(
             f"multipliers are not to be trusted: machine_eps * d_max / c = {eps:.1e} * {d_max:.1e} / {c_min:.1e} = "

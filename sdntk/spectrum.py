@@ -2,10 +2,12 @@
 
 import dataclasses
 import warnings
+from functools import partial
 from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from sdntk._arguments import ArrayLike, as_float_array, as_labels, format_number, is_traced
@@ -100,18 +102,30 @@ def decompose(G: ArrayLike, *, rank_tolerance: ArrayLike | None = None) -> Spect
     _warn_if_single(machine_eps, matrix.dtype)
     _check_symmetric(matrix, machine_eps)
 
-    d, vectors = _eigh((matrix + matrix.T) / 2)
-    rounding = matrix.shape[0] * machine_eps * jnp.maximum(d[-1], -d[0])
-    zero = rounding if rank_tolerance is None else _as_rank_tolerance(rank_tolerance, d.dtype)
-    negative = d < -jnp.maximum(zero, rounding)
-    if not is_traced(d) and bool(negative.any()):
+    zero = jnp.nan if rank_tolerance is None else _as_rank_tolerance(rank_tolerance, matrix.dtype)
+    raw, rounding, d, vectors = _decompose(matrix, jnp.asarray(zero, matrix.dtype), machine_eps)
+    if not is_traced(d) and np.isnan(np.asarray(d)).any():
         raise ValueError(
-            f"G must be positive semi-definite; its smallest eigenvalue is {format_number(float(d[0]))}, its largest "
-            f"{format_number(float(d[-1]))}, and rounding explains only {format_number(float(rounding))}. The kernel is "
+            f"G must be positive semi-definite; its smallest eigenvalue is {format_number(float(raw[0]))}, its largest "
+            f"{format_number(float(raw[-1]))}, and rounding explains only {format_number(float(rounding))}. The kernel is "
             "not positive definite, or its values are less precise than their dtype (then raise rank_tolerance)."
         )
-    d = jnp.where(negative, jnp.nan, jnp.where(d <= zero, 0, d))
     return Spectrum(d, vectors, machine_eps)
+
+
+@partial(jax.jit, static_argnums=2)
+def _decompose(
+    matrix: Float[Array, "K K"], zero: Float[Array, ""], machine_eps: float
+) -> tuple[Float[Array, " K"], Float[Array, ""], Float[Array, " K"], Float[Array, "K K"]]:
+    """Raw eigenvalues, the largest that is rounding, and the spectrum: zeros set, nan where rounding does not explain d < 0.
+
+    ``zero`` is the rank tolerance, nan for the default.
+    """
+    raw, vectors = _eigh((matrix + matrix.T) / 2)
+    rounding = matrix.shape[0] * machine_eps * jnp.maximum(raw[-1], -raw[0])
+    zero = jnp.where(jnp.isnan(zero), rounding, zero)
+    rounding = jnp.maximum(rounding, zero)
+    return raw, rounding, jnp.where(raw < -rounding, jnp.nan, jnp.where(raw <= zero, 0, raw)), vectors
 
 
 def _warn_if_single(machine_eps: float, dtype: Any) -> None:
@@ -132,8 +146,8 @@ def _warn_if_single(machine_eps: float, dtype: Any) -> None:
 def _check_symmetric(matrix: Float[Array, "K K"], machine_eps: float) -> None:
     if is_traced(matrix):
         return
-    with jax.ensure_compile_time_eval():
-        asymmetry, size = float(jnp.abs(matrix - matrix.T).max()), float(jnp.abs(matrix).max())
+    values = np.asarray(matrix)
+    asymmetry, size = float(np.abs(values - values.T).max()), float(np.abs(values).max())
     if asymmetry > machine_eps**0.5 * size:
         raise ValueError(
             f"G must be symmetric; |G - G^T| reaches {format_number(asymmetry)} where |G| reaches {format_number(size)}."
@@ -148,7 +162,6 @@ def _as_rank_tolerance(value: ArrayLike, dtype: Any) -> Float[Array, ""]:
 
 
 @jax.custom_jvp
-@jax.jit
 def _eigh(matrix: Float[Array, "K K"]) -> tuple[Float[Array, " K"], Float[Array, "K K"]]:
     d, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
     return d, vectors

@@ -1,0 +1,83 @@
+"""Figures of a chain of self-distillation: Axes in, Axes out. Composing and saving them is the caller's."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Array, Float
+from matplotlib.axes import Axes
+
+from sdntk import bounds
+from sdntk.distillation import Distillation
+from sdntk.kernels import KernelFunction
+from sdntk.multiplier import Status
+
+
+def round_colours(rounds: int) -> Any:
+    """One colour for each round, dark to light."""
+    return mpl.colormaps["viridis"](np.linspace(0, 0.85, max(rounds, 2)))[:rounds]
+
+
+def draw_kernel(ax: Axes, kernel: KernelFunction, *, points: int = 201) -> Axes:
+    """g(x, t) over [0, 1]^2 as a map (Mobahi et al. 2020, Fig. 2a)."""
+    x = jnp.linspace(0, 1, points)
+    image = ax.contourf(x, x, np.asarray(kernel(x, x)).T, levels=24, cmap="magma")
+    ax.set(xlabel="x", ylabel="t", aspect="equal", title="Green's function g(x, t)")
+    ax.figure.colorbar(image, ax=ax, format="%.3f", label="g(x, t)")
+    return ax
+
+
+def draw_data(ax: Axes, x: Array, y: Array, x_plot: Array, truth: Array) -> Axes:
+    """Training points and the function they were drawn from (Fig. 2b)."""
+    ax.plot(x_plot, truth, color="0.55", linestyle="--", label="true function")
+    ax.plot(x, y, "o", color="black", label="noisy labels")
+    ax.axhline(0, color="0.85", linewidth=0.8, zorder=0)
+    ax.set(xlabel="x", ylabel="y")
+    ax.legend(frameon=False)
+    return ax
+
+
+def draw_fits(ax: Axes, x_plot: Array, fits: Float[Array, "T n"], status: Array) -> Axes:
+    """Every round's f_t; collapsed rounds, which are all f = 0, are drawn and named once (Fig. 2c)."""
+    active = np.asarray(status) == Status.ACTIVE
+    fits = np.asarray(fits)
+    for t, colour in zip(np.flatnonzero(active), round_colours(active.sum()), strict=True):
+        ax.plot(x_plot, fits[t], color=colour, linewidth=2, label=f"round {t}")
+    if not active.all():
+        first = int(np.argmin(active))
+        name = f"round {first}: collapsed" if first == len(fits) - 1 else f"rounds {first}-{len(fits) - 1}: collapsed"
+        ax.plot(x_plot, fits[first], color="crimson", linewidth=1.5, linestyle=":", label=name)
+    ax.set(xlabel="x", ylabel="f(x)")
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def draw_filter(ax: Axes, diagonal: Array, *, colour: Any = "C0", label: str | None = None, width: float = 0.8) -> Axes:
+    """The diagonal of one filter as bars, the largest eigenvalue's first (Fig. 3)."""
+    values = np.asarray(diagonal)[::-1]
+    ax.bar(np.arange(1, len(values) + 1), values, color=colour, label=label, width=width)
+    ax.set_xticks(np.arange(1, len(values) + 1, 1 + len(values) // 8))
+    return ax
+
+
+def draw_filter_ratios(ax: Axes, run: Distillation, tolerance: float) -> Axes:
+    """Ratios of neighbouring diagonals of B_t against Theorem 5's lower bound, for every active round."""
+    d, diagonals = np.asarray(run.eigenvalues), np.asarray(run.filters)
+    rank, active = int(run.spectrum.rank), int(run.active_rounds)
+    pairs = np.arange(1, rank)  # pair k: the k-th largest eigenvalue and the next
+    large, small = len(d) - pairs, len(d) - pairs - 1
+    for t, colour in zip(range(active), round_colours(active), strict=True):
+        b = diagonals[t]
+        bound = np.asarray(bounds.filter_ratio_bound(d, run.rotated_labels, tolerance, t + 1))
+        ax.plot(pairs, b[large] / b[small] - 1, "o-", color=colour, markersize=4, linewidth=1, label=f"round {t}")
+        ax.plot(pairs, bound[large, small] - 1, ":", color=colour, linewidth=1.8)
+    ax.plot([], [], ":", color="0.3", linewidth=1.8, label="Theorem 5: at least")
+    ax.set(
+        yscale="log",
+        xlabel="k: the k-th largest eigenvalue against the next",
+        ylabel="ratio of their diagonals of B, less 1",
+    )
+    ax.set_xticks(pairs)
+    ax.legend(frameon=False, fontsize="small")
+    return ax
