@@ -242,11 +242,15 @@ def filter_ratio_bound(eigenvalues: ArrayLike, z: ArrayLike, tolerance: ArrayLik
     t = as_float_array("t", t, dtype=p.d.dtype)
     if t.ndim != 0 or (not is_traced(t) and float(t) < 0):
         raise ValueError(f"t must be a scalar, zero or positive; got {t}.")
-    kept = p.d > 0
-    inverse = jnp.where(kept, p.of_range.d_min / jnp.where(kept, p.d, 1), jnp.inf)
+    return _filter_ratio_bound(p, t)
+
+
+@jax.jit
+def _filter_ratio_bound(p: _Problem, t: Float[Array, ""]) -> Float[Array, "K K"]:
+    kept = p.of_range.kept
+    level = p.r0_minus_1 + jnp.where(kept, p.of_range.d_min / p.of_range.d, jnp.inf)
     covered = kept[:, None] & (p.d[:, None] >= p.d[None, :])
-    top = jnp.where(kept, p.r0_minus_1 + inverse, 1)[:, None]
-    return p.if_active(jnp.where(covered, ((p.r0_minus_1 + inverse)[None, :] / top) ** t, 0))
+    return p.if_active(jnp.where(covered, (level[None, :] / jnp.where(kept, level, 1)[:, None]) ** t, 0))
 
 
 def sparsity_index(

@@ -5,7 +5,6 @@ from typing import Any
 import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
-from jaxtyping import Array, Float
 from matplotlib.axes import Axes
 
 from sdntk import bounds
@@ -28,20 +27,19 @@ def draw_kernel(ax: Axes, kernel: KernelFunction, *, points: int = 201) -> Axes:
     return ax
 
 
-def draw_data(ax: Axes, x: Array, y: Array, x_plot: Array, truth: Array) -> Axes:
+def draw_data(ax: Axes, x: Any, y: Any, x_plot: Any, truth: Any) -> Axes:
     """Training points and the function they were drawn from (Fig. 2b)."""
     ax.plot(x_plot, truth, color="0.55", linestyle="--", label="true function")
     ax.plot(x, y, "o", color="black", label="noisy labels")
     ax.axhline(0, color="0.85", linewidth=0.8, zorder=0)
     ax.set(xlabel="x", ylabel="y")
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, fontsize="small")
     return ax
 
 
-def draw_fits(ax: Axes, x_plot: Array, fits: Float[Array, "T n"], status: Array) -> Axes:
+def draw_fits(ax: Axes, x_plot: Any, fits: Any, status: Any) -> Axes:
     """Every round's f_t; collapsed rounds, which are all f = 0, are drawn and named once (Fig. 2c)."""
     active = np.asarray(status) == Status.ACTIVE
-    fits = np.asarray(fits)
     for t, colour in zip(np.flatnonzero(active), round_colours(active.sum()), strict=True):
         ax.plot(x_plot, fits[t], color=colour, linewidth=2, label=f"round {t}")
     if not active.all():
@@ -53,7 +51,7 @@ def draw_fits(ax: Axes, x_plot: Array, fits: Float[Array, "T n"], status: Array)
     return ax
 
 
-def draw_filter(ax: Axes, diagonal: Array, *, colour: Any = "C0", label: str | None = None, width: float = 0.8) -> Axes:
+def draw_filter(ax: Axes, diagonal: Any, *, colour: Any = "C0", label: str | None = None, width: float = 0.8) -> Axes:
     """The diagonal of one filter as bars, the largest eigenvalue's first (Fig. 3)."""
     values = np.asarray(diagonal)[::-1]
     ax.bar(np.arange(1, len(values) + 1), values, color=colour, label=label, width=width)
