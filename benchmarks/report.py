@@ -1,0 +1,77 @@
+"""What a benchmark leaves behind: a table to read, and JSON with the machine, the versions and every single run."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def environment() -> dict[str, Any]:
+    """Device, versions and date."""
+    packages = ("sdntk", "jax", "jaxlib", "numpy", "scipy", "scikit-learn")
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "device": jax.devices()[0].device_kind,
+        "platform": jax.default_backend(),
+        "machine": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "x64": jnp.zeros(()).dtype == jnp.float64,
+    }
+
+
+def write(name: str, title: str, settings: dict[str, Any], rows: list[dict[str, Any]]) -> list[Path]:
+    """Print the rows, and write results/<name>.md and .json; every row has the same keys, the columns."""
+    RESULTS.mkdir(exist_ok=True)
+    record = {"title": title, "environment": environment(), "settings": settings, "rows": rows}
+    as_json, as_text = RESULTS / f"{name}.json", RESULTS / f"{name}.md"
+    as_json.write_text(json.dumps(record, indent=1) + "\n")
+    as_text.write_text(_markdown(record))
+    table = Table(title=title)
+    for column in rows[0]:
+        table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    Console(width=160).print(table)
+    return [as_json, as_text]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _markdown(record: dict[str, Any]) -> str:
+    env, rows = record["environment"], record["rows"]
+    versions = ", ".join(f"{name} {version}" for name, version in env["versions"].items())
+    lines = [
+        f"# {record['title']}",
+        "",
+        f"{env['date']}; {env['platform']}: {env['device']}, {env['machine']}, {env['cores']} cores; "
+        f"Python {env['python']}, {versions}; x64 {'on' if env['x64'] else 'off'}.",
+        "",
+        "Settings: " + ", ".join(f"{key} {value}" for key, value in record["settings"].items()) + ".",
+        "",
+        "| " + " | ".join(rows[0]) + " |",
+        "|" + "---|" * len(rows[0]),
+        *("| " + " | ".join(_cell(value) for value in row.values()) + " |" for row in rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

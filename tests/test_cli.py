@@ -1,0 +1,72 @@
+"""The command line, and the pictures it writes."""
+
+import itertools
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib import image
+
+import sdntk
+
+FIGURES = {"green_function", "data", "fits", "filters", "filter_ratios", "early_stopping"}
+
+
+def command(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", "from sdntk.cli import main; main()", *arguments],
+        cwd=cwd, capture_output=True, text=True, env={**os.environ, "COLUMNS": "160"}, check=False,
+    )  # fmt: skip
+
+
+def rows(output):
+    return [line.replace("│", "|").split("|")[1:-1] for line in output.splitlines() if line.startswith("│")]
+
+
+def test_illustrate_prints_every_quantity_and_draws_six_figures(tmp_path):
+    """theory.md, section 7: c_t, status and errors at eps = 0.045; bounds enclose what they bound."""
+    done = command("illustrate", "--out", "figures", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = [[cell.strip() for cell in row] for row in rows(done.stdout)]
+    assert [row[1] for row in table] == ["active"] * 4 + ["collapsed"] * 2
+    assert [row[2] for row in table[:4]] == ["2.7053e-06", "8.7628e-05", "2.7376e-04", "7.9002e-04"]
+    assert [row[7] for row in table[:4]] == ["0.15351", "0.06855", "0.12089", "0.30590"]
+    assert [row[6] for row in table[:4]] == ["0.04500"] * 4
+    for row in table:
+        for value, bounds in ((row[2], row[3]), (row[4], row[5])):
+            if value != "-":
+                low, high = map(float, bounds.split(" .. "))
+                assert low - 1e-3 <= float(value) <= high + 1e-3
+    basis = [float(row[8]) for row in table]
+    assert all(a > b for a, b in itertools.pairwise(basis[:5]))
+    assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == FIGURES
+    for path in (tmp_path / "figures").glob("*.png"):
+        picture = image.imread(path)
+        assert picture.shape[0] > 300
+        assert np.unique(picture[..., :3].reshape(-1, 3), axis=0).shape[0] > 50, f"{path.name} shows nothing"
+
+
+def test_fresh_noise_and_a_chain_that_collapses_at_once(tmp_path):
+    fresh = command("illustrate", "--seed", "3", "--rounds", "3", "--out", "a", cwd=tmp_path)
+    assert "fresh noise, seed 3" in fresh.stdout
+    assert len(rows(fresh.stdout)) == 3
+    collapsed = command("illustrate", "--tolerance", "0.9", "--rounds", "2", "--out", "b", cwd=tmp_path)
+    assert collapsed.returncode == 0, collapsed.stderr
+    assert {path.stem for path in (tmp_path / "b").glob("*.png")} == {"green_function", "data", "fits"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("--tolerance", "0.04"), "tolerance 0.04 is infeasible"), (("--rounds", "0"), "rounds must be at least 1")],
+)
+def test_bad_input_ends_with_a_message_not_a_traceback(arguments, message, tmp_path):
+    done = command("illustrate", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_version(tmp_path):
+    assert command("--version", cwd=tmp_path).stdout.startswith(f"sdntk {sdntk.__version__}")
