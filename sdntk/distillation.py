@@ -23,7 +23,7 @@ from sdntk._arguments import (
     is_traced,
 )
 from sdntk.gram import gram
-from sdntk.kernels import KernelFunction
+from sdntk.kernels import Kernel, KernelFunction
 from sdntk.multiplier import Status
 from sdntk.recurrence import Trajectory, distill_to_tolerance, distill_with_multiplier, map_outputs
 from sdntk.spectrum import PrecisionWarning, Spectrum, decompose, null_space_loss
@@ -175,9 +175,9 @@ def distill(
         spectrum, y, tolerance=tolerance, multiplier=multiplier, rounds=rounds,
         ground_truth_weight=ground_truth_weight, outputs=outputs,
     )  # fmt: skip
-    # A run is a pytree: a kernel of the library is one, any other function is wrapped as one without leaves.
-    known = kernel if len(jax.tree.leaves(kernel)) != 1 or jax.tree.leaves(kernel)[0] is not kernel else None
-    return dataclasses.replace(run, kernel=known or jax.tree_util.Partial(kernel), x=points)
+    # A run is a pytree, so its kernel must be one: the library's are, any other function is wrapped as one without leaves.
+    known = kernel if isinstance(kernel, Kernel) else jax.tree_util.Partial(kernel)
+    return dataclasses.replace(run, kernel=known, x=points)
 
 
 def distill_spectrum(

@@ -165,17 +165,6 @@ def solve(
     return Multiplier(jnp.where(fit.status == Status.ACTIVE, root, no_root), fit.status, iterations)
 
 
-class _Search(NamedTuple):
-    """The state of the root finder."""
-
-    c: Float[Array, ""]
-    low: Float[Array, ""]  # the root lies between these two
-    high: Float[Array, ""]
-    moved: Float[Array, ""]  # length of the last step in log c
-    iterations: Int[Array, ""]
-    converged: Bool[Array, ""]
-
-
 @jax.custom_jvp
 def _root(
     d: Float[Array, " m"],
@@ -195,25 +184,30 @@ def _root(
     high = jnp.where(active, d_max * (fit.s / fit.gap) * margin, 1)
     noise = eps * (4 + z2.size**0.5)  # rounding of F
 
-    def step(at: _Search) -> _Search:
-        f, slope = _log_residual(at.c, d, z2, fit)
-        low, high = jnp.where(f < 0, at.c, at.low), jnp.where(f > 0, at.c, at.high)
+    def step(state: Float[Array, " 6"]) -> Float[Array, " 6"]:
+        c, low, high, last_move, iterations, _ = state
+        f, slope = _log_residual(c, d, z2, fit)
+        low, high = jnp.where(f < 0, c, low), jnp.where(f > 0, c, high)
         move = -f / slope
-        newton, middle = at.c * jnp.exp(move), jnp.sqrt(low) * jnp.sqrt(high)
-        accepted = (low <= newton) & (newton <= high) & (jnp.abs(move) <= at.moved / 2)
+        newton, middle = c * jnp.exp(move), jnp.sqrt(low) * jnp.sqrt(high)
+        accepted = (low <= newton) & (newton <= high) & (jnp.abs(move) <= last_move / 2)
         at_root = jnp.abs(f) <= noise
-        # Newton's error after a step is below 3 move^2, so a step under sqrt(eps)/4 has reached the dtype's precision.
-        converged = at_root | (accepted & (jnp.abs(move) <= 0.25 * eps**0.5)) | (high <= low * (1 + 4 * eps))
-        c = jnp.where(at_root, at.c, jnp.where(accepted, newton, middle))
-        return _Search(c, low, high, jnp.abs(jnp.log(c / at.c)), at.iterations + 1, converged)
+        # Newton's error after a step is below 3 move^2: below 50 eps after a step under 4 sqrt(eps).
+        converged = at_root | (accepted & (jnp.abs(move) <= 4 * eps**0.5)) | (high <= low * (1 + 4 * eps))
+        c_next = jnp.where(at_root, c, jnp.where(accepted, newton, middle))
+        return jnp.stack([c_next, low, high, jnp.abs(jnp.log(c_next / c)), iterations + 1, converged.astype(c.dtype)])
 
+    def running(state: Float[Array, " 6"]) -> Bool[Array, ""]:
+        *_, iterations, converged = state
+        return (converged == 0) & (iterations < MAX_ITERATIONS)
+
+    # The state is one array: on the CPU, six scalars would be scheduled one by one, at the price of the sums themselves.
     first = jnp.where((low < guess) & (guess < high), guess, low)
-    found = lax.while_loop(
-        lambda at: ~at.converged & (at.iterations < MAX_ITERATIONS),
-        step,
-        _Search(first, low, high, jnp.full_like(first, jnp.inf), jnp.int32(0), ~active),
+    state = jnp.stack(
+        [first, low, high, jnp.full_like(first, jnp.inf), jnp.zeros_like(first), (~active).astype(first.dtype)]
     )
-    return found.c, found.iterations
+    c, *_, iterations, _ = lax.while_loop(running, step, state)
+    return c, iterations.astype(jnp.int32)
 
 
 def _log_residual(

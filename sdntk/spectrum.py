@@ -66,7 +66,7 @@ def null_space_loss(eigenvalues: Float[Array, " K"], z: Float[Array, "K *Q"]) ->
     return jnp.mean(jnp.where(null, z, 0) ** 2, axis=0)
 
 
-def decompose(G: ArrayLike, *, rank_tolerance: ArrayLike | None = None) -> Spectrum:  # noqa: N803 (theory's name)
+def decompose(G: ArrayLike, rank_tolerance: ArrayLike | None = None) -> Spectrum:  # noqa: N803 (theory's name)
     """Eigendecomposition of a Gram matrix, G = V^T D V, with rounding told apart from rank.
 
     An eigenvalue is zero when d_k <= rank_tolerance, by default K * machine_eps * d_max (machine_eps that of G's dtype).

@@ -63,12 +63,14 @@ def test_collapse_is_final_and_costs_nothing():
     assert np.all(path.squared_residual[first + 1 :] == 0)
 
 
+@pytest.mark.parametrize("nulls", [0, 3])
 @pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0])
-def test_collapse_is_final_with_ground_truth_mixed_in(alpha):
+def test_collapse_is_final_with_ground_truth_mixed_in(alpha, nulls):
     """alpha |z_0| never exceeds the targets that had collapsed, so stopping there is right."""
     for seed in range(20):
-        d, z = spectrum_and_labels(seed, 10, condition=1e3)
-        s2 = 10 * 0.4 * np.mean(z**2)
+        d, z = spectrum_and_labels(seed, 10, condition=1e3, nulls=nulls)
+        null2 = np.sum(z[d == 0] ** 2)
+        s2 = null2 + 0.4 * (np.sum(z**2) - null2)
         path = chain(d, z, s2 / 10, 12, alpha)
         fitted, targets = map(np.asarray, filters.distillation(jnp.asarray(d), path.multipliers, alpha))
         norms = np.sum((targets * z) ** 2, axis=1)
