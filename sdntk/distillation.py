@@ -22,6 +22,7 @@ from sdntk._arguments import (
     format_number,
     is_traced,
 )
+from sdntk._linalg import matmul
 from sdntk.gram import gram
 from sdntk.kernels import Kernel, KernelFunction
 from sdntk.multiplier import Status
@@ -116,7 +117,10 @@ class Distillation:
             raise ValueError(
                 f"cross_gram must have shape (n, {num_points}), as gram(kernel, x_new, x) has; its shape is {cross.shape}."
             )
-        return jnp.moveaxis(jnp.tensordot(cross, self.dual_coefficients, axes=(1, 1)), 0, 1)
+        dual = jnp.moveaxis(self.dual_coefficients, 1, 0)
+        rounds_and_outputs = dual.shape[1:]
+        values = matmul(cross, dual.reshape(num_points, -1)).reshape(-1, *rounds_and_outputs)
+        return jnp.moveaxis(values, 0, 1)
 
 
 def distill(

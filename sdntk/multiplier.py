@@ -25,6 +25,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from sdntk._arguments import ArrayLike, as_count, as_float_array, as_positive, every, is_traced
+from sdntk._linalg import matmul
 
 #: Newton steps after which the solver gives up; the hardest of the adversarial spectra in the tests take 20.
 MAX_ITERATIONS = 25
@@ -152,7 +153,7 @@ def deflate(of_range: Range, z2: Float[Array, " m"], null2: Float[Array, ""], s2
 
 def weighted_sums(*rows: Float[Array, " m"], weights: Float[Array, " m"]) -> Float[Array, " r"]:
     """Weighted sums of several rows as one matrix-vector product: on the CPU up to three times as fast as jnp.sum."""
-    return jnp.stack(rows) @ weights
+    return matmul(jnp.stack(rows), weights)
 
 
 def solve(

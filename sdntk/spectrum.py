@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sdntk._arguments import ArrayLike, as_float_array, as_labels, format_number, is_traced
+from sdntk._linalg import matmul
 
 
 class PrecisionWarning(UserWarning):
@@ -45,11 +46,11 @@ class Spectrum:
 
     def rotate(self, y: Float[Array, "K *Q"]) -> Float[Array, "K *Q"]:
         """Z = V y: labels in the eigenbasis (eq. 19)."""
-        return self.eigenvectors.T @ y
+        return matmul(self.eigenvectors.T, y)
 
     def unrotate(self, z: Float[Array, "K *Q"]) -> Float[Array, "K *Q"]:
         """Y = V^T z: back from the eigenbasis."""
-        return self.eigenvectors @ z
+        return matmul(self.eigenvectors, z)
 
     def floor(self, y: ArrayLike) -> Float[Array, "*Q"]:
         """F = (1/K) sum over {d_k = 0} of z_k^2: the training loss that no function of this space can go below.
