@@ -17,7 +17,7 @@ from sdntk._arguments import ArrayLike, as_points, every, is_traced
 #: A kernel: (n1, ...) and (n2, ...) arrays to an (n1, n2) array, NumPy or JAX.
 KernelFunction = Callable[[Any, Any], Any]
 
-_K = TypeVar("_K", bound="type[Kernel]")
+_K = TypeVar("_K", bound=type)
 
 
 @dataclass_transform(frozen_default=True)
