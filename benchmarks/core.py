@@ -136,7 +136,7 @@ def _row(size: int, what: str, timing: Timing, eigh: Timing, note: str) -> dict[
 
 def plot(rows: list[dict[str, Any]]) -> None:
     """Seconds against K for everything timed."""
-    figure, ax = plt.subplots(figsize=(6.6, 4.4), layout="constrained")
+    figure, ax = plt.subplots(figsize=(8.6, 4.4), layout="constrained")
     for what in dict.fromkeys(row["what"] for row in rows):
         chosen = [row for row in rows if row["what"] == what]
         ax.plot([row["K"] for row in chosen], [row["seconds (median)"] for row in chosen], "o-", label=what)
@@ -145,7 +145,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
     ax.minorticks_off()
     env = report.environment()
     ax.set_title(f"Self-distillation on one decomposition ({env['machine']}, {env['cores']} cores)", fontsize="medium")
-    ax.legend(frameon=False, fontsize="small")
+    figure.legend(frameon=False, fontsize="small", loc="outside right center")
     figure.savefig(report.RESULTS / "core.png", dpi=150)
     plt.close(figure)
 
