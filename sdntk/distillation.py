@@ -22,7 +22,7 @@ from sdntk._arguments import (
     format_number,
     is_traced,
 )
-from sdntk._linalg import matmul
+from sdntk._linalg import matmul, safe_sqrt
 from sdntk.gram import gram
 from sdntk.kernels import Kernel, KernelFunction
 from sdntk.multiplier import Status
@@ -243,7 +243,7 @@ def _distill(
     d, z = spectrum.eigenvalues, spectrum.rotate(labels)
     losses = z.size if joint else z.shape[0]  # terms that the training loss averages over
     # One multiplier for all outputs filters all alike: the chain of sum_q z_kq^2.
-    z_chain = jnp.sqrt(jnp.sum(z**2, axis=1)) if joint and z.ndim == 2 else z
+    z_chain = safe_sqrt(jnp.sum(z**2, axis=1)) if joint and z.ndim == 2 else z
     path = run_chain(d, z_chain, level, alpha, rounds, losses, by_tolerance)
     diagonals, _ = filters.distillation(d, path.multipliers, alpha)
     active = path.status == Status.ACTIVE
@@ -254,7 +254,7 @@ def _distill(
         filters=diagonals,
         fitted=_unrotate(spectrum, _times_labels(diagonals, z)),
         training_loss=path.squared_residual / losses,
-        norms=jnp.sqrt(path.squared_norm / z.shape[0]),
+        norms=safe_sqrt(path.squared_norm / z.shape[0]),
         iterations=path.iterations,
         spectrum=spectrum,
         rotated_labels=z,

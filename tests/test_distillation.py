@@ -301,3 +301,15 @@ def test_same_seed_same_bits():
     x, y = sdntk.datasets.mobahi_example(jax.random.key(7))
     runs = [sdntk.distill(kernels.cubic_spline(), x, y, tolerance=0.2, rounds=5) for _ in range(2)]
     chex.assert_trees_all_equal(*[(run.fitted, run.multipliers) for run in runs])
+
+
+def test_derivatives_of_norms_and_joint_chains_are_finite_at_collapse_and_at_zero_labels():
+    spectrum = diagonal_spectrum([0.1, 0.5, 1.0])
+    y = jnp.array([[1.0, 2.0], [0.0, 0.0], [3.0, -1.0]])
+
+    def total(y, outputs):
+        run = sdntk.distill_spectrum(spectrum, y, tolerance=1.0, rounds=6, outputs=outputs)
+        return jnp.sum(run.norms) + jnp.sum(run.fitted)
+
+    for outputs in ("separate", "joint"):
+        assert np.all(np.isfinite(jax.grad(total)(y, outputs)))

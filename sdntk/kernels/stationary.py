@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sdntk._arguments import ArrayLike, as_scale, is_traced
+from sdntk._linalg import safe_sqrt
 from sdntk.kernels._base import Kernel, register
 
 
@@ -22,12 +23,6 @@ def _squared_distance(x: Float[Array, " p"], t: Float[Array, " p"], length_scale
         )
     # Beyond 1e4 length scales every kernel here is exactly 0; without the cap squares overflow and derivatives turn nan.
     return jnp.sum(jnp.clip((x - t) / length_scale, -1e4, 1e4) ** 2)
-
-
-def _safe_sqrt(squared: Float[Array, ""]) -> Float[Array, ""]:
-    """The square root with derivative 0 at 0 (where a kernel of the distance has none, or 0): no nan from duplicates."""
-    positive = squared > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
 
 
 @register
@@ -70,7 +65,7 @@ class Matern(Kernel):
 
     def pair(self, x: Float[Array, " p"], t: Float[Array, " p"]) -> Float[Array, ""]:
         p = self.degree
-        r = math.sqrt(2 * p + 1) * _safe_sqrt(_squared_distance(x, t, self.length_scale))
+        r = math.sqrt(2 * p + 1) * safe_sqrt(_squared_distance(x, t, self.length_scale))
         r = jnp.minimum(r, 800.0)  # exp(-r) is 0 from 746 on; without the cap the polynomial overflows and 0 * inf is nan
         f = math.factorial
         coefficients = [  # of r^p, ..., r^0, from integers: the last is exactly 1
