@@ -13,6 +13,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Before sdntk is imported: every jaxtyping annotation of it is checked in the tests, and only here.
 jaxtyping.install_import_hook("sdntk", "beartype.beartype")
+import sdntk  # noqa: E402, F401  now: pytest, importing sdntk/gram.py for its doctest, would put the module over the function
 
 
 @pytest.fixture(autouse=True)

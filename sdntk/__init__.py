@@ -3,6 +3,7 @@
 from sdntk import bounds, datasets, filters, kernels
 from sdntk.distillation import Distillation, distill, distill_spectrum
 from sdntk.gram import gram
+from sdntk.gram_store import GramStore
 from sdntk.multiplier import Multiplier, Status, solve_multiplier
 from sdntk.spectrum import PrecisionWarning, Spectrum, decompose
 
@@ -10,6 +11,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Distillation",
+    "GramStore",
     "Multiplier",
     "PrecisionWarning",
     "Spectrum",

@@ -7,15 +7,23 @@ shape and a dtype but no values; there the checks of values are skipped and the 
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-#: What the library takes where it wants an array: anything that JAX takes, and sequences of numbers too.
-ArrayLike = jax.typing.ArrayLike | Sequence[Any]
+
+@runtime_checkable
+class SupportsArray(Protocol):
+    """What NumPy can make an array of: pandas' tables, Gram matrices on disk."""
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray: ...
+
+
+#: What the library takes where it wants an array: anything that JAX or NumPy takes, and sequences of numbers too.
+ArrayLike = jax.typing.ArrayLike | Sequence[Any] | SupportsArray
 
 
 def is_traced(*values: Any) -> bool:
@@ -48,6 +56,19 @@ def as_float_array(name: str, value: ArrayLike, *, dtype: Any = None) -> Float[A
     if not is_traced(array) and not every(np.isfinite, array):
         raise ValueError(f"{name} must be finite; it holds nan or inf (in {array.dtype}).")
     return array
+
+
+def as_float_dtype(name: str, value: Any) -> np.dtype:
+    """``value`` as a real floating-point dtype that JAX can hold now."""
+    try:
+        dtype = np.dtype(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a floating-point dtype; got {value!r}.") from None
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name} must be a floating-point dtype; got {dtype}.")
+    if dtype != jax.dtypes.canonicalize_dtype(dtype):
+        raise ValueError(f"{name} {dtype} needs x64: jax.config.update('jax_enable_x64', True) before anything else.")
+    return dtype
 
 
 def as_points(name: str, value: ArrayLike) -> Float[Array, "K ..."]:

@@ -47,7 +47,7 @@ CASES = {
         "the kernel's values must be finite",
     ),
     "kernel not symmetric": (
-        lambda: distill(kernel=lambda *_: np.arange(25.0).reshape(5, 5)), ValueError, "G must be symmetric",
+        lambda: distill(kernel=lambda *_: np.arange(25.0).reshape(5, 5)), ValueError, "kernel must be symmetric",
     ),
     "kernel indefinite": (
         lambda: distill(kernel=lambda *_: -np.eye(5)), ValueError, "G must be positive semi-definite",

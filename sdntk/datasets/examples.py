@@ -1,4 +1,4 @@
-"""Data to learn from. Nothing here is downloaded."""
+"""The one-dimensional example of Mobahi et al. 2020."""
 
 import jax
 import jax.numpy as jnp

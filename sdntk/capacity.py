@@ -1,0 +1,141 @@
+"""What a Gram matrix will take, told before it is begun: bytes of memory and disk, and tiles that fit into memory."""
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+
+from sdntk.kernels import KernelFunction
+
+#: Tiles of about this many points keep all cores busy and stay in cache.
+BLOCK_SIZE = 512
+#: A symmetric matrix is cut into at least this many rows of tiles, so that nearly half of the work is saved.
+ROWS_OF_TILES = 8
+#: Below this many points one call of the kernel is quicker than tiles.
+SMALL = 512
+#: Intermediate results of one tile may take this part of the free memory, and no more than this many bytes.
+WORKSPACE_SHARE, WORKSPACE_BYTES = 1 / 8, 2**30
+#: XLA holds several intermediate arrays of a tile at once: up to 7 of the largest size were seen.
+ARRAYS_AT_ONCE = 16
+
+
+def free_memory() -> int:
+    """Bytes of memory that can be had now, on the machine and, where there is an accelerator, on each of them too."""
+    free = [psutil.virtual_memory().available, *_cgroup_rest()]
+    for device in jax.local_devices():
+        stats = device.memory_stats() or {}
+        if "bytes_limit" in stats:
+            free.append(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    return min(free)
+
+
+def _cgroup_rest() -> list[int]:
+    """What a container's limit leaves, where there is one (Linux, control groups version 2)."""
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    try:
+        return [int(limit.read_text()) - int(used.read_text())]
+    except (OSError, ValueError):  # no such control group, or no limit in it ("max")
+        return []
+
+
+def workspace(kernel: KernelFunction, points: tuple[Any, Any], size: int, budget: int) -> int:
+    """An upper estimate of the bytes that a kernel takes for a tile of ``size`` squared, its values included.
+
+    A bound from the shapes of the intermediate results where it keeps within the budget; else the compiler's own count,
+    for which fused results take no memory.
+    """
+    itemsize = jnp.result_type(float).itemsize
+    bound = ARRAYS_AT_ONCE * max(_largest_intermediate(kernel, points, size), size * size * itemsize)
+    if bound <= budget:
+        return bound
+    analysis = jax.jit(kernel).lower(*_shapes(points, size)).compile().memory_analysis()
+    if analysis is None:  # not every backend counts
+        return bound
+    return int(analysis.temp_size_in_bytes + analysis.output_size_in_bytes)
+
+
+def _shapes(points: tuple[Any, Any], size: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+    return tuple(jax.ShapeDtypeStruct((min(size, len(x)), *x.shape[1:]), x.dtype) for x in points)
+
+
+def _largest_intermediate(kernel: KernelFunction, points: tuple[Any, Any], size: int) -> int:
+    """Bytes of the largest array between points and values; 0 for a kernel that JAX cannot trace."""
+    try:
+        traced = jax.make_jaxpr(kernel)(*_shapes(points, size))
+    except Exception:  # a kernel may be any code, NumPy's too; what is wrong with it shows when it is called
+        return 0
+    return _largest(traced.jaxpr)
+
+
+def _largest(jaxpr: Any) -> int:
+    sizes = [0]
+    for equation in jaxpr.eqns:
+        sizes += [math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in equation.outvars if hasattr(v.aval, "shape")]
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            if hasattr(inner, "eqns"):
+                sizes.append(_largest(inner))
+    return max(sizes)
+
+
+def choose_block_size(kernel: KernelFunction, points: tuple[Any, Any], *, symmetric: bool) -> int:
+    """The default tile: all points if they are few, else an even cut that spares half of the work and fits into memory."""
+    longest = max(map(len, points))
+    if longest <= SMALL:
+        return longest
+    rows = max(math.ceil(longest / BLOCK_SIZE), ROWS_OF_TILES if symmetric else 1)
+    size = math.ceil(longest / rows)
+    budget = int(min(WORKSPACE_BYTES, WORKSPACE_SHARE * free_memory()))
+    needed = workspace(kernel, points, size, budget)
+    return size if needed <= budget else max(1, int(size * math.sqrt(budget / needed)))
+
+
+def work_bytes(kernel: KernelFunction, points: tuple[Any, Any], block_size: int) -> int:
+    """Bytes of the points in blocks and of two tiles under way."""
+    return sum(x.nbytes for x in points) + 2 * workspace(kernel, points, block_size, WORKSPACE_BYTES // 2)
+
+
+def require_memory(needed: int, what: str) -> None:
+    """Refuse to begin what cannot be held.
+
+    Raises:
+        MemoryError: with what was needed, what is free, and the ways out.
+    """
+    free = free_memory()
+    if needed > free:
+        raise MemoryError(
+            f"{what} needs about {format_bytes(needed)} of memory and {format_bytes(free)} are free. Ways out: "
+            "path=... keeps it on disk, dtype=jnp.float32 halves it, a smaller block_size lessens the work space."
+        )
+
+
+def require_disk(needed: int, folder: Path, what: str) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Raises:
+        OSError: with what was needed, what is free, and the ways out.
+    """
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise OSError(
+            f"{what} needs {format_bytes(needed)} of disk at {folder} and {format_bytes(free)} are free. Ways out: "
+            "a path on another disk, dtype=jnp.float32 for half as much."
+        )
+
+
+def format_bytes(count: int) -> str:
+    """A number of bytes for people: 1.5 GB is 1.5e9 bytes."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} bytes"
+
+
+def matrix_bytes(shape: tuple[int, int], dtype: Any) -> int:
+    """Bytes of a dense matrix."""
+    return math.prod(shape) * np.dtype(dtype).itemsize

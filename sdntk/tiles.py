@@ -1,0 +1,168 @@
+"""A Gram matrix in square tiles: which there are, which of them must be computed, and their values on all local devices."""
+
+import collections
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from sdntk._arguments import every
+from sdntk.kernels import KernelFunction
+
+#: (row, column) of a tile among tiles.
+Tile = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+    """An (n, K) matrix cut into tiles of ``block_size`` squared, those at the lower and right edges perhaps smaller.
+
+    Of a symmetric matrix only the tiles on and above the diagonal are kept: the others are their transposes.
+    """
+
+    shape: tuple[int, int]
+    block_size: int
+    symmetric: bool
+
+    @property
+    def tiles(self) -> list[Tile]:
+        """The tiles that are computed and kept, row by row."""
+        rows, columns = (-(-length // self.block_size) for length in self.shape)
+        return [(i, j) for i in range(rows) for j in range(i if self.symmetric else 0, columns)]
+
+    def slices(self, tile: Tile) -> tuple[slice, slice]:
+        """The rows and the columns of the matrix that a tile covers."""
+        starts = [index * self.block_size for index in tile]
+        rows, columns = (slice(a, min(a + self.block_size, n)) for a, n in zip(starts, self.shape, strict=True))
+        return rows, columns
+
+    def shape_of(self, tile: Tile) -> tuple[int, int]:
+        """The number of rows and columns of a tile."""
+        rows, columns = self.slices(tile)
+        return rows.stop - rows.start, columns.stop - columns.start
+
+    def is_diagonal(self, tile: Tile) -> bool:
+        """Whether a tile holds its own transpose."""
+        return self.symmetric and tile[0] == tile[1]
+
+
+def local_devices() -> list[jax.Device | None]:
+    """The devices that share the work: all local ones; None, JAX's own choice, where there is but one, or one was chosen."""
+    devices = jax.local_devices()
+    return [None] if len(devices) == 1 or getattr(jax.config, "jax_default_device", None) is not None else [*devices]
+
+
+def compute_tiles(
+    kernel: KernelFunction,
+    x: Float[Any, "n ..."],
+    x2: Float[Any, "K ..."],
+    tiling: Tiling,
+    tiles: Iterable[Tile],
+    *,
+    dtype: Any = None,
+) -> Iterator[tuple[Tile, Float[Array, "rows columns"]]]:
+    """The tiles of G = g(x, x2)/K with their values, in order, while the next ones are under way on every local device.
+
+    Args:
+        kernel: g.
+        x: points, a row of G each.
+        x2: the K training points, a column each.
+        tiling: of the whole matrix.
+        tiles: those to compute.
+        dtype: to which values are rounded once they are computed; the kernel's own when None.
+
+    Raises:
+        ValueError: the kernel returns another shape, nan or inf, or is not symmetric. TypeError: no real numbers.
+    """
+    devices = local_devices()
+    blocks = _Blocks((x, x2), tiling)
+    under_way: collections.deque[Any] = collections.deque()
+
+    def finish() -> tuple[Tile, Float[Array, "rows columns"]]:
+        tile, values, sound = under_way.popleft()
+        if not sound:
+            raise ValueError(_complaint(tile, tiling, values))
+        return tile, values
+
+    for tile, device in zip(tiles, itertools.cycle(devices)):
+        values = blocks.evaluate(kernel, tile, device)
+        under_way.append((tile, *_finished(values, len(x2), diagonal=tiling.is_diagonal(tile), dtype=dtype)))
+        if len(under_way) > 2 * len(devices):
+            yield finish()
+    while under_way:
+        yield finish()
+
+
+class _Blocks:
+    """Points in blocks, each brought to a device once; short last blocks repeat their last point.
+
+    So all blocks of one side have one length, and a jitted kernel is compiled once.
+    """
+
+    def __init__(self, points: tuple[Any, Any], tiling: Tiling) -> None:
+        self.points = tuple(np.asarray(x) for x in points)
+        self.tiling = tiling
+        self.lengths = tuple(min(tiling.block_size, n) for n in tiling.shape)
+        self.on_device: dict[Any, Array] = {}
+
+    def evaluate(self, kernel: KernelFunction, tile: Tile, device: jax.Device | None) -> Array:
+        """The kernel's values on a tile, the repeated points' left out."""
+        rows, columns = (self._block(side, index, device) for side, index in enumerate(tile))
+        values = as_values(kernel(rows, columns), (len(rows), len(columns)))
+        shape = self.tiling.shape_of(tile)
+        return values if values.shape == shape else values[: shape[0], : shape[1]]
+
+    def _block(self, side: int, index: int, device: jax.Device | None) -> Array:
+        key = (0 if self.tiling.symmetric else side, index, device)
+        if key not in self.on_device:
+            length = self.lengths[side]
+            block = self.points[side][index * length : (index + 1) * length]
+            if missing := length - len(block):
+                block = np.concatenate([block, np.repeat(block[-1:], missing, axis=0)])
+            self.on_device[key] = jax.device_put(block, device)
+        return self.on_device[key]
+
+
+def as_values(values: Any, shape: tuple[int, int]) -> Float[Array, "n K"]:
+    """What a kernel returned, as a floating-point array, checked for its shape and dtype."""
+    values = jnp.asarray(values)
+    if values.shape != shape:
+        raise ValueError(
+            f"kernel must return shape {shape} for {shape[0]} and {shape[1]} points; it returned {values.shape}."
+        )
+    if not (jnp.issubdtype(values.dtype, jnp.number) or values.dtype == bool) or jnp.iscomplexobj(values):
+        raise TypeError(f"the kernel's values must be real numbers; they have dtype {values.dtype}.")
+    return values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(jnp.result_type(float))
+
+
+#: How far a tile on the diagonal may differ from its transpose, in parts of its largest value. Rounding makes 1e-16 to
+#: 1e-4 of it (float32 ReLU kernels of nearly equal points); a function that is no kernel, much more.
+_ASYMMETRY = 1e-3
+
+
+@functools.partial(jax.jit, static_argnames=("diagonal", "dtype"))
+def _finished(
+    values: Float[Array, "rows columns"], num_points: int | Array, *, diagonal: bool, dtype: Any
+) -> tuple[Float[Array, "rows columns"], Bool[Array, ""]]:
+    """Values divided by K, exactly symmetric on the diagonal, rounded to ``dtype``; and whether they may be used."""
+    sound = jnp.array(True)
+    if diagonal:
+        sound = jnp.max(jnp.abs(values - values.T)) <= _ASYMMETRY * jnp.max(jnp.abs(values))
+        values = jnp.triu(values) + jnp.triu(values, 1).T
+    values = values / num_points
+    values = values if dtype is None else values.astype(dtype)
+    return values, sound & jnp.isfinite(values).all()
+
+
+def _complaint(tile: Tile, tiling: Tiling, values: Array) -> str:
+    rows, columns = tiling.slices(tile)
+    where = f"points {rows.start} to {rows.stop - 1} and {columns.start} to {columns.stop - 1}"
+    if every(np.isfinite, values):
+        return f"kernel must be symmetric, g(x, t) = g(t, x); for {where} it is not."
+    return f"the kernel's values must be finite; it returned nan or inf (in {values.dtype}) for {where}."
