@@ -1,4 +1,4 @@
-"""``python -m benchmarks core``: times a claim on whatever device JAX finds and keeps the result in benchmarks/results/."""
+"""``python -m benchmarks core`` (or gram): times a claim on the device JAX finds; results go to benchmarks/results/."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -7,16 +7,17 @@ import jax
 import matplotlib as mpl
 import typer
 
-from benchmarks import core
+from benchmarks import core, gram
 
 
 class Claim(StrEnum):
     """The benchmarks there are."""
 
     CORE = "core"
+    GRAM = "gram"
 
 
-RUN = {Claim.CORE: core.main}
+RUN = {Claim.CORE: core.main, Claim.GRAM: gram.main}
 
 
 def main(

@@ -1,34 +1,15 @@
 """What a benchmark leaves behind: a table to read, and JSON with the machine, the versions and every single run."""
 
-import importlib.metadata
 import json
-import os
-import platform
-import time
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from sdntk.records import environment
+
 RESULTS = Path(__file__).parent / "results"
-
-
-def environment() -> dict[str, Any]:
-    """Device, versions and date."""
-    packages = ("sdntk", "jax", "jaxlib", "numpy", "scipy", "scikit-learn")
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "device": jax.devices()[0].device_kind,
-        "platform": jax.default_backend(),
-        "machine": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-        "x64": jnp.zeros(()).dtype == jnp.float64,
-    }
 
 
 def write(name: str, title: str, settings: dict[str, Any], rows: list[dict[str, Any]]) -> list[Path]:
@@ -45,14 +26,6 @@ def write(name: str, title: str, settings: dict[str, Any], rows: list[dict[str, 
         table.add_row(*(_cell(value) for value in row.values()))
     Console(width=160).print(table)
     return [as_json, as_text]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _markdown(record: dict[str, Any]) -> str:

@@ -12,14 +12,14 @@ import psutil
 
 from sdntk.kernels import KernelFunction
 
-#: Tiles of about this many points keep all cores busy and stay in cache.
-BLOCK_SIZE = 512
-#: A symmetric matrix is cut into at least this many rows of tiles, so that nearly half of the work is saved.
+#: Tiles of so many points keep all cores busy and stay in cache; of fewer than the least, calls cost more than they save.
+LEAST_BLOCK, LARGEST_BLOCK = 256, 512
+#: A symmetric matrix is cut into about this many rows of tiles, so that nearly half of the work is saved.
 ROWS_OF_TILES = 8
-#: Below this many points one call of the kernel is quicker than tiles.
+#: Up to so many points one call of a cheap kernel is quicker than tiles.
 SMALL = 512
 #: Intermediate results of one tile may take this part of the free memory, and no more than this many bytes.
-WORKSPACE_SHARE, WORKSPACE_BYTES = 1 / 8, 2**30
+WORKSPACE_SHARE, WORKSPACE_BYTES = 1 / 8, 2**27
 #: XLA holds several intermediate arrays of a tile at once: up to 7 of the largest size were seen.
 ARRAYS_AT_ONCE = 16
 
@@ -82,21 +82,27 @@ def _largest(jaxpr: Any) -> int:
     return max(sizes)
 
 
-def choose_block_size(kernel: KernelFunction, points: tuple[Any, Any], *, symmetric: bool) -> int:
-    """The default tile: all points if they are few, else an even cut that spares half of the work and fits into memory."""
+def choose_block_size(kernel: KernelFunction, points: tuple[Any, Any]) -> int:
+    """The default tile: an even cut that spares half of the work of a symmetric matrix, keeps cores busy and fits in memory.
+
+    Few points are taken at once, unless the kernel is a hungry one, which is an expensive one, too.
+    """
     longest = max(map(len, points))
-    if longest <= SMALL:
-        return longest
-    rows = max(math.ceil(longest / BLOCK_SIZE), ROWS_OF_TILES if symmetric else 1)
-    size = math.ceil(longest / rows)
+    wanted = longest if longest <= SMALL else min(max(longest // ROWS_OF_TILES, LEAST_BLOCK), LARGEST_BLOCK)
+    size = _even_cut(longest, wanted)
     budget = int(min(WORKSPACE_BYTES, WORKSPACE_SHARE * free_memory()))
     needed = workspace(kernel, points, size, budget)
-    return size if needed <= budget else max(1, int(size * math.sqrt(budget / needed)))
+    return size if needed <= budget else _even_cut(longest, int(size * math.sqrt(budget / needed)))
+
+
+def _even_cut(length: int, size: int) -> int:
+    """The length of equal parts, as few as make them no longer than ``size``."""
+    return math.ceil(length / math.ceil(length / max(size, 1)))
 
 
 def work_bytes(kernel: KernelFunction, points: tuple[Any, Any], block_size: int) -> int:
     """Bytes of the points in blocks and of two tiles under way."""
-    return sum(x.nbytes for x in points) + 2 * workspace(kernel, points, block_size, WORKSPACE_BYTES // 2)
+    return sum(x.nbytes for x in points) + 2 * workspace(kernel, points, block_size, WORKSPACE_BYTES)
 
 
 def require_memory(needed: int, what: str) -> None:

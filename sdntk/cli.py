@@ -1,6 +1,8 @@
 """The command line, ``sdntk``: parses, runs, prints. It switches x64 on."""
 
+import dataclasses
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +12,10 @@ import typer
 from rich.console import Console
 
 import sdntk
-from sdntk import illustration
+from sdntk import architectures, classification_report, datasets, illustration, kernels
+from sdntk._progress import track
+from sdntk.kernel_classification import Experiment, run
+from sdntk.records import Records
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -53,6 +58,116 @@ def illustrate(
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
+class Data(StrEnum):
+    """The data sets that have a name on the command line."""
+
+    DIGITS = "digits"
+    CIFAR10 = "cifar10"
+    CIFAR100 = "cifar100"
+    FASHION_MNIST = "fashion-mnist"
+
+
+class Network(StrEnum):
+    """The architectures that have a name on the command line."""
+
+    FULLY_CONNECTED = "fully-connected"
+    CONVOLUTIONAL = "convolutional"
+    MYRTLE = "myrtle"
+
+
+class Noise(StrEnum):
+    """Kinds of label noise."""
+
+    SYMMETRIC = "symmetric"
+    ASYMMETRIC = "asymmetric"
+
+
+class Outputs(StrEnum):
+    """Whether each class has a multiplier of its own."""
+
+    SEPARATE = "separate"
+    JOINT = "joint"
+
+
+@app.command()
+def ntk(
+    dataset: Annotated[Data, typer.Option(help="Images with labels.")] = Data.DIGITS,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the data set's files lie. [default: the distribution's place, or the cache]")
+    ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not there.")] = False,
+    architecture: Annotated[Network, typer.Option(help="The network whose kernel is taken.")] = Network.FULLY_CONNECTED,
+    depth: Annotated[
+        int | None, typer.Option(help="Hidden layers, convolutions, or 5, 7, 10 for myrtle. [default: 3; myrtle: 5]")
+    ] = None,
+    activation: Annotated[str, typer.Option(help="relu, erf, gelu or sin.")] = "relu",
+    train: Annotated[int, typer.Option(help="Training images, balanced by class.")] = 1000,
+    held_out: Annotated[int, typer.Option(help="Held-out images, to choose a round or a tolerance by.")] = 300,
+    test: Annotated[int, typer.Option(help="Test images.")] = 360,
+    tolerance: Annotated[
+        list[float] | None,
+        typer.Option(help="As a fraction of ||y||^2/K; may be given several times. [default: 0.01, 0.05, 0.2]"),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds, the ordinary fit included.")] = 10,
+    label_noise: Annotated[float, typer.Option(help="Share of wrong training and held-out labels.")] = 0.2,
+    noise: Annotated[
+        Noise, typer.Option(help="Another class at random, or one fixed other class for each.")
+    ] = Noise.SYMMETRIC,
+    outputs: Annotated[Outputs, typer.Option(help="A multiplier for each class, or one for all.")] = Outputs.SEPARATE,
+    unit_norm: Annotated[bool, typer.Option("--unit-norm", help="Scale images to norm 1.")] = False,
+    seeds: Annotated[int, typer.Option(help="Repetitions, each with its own images and noise.")] = 3,
+    first_seed: Annotated[int, typer.Option(help="The first seed; the others follow it.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for tables and figures; a run goes on in it.", file_okay=False)] = Path(
+        "ntk"
+    ),
+) -> None:
+    """Self-distillation with a neural tangent kernel on images: accuracy round by round, against the best single fit."""
+    flips = datasets.CIFAR10_FLIPS if dataset is Data.CIFAR10 else None
+    experiment = Experiment(
+        train=train, held_out=held_out, test=test, tolerances=tuple(tolerance or (0.01, 0.05, 0.2)), rounds=rounds,
+        label_noise=label_noise, noise=noise.value, flips=flips if noise is Noise.ASYMMETRIC else None,
+        outputs=outputs.value, unit_norm=unit_norm, seeds=tuple(range(first_seed, first_seed + seeds)),
+    )  # fmt: skip
+    network = _network(architecture, depth, activation)
+    name = f"{architecture.value} NTK ({activation}, depth {depth or _DEPTH[architecture]})"
+    data = _load(dataset, folder, download)
+    records = Records(
+        out, {"dataset": dataset.value, "kernel": name, "layers": network.config(), **dataclasses.asdict(experiment)}
+    )
+    for _ in track(run(data, kernels.ntk(network), experiment, records), f"Seeds of {name} on {data.name}", seeds):
+        pass
+    console = _console()
+    console.print(classification_report.rounds_table(records))
+    console.print(classification_report.comparison_table(records))
+    console.print(classification_report.verdict(records), highlight=False, soft_wrap=True)
+    for path in classification_report.save(records):
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    console.print(f"tables and configuration: {out}", highlight=False, soft_wrap=True)
+
+
+_DEPTH = {Network.FULLY_CONNECTED: 3, Network.CONVOLUTIONAL: 3, Network.MYRTLE: 5}
+
+
+def _network(architecture: Network, depth: int | None, activation: str) -> architectures.Architecture:
+    build = {
+        Network.FULLY_CONNECTED: architectures.fully_connected,
+        Network.CONVOLUTIONAL: architectures.convolutional,
+        Network.MYRTLE: architectures.myrtle,
+    }[architecture]
+    return build(_DEPTH[architecture] if depth is None else depth, activation=activation)
+
+
+def _load(dataset: Data, folder: Path | None, download: bool) -> datasets.Dataset:
+    if dataset is Data.DIGITS:
+        return datasets.digits(jax.random.key(0))
+    load = {
+        Data.CIFAR10: datasets.cifar10,
+        Data.CIFAR100: datasets.cifar100,
+        Data.FASHION_MNIST: datasets.fashion_mnist,
+    }[dataset]
+    return load(folder, download=download)
+
+
 def _console() -> Console:
     """Standard output; wide enough for the tables when nobody's window sets the width."""
     return Console() if sys.stdout.isatty() else Console(width=150)
@@ -64,6 +179,6 @@ def main() -> None:
     mpl.use("agg")
     try:
         app()
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError, MemoryError, OSError) as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
         sys.exit(2)

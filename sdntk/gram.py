@@ -87,7 +87,7 @@ def _in_memory(
     kernel: KernelFunction, x: Array, x2: Array, symmetric: bool, block_size: int | None, dtype: Any
 ) -> Float[Array, "n K"]:
     shape, points = (len(x), len(x2)), (x, x2)
-    size = block_size or capacity.choose_block_size(kernel, points, symmetric=symmetric)
+    size = block_size or capacity.choose_block_size(kernel, points)
     tiling = Tiling(shape, min(size, max(shape)), symmetric)
     kept = capacity.matrix_bytes(shape, dtype or jnp.result_type(float))
     what = f"Gram matrix {shape[0]} x {shape[1]}, {capacity.format_bytes(kept)}"

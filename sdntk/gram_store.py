@@ -206,7 +206,7 @@ def compute_stored(
         identity.require_same(store, shape, dtype, block_size)
         tiles = store._unfinished()
     else:
-        size = min(block_size or capacity.choose_block_size(kernel, points, symmetric=symmetric), max(shape))
+        size = min(block_size or capacity.choose_block_size(kernel, points), max(shape))
         tiles = Tiling(shape, size, symmetric).tiles
         capacity.require_disk(len(tiles) * size**2 * dtype.itemsize, path, f"Gram matrix {shape[0]} x {shape[1]}")
         store = _create(path, shape, dtype, size, identity)

@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 
 from sdntk import bounds
@@ -78,4 +79,32 @@ def draw_filter_ratios(ax: Axes, run: Distillation, tolerance: float) -> Axes:
     )
     ax.set_xticks(pairs)
     ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def draw_envelopes(ax: Axes, frame: pd.DataFrame, x: str, y: str, *, by: str) -> Axes:
+    """The mean of column y against column x, a line for each value of column ``by``, and one standard deviation.
+
+    The form of the paper's Fig. 4, where rows differ by their seed.
+    """
+    values = frame[by].unique()
+    for value, colour in zip(values, round_colours(len(values)), strict=True):
+        draw_envelope(ax, frame[frame[by] == value], x, y, color=colour, marker="o", label=value)
+    return ax
+
+
+def draw_envelope(ax: Axes, frame: pd.DataFrame, x: str, y: str, *, color: Any, label: str, marker: str = "") -> Axes:
+    """One line of :func:`draw_envelopes`."""
+    seeds = frame.groupby(x)[y]
+    mean, deviation = seeds.mean(), seeds.std(ddof=0)
+    ax.plot(mean.index, mean, color=color, label=label, marker=marker, markersize=4, linewidth=1.6)
+    ax.fill_between(mean.index, mean - deviation, mean + deviation, color=color, alpha=0.2, linewidth=0)
+    return ax
+
+
+def draw_level(ax: Axes, values: pd.Series, *, color: Any, label: str) -> Axes:
+    """The mean over seeds of a number that depends on nothing else, across the whole axis, and one standard deviation."""
+    mean, deviation = values.mean(), values.std(ddof=0)
+    ax.axhline(mean, color=color, linestyle="--", linewidth=1.4, label=label)
+    ax.axhspan(mean - deviation, mean + deviation, color=color, alpha=0.12, linewidth=0)
     return ax

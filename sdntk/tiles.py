@@ -1,6 +1,7 @@
 """A Gram matrix in square tiles: which there are, which of them must be computed, and their values on all local devices."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from sdntk._arguments import every
+from sdntk._arguments import checked_before, every
 from sdntk.kernels import KernelFunction
 
 #: (row, column) of a tile among tiles.
@@ -113,8 +114,10 @@ class _Blocks:
 
     def evaluate(self, kernel: KernelFunction, tile: Tile, device: jax.Device | None) -> Array:
         """The kernel's values on a tile, the repeated points' left out."""
+        known = len(self.on_device)
         rows, columns = (self._block(side, index, device) for side, index in enumerate(tile))
-        values = as_values(kernel(rows, columns), (len(rows), len(columns)))
+        with checked_before() if known == len(self.on_device) else contextlib.nullcontext():
+            values = as_values(kernel(rows, columns), (len(rows), len(columns)))
         shape = self.tiling.shape_of(tile)
         return values if values.shape == shape else values[: shape[0], : shape[1]]
 

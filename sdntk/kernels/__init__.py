@@ -1,10 +1,12 @@
-"""Kernels g(x, x'): Green's functions of differential operators, and stationary kernels.
+"""Kernels g(x, x'): Green's functions of differential operators, stationary kernels, and kernels of networks.
 
 Anything that maps arrays of points (n1, ...) and (n2, ...) to an (n1, n2) array is a kernel, a lambda too.
 """
 
 from sdntk.kernels._base import Kernel, KernelFunction
+from sdntk.kernels._neural_tangents import load_neural_tangents
 from sdntk.kernels.green import brownian_bridge, brownian_motion, cubic_spline, periodic_spline
+from sdntk.kernels.neural import empirical_ntk, nngp, ntk
 from sdntk.kernels.stationary import matern, rbf
 
 __all__ = [
@@ -13,7 +15,11 @@ __all__ = [
     "brownian_bridge",
     "brownian_motion",
     "cubic_spline",
+    "empirical_ntk",
+    "load_neural_tangents",
     "matern",
+    "nngp",
+    "ntk",
     "periodic_spline",
     "rbf",
 ]
