@@ -12,10 +12,10 @@ import psutil
 
 from sdntk.kernels import KernelFunction
 
-#: Tiles of so many points keep all cores busy and stay in cache; of fewer than the least, calls cost more than they save.
-LEAST_BLOCK, LARGEST_BLOCK = 256, 512
-#: A symmetric matrix is cut into about this many rows of tiles, so that nearly half of the work is saved.
-ROWS_OF_TILES = 8
+#: Tiles of fewer points than the least make calls cost more than they save; larger ones than the largest only take memory.
+LEAST_BLOCK, LARGEST_BLOCK = 250, 1000
+#: A symmetric matrix is cut into about this many rows of tiles (and those on the diagonal again).
+ROWS_OF_TILES = 4
 #: Up to so many points one call of a cheap kernel is quicker than tiles.
 SMALL = 512
 #: Intermediate results of one tile may take this part of the free memory, and no more than this many bytes.

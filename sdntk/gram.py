@@ -1,6 +1,5 @@
 """Gram matrices: X -> G, with the paper's 1/K in it (Mobahi et al. 2020, eqs. 15, 16), tile by tile where K is large."""
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from sdntk._arguments import ArrayLike, as_count, as_float_dtype, as_points, is_
 from sdntk._progress import track
 from sdntk.gram_store import GramStore, compute_stored
 from sdntk.kernels import KernelFunction
-from sdntk.tiles import Tiling, as_values, compute_tiles, local_devices
+from sdntk.tiles import Tiling, as_values, compute_tiles, local_devices, put
 
 
 def gram(
@@ -104,20 +103,6 @@ def _in_memory(
             matrix = jnp.zeros(shape, values.dtype, device=local_devices()[0])
         rows, columns = tiling.slices(tile)
         values = jax.device_put(values, local_devices()[0])
-        matrix = _put(matrix, values, rows.start, columns.start, mirrored=symmetric)
+        matrix = put(matrix, values, rows.start, columns.start, mirrored=symmetric)
     assert matrix is not None
     return matrix
-
-
-@functools.partial(jax.jit, donate_argnames="matrix", static_argnames="mirrored")
-def _put(
-    matrix: Float[Array, "n K"],
-    values: Float[Array, "rows columns"],
-    row: int | Array,
-    column: int | Array,
-    *,
-    mirrored: bool,
-) -> Float[Array, "n K"]:
-    """Write a tile, and its transpose, in place."""
-    matrix = jax.lax.dynamic_update_slice(matrix, values, (row, column))
-    return jax.lax.dynamic_update_slice(matrix, values.T, (column, row)) if mirrored else matrix

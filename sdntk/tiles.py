@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from sdntk._arguments import checked_before, every
+from sdntk._arguments import checked_before, every, is_traced
 from sdntk.kernels import KernelFunction
 
 #: (row, column) of a tile among tiles.
@@ -117,7 +117,7 @@ class _Blocks:
         known = len(self.on_device)
         rows, columns = (self._block(side, index, device) for side, index in enumerate(tile))
         with checked_before() if known == len(self.on_device) else contextlib.nullcontext():
-            values = as_values(kernel(rows, columns), (len(rows), len(columns)))
+            values = _on_diagonal(kernel, rows) if self.tiling.is_diagonal(tile) else _between(kernel, rows, columns)
         shape = self.tiling.shape_of(tile)
         return values if values.shape == shape else values[: shape[0], : shape[1]]
 
@@ -130,6 +130,47 @@ class _Blocks:
                 block = np.concatenate([block, np.repeat(block[-1:], missing, axis=0)])
             self.on_device[key] = jax.device_put(block, device)
         return self.on_device[key]
+
+
+#: Tiles on the diagonal are cut again, into parts of about so many points, and only half of those is computed.
+DIAGONAL_PART = 250
+
+
+def _on_diagonal(kernel: KernelFunction, x: Float[Array, "b ..."]) -> Float[Array, "b b"]:
+    """The kernel between all points of one block: parts of one length, the last shifted back to end with the block."""
+    count = len(x) // DIAGONAL_PART
+    if count < 2:
+        return _between(kernel, x, x)
+    length = -(-len(x) // count)
+    starts = [min(i * length, len(x) - length) for i in range(count)]
+    parts = [jax.lax.dynamic_slice_in_dim(x, start, length) for start in starts]
+    whole = None
+    for i, j in itertools.combinations_with_replacement(range(count), 2):
+        values = _between(kernel, parts[i], parts[j])
+        if whole is None:
+            device = None if is_traced(values) else values.sharding
+            whole = jnp.zeros((len(x), len(x)), values.dtype, device=device)
+        whole = put(whole, values, starts[i], starts[j], mirrored=True)
+    assert whole is not None
+    return whole
+
+
+@functools.partial(jax.jit, donate_argnames="matrix", static_argnames="mirrored")
+def put(
+    matrix: Float[Array, "n K"],
+    values: Float[Array, "rows columns"],
+    row: int | Array,
+    column: int | Array,
+    *,
+    mirrored: bool,
+) -> Float[Array, "n K"]:
+    """Write a tile, and its transpose, in place."""
+    matrix = jax.lax.dynamic_update_slice(matrix, values, (row, column))
+    return jax.lax.dynamic_update_slice(matrix, values.T, (column, row)) if mirrored else matrix
+
+
+def _between(kernel: KernelFunction, x: Float[Array, "b ..."], x2: Float[Array, "b2 ..."]) -> Float[Array, "b b2"]:
+    return as_values(kernel(x, x2), (len(x), len(x2)))
 
 
 def as_values(values: Any, shape: tuple[int, int]) -> Float[Array, "n K"]:
