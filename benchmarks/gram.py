@@ -28,9 +28,9 @@ SETTINGS: dict[str, Any] = {"points": "32 x 32 x 3, standard normal", "dtype": "
 #: For each kernel: its sizes, and the parts into which nt.batch may cut K.
 CASES: dict[str, tuple[architectures.Architecture, dict[int, tuple[int, ...]]]] = {
     "fully connected, 3 hidden layers, ReLU": (
-        architectures.fully_connected(3), {1000: (1, 2), 3000: (2, 3, 6), 8000: (4, 8, 16)},
+        architectures.fully_connected(3), {1000: (1, 2), 3000: (2, 3, 6), 8000: (4, 8)},
     ),
-    "3 convolutions, ReLU, Flatten": (architectures.convolutional(3), {120: (1, 2, 4), 240: (2, 4, 8)}),
+    "3 convolutions, ReLU, Flatten": (architectures.convolutional(3), {120: (1, 2, 4), 240: (2, 4)}),
 }  # fmt: skip
 #: Fractions of the best nt.batch that the fully connected kernel must not exceed.
 GOALS = {3000: 0.6, 8000: 0.55}

@@ -1,6 +1,6 @@
 """sdntk: self-distillation in Hilbert space and, through neural tangent kernels, in neural networks."""
 
-from sdntk import bounds, datasets, filters, kernels
+from sdntk import architectures, bounds, datasets, filters, kernels
 from sdntk.distillation import Distillation, distill, distill_spectrum
 from sdntk.gram import gram
 from sdntk.gram_store import GramStore
@@ -16,6 +16,7 @@ __all__ = [
     "PrecisionWarning",
     "Spectrum",
     "Status",
+    "architectures",
     "bounds",
     "datasets",
     "decompose",

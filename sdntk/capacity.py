@@ -24,22 +24,29 @@ WORKSPACE_SHARE, WORKSPACE_BYTES = 1 / 8, 2**27
 ARRAYS_AT_ONCE = 16
 
 
+def host_memory() -> int:
+    """Bytes of the machine's memory that can be had now."""
+    return max(0, min([psutil.virtual_memory().available, *_cgroup_rest()]))
+
+
 def free_memory() -> int:
-    """Bytes of memory that can be had now, on the machine and, where there is an accelerator, on each of them too."""
-    free = [psutil.virtual_memory().available, *_cgroup_rest()]
+    """Bytes that can be had now, on the machine and, where there are accelerators, on each of them too."""
+    free = [host_memory()]
     for device in jax.local_devices():
         stats = device.memory_stats() or {}
         if "bytes_limit" in stats:
             free.append(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
-    return min(free)
+    return max(0, min(free))
 
 
-def _cgroup_rest() -> list[int]:
-    """What a container's limit leaves, where there is one (Linux, control groups version 2)."""
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+def _cgroup_rest(folder: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """What a container's limit leaves, where there is one (Linux, control groups version 2); the page cache can be had."""
     try:
-        return [int(limit.read_text()) - int(used.read_text())]
-    except (OSError, ValueError):  # no such control group, or no limit in it ("max")
+        limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
+        lines = (folder / "memory.stat").read_text().splitlines()
+        cache = next(int(line.split()[1]) for line in lines if line.startswith("file "))
+        return [limit - used + cache]
+    except (OSError, ValueError, StopIteration):  # no such control group, or no limit in it ("max")
         return []
 
 
@@ -49,9 +56,10 @@ def workspace(kernel: KernelFunction, points: tuple[Any, Any], size: int, budget
     A bound from the shapes of the intermediate results where it keeps within the budget; else the compiler's own count,
     for which fused results take no memory.
     """
-    itemsize = jnp.result_type(float).itemsize
-    bound = ARRAYS_AT_ONCE * max(_largest_intermediate(kernel, points, size), size * size * itemsize)
-    if bound <= budget:
+    values = size * size * jnp.result_type(float).itemsize
+    largest = _largest_intermediate(kernel, points, size)
+    bound = ARRAYS_AT_ONCE * max(largest or 0, values)
+    if largest is None or bound <= budget:
         return bound
     analysis = jax.jit(kernel).lower(*_shapes(points, size)).compile().memory_analysis()
     if analysis is None:  # not every backend counts
@@ -63,12 +71,12 @@ def _shapes(points: tuple[Any, Any], size: int) -> tuple[jax.ShapeDtypeStruct, .
     return tuple(jax.ShapeDtypeStruct((min(size, len(x)), *x.shape[1:]), x.dtype) for x in points)
 
 
-def _largest_intermediate(kernel: KernelFunction, points: tuple[Any, Any], size: int) -> int:
-    """Bytes of the largest array between points and values; 0 for a kernel that JAX cannot trace."""
+def _largest_intermediate(kernel: KernelFunction, points: tuple[Any, Any], size: int) -> int | None:
+    """Bytes of the largest array between points and values; None for a kernel that JAX cannot trace."""
     try:
         traced = jax.make_jaxpr(kernel)(*_shapes(points, size))
     except Exception:  # a kernel may be any code, NumPy's too; what is wrong with it shows when it is called
-        return 0
+        return None
     return _largest(traced.jaxpr)
 
 
@@ -90,7 +98,7 @@ def choose_block_size(kernel: KernelFunction, points: tuple[Any, Any]) -> int:
     longest = max(map(len, points))
     wanted = longest if longest <= SMALL else min(max(longest // ROWS_OF_TILES, LEAST_BLOCK), LARGEST_BLOCK)
     size = _even_cut(longest, wanted)
-    budget = int(min(WORKSPACE_BYTES, WORKSPACE_SHARE * free_memory()))
+    budget = int(max(2**20, min(WORKSPACE_BYTES, WORKSPACE_SHARE * free_memory())))
     needed = workspace(kernel, points, size, budget)
     return size if needed <= budget else _even_cut(longest, int(size * math.sqrt(budget / needed)))
 
@@ -105,13 +113,13 @@ def work_bytes(kernel: KernelFunction, points: tuple[Any, Any], block_size: int)
     return sum(x.nbytes for x in points) + 2 * workspace(kernel, points, block_size, WORKSPACE_BYTES)
 
 
-def require_memory(needed: int, what: str) -> None:
+def require_memory(needed: int, what: str, free: int | None = None) -> None:
     """Refuse to begin what cannot be held.
 
     Raises:
         MemoryError: with what was needed, what is free, and the ways out.
     """
-    free = free_memory()
+    free = free_memory() if free is None else free
     if needed > free:
         raise MemoryError(
             f"{what} needs about {format_bytes(needed)} of memory and {format_bytes(free)} are free. Ways out: "

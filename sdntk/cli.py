@@ -128,8 +128,9 @@ def ntk(
         label_noise=label_noise, noise=noise.value, flips=flips if noise is Noise.ASYMMETRIC else None,
         outputs=outputs.value, unit_norm=unit_norm, seeds=tuple(range(first_seed, first_seed + seeds)),
     )  # fmt: skip
+    depth = _DEPTH[architecture] if depth is None else depth
     network = _network(architecture, depth, activation)
-    name = f"{architecture.value} NTK ({activation}, depth {depth or _DEPTH[architecture]})"
+    name = f"{architecture.value} NTK ({activation}, depth {depth})"
     data = _load(dataset, folder, download)
     records = Records(
         out, {"dataset": dataset.value, "kernel": name, "layers": network.config(), **dataclasses.asdict(experiment)}
@@ -148,13 +149,13 @@ def ntk(
 _DEPTH = {Network.FULLY_CONNECTED: 3, Network.CONVOLUTIONAL: 3, Network.MYRTLE: 5}
 
 
-def _network(architecture: Network, depth: int | None, activation: str) -> architectures.Architecture:
+def _network(architecture: Network, depth: int, activation: str) -> architectures.Architecture:
     build = {
         Network.FULLY_CONNECTED: architectures.fully_connected,
         Network.CONVOLUTIONAL: architectures.convolutional,
         Network.MYRTLE: architectures.myrtle,
     }[architecture]
-    return build(_DEPTH[architecture] if depth is None else depth, activation=activation)
+    return build(depth, activation=activation)
 
 
 def _load(dataset: Data, folder: Path | None, download: bool) -> datasets.Dataset:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -12,7 +11,7 @@ from sdntk._arguments import ArrayLike, as_count, as_float_dtype, as_points, is_
 from sdntk._progress import track
 from sdntk.gram_store import GramStore, compute_stored
 from sdntk.kernels import KernelFunction
-from sdntk.tiles import Tiling, as_values, compute_tiles, local_devices, put
+from sdntk.tiles import Tiling, as_values, compute_tiles, put
 
 
 def gram(
@@ -100,9 +99,8 @@ def _in_memory(
         if len(tiles) == 1:
             return values
         if matrix is None:
-            matrix = jnp.zeros(shape, values.dtype, device=local_devices()[0])
+            matrix = jnp.zeros(shape, values.dtype)
         rows, columns = tiling.slices(tile)
-        values = jax.device_put(values, local_devices()[0])
         matrix = put(matrix, values, rows.start, columns.start, mirrored=symmetric)
     assert matrix is not None
     return matrix

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,14 +18,15 @@ from jaxtyping import Array, Float
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from sdntk import capacity
+from sdntk._arguments import every, is_traced
 from sdntk._progress import track
 from sdntk.kernels import KernelFunction
 from sdntk.tiles import Tile, Tiling, as_values, compute_tiles
 
 #: Reads and writes that are under way at once.
 _AHEAD = 8
-#: How many points of each side the kernel is known by.
-_PROBES = 4
+#: How many points of each side, beside neighbours, the kernel is known by.
+_PROBES = 3
 
 
 class GramStore(NDArrayOperatorsMixin):
@@ -53,7 +55,7 @@ class GramStore(NDArrayOperatorsMixin):
         self.path = path
         self.shape: tuple[int, int] = tuple(array.shape)
         self.dtype = np.dtype(array.dtype.numpy_dtype)
-        self.tiling = Tiling(self.shape, array.chunk_layout.read_chunk.shape[0], identity.symmetric)
+        self.tiling = Tiling(self.shape, max(array.chunk_layout.read_chunk.shape), identity.symmetric)
         self._array, self._identity = array, identity
 
     @classmethod
@@ -83,6 +85,16 @@ class GramStore(NDArrayOperatorsMixin):
         return self.tiling.block_size
 
     @property
+    def size(self) -> int:
+        """The number of entries."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def T(self) -> np.ndarray:  # noqa: N802
+        """The whole matrix, transposed."""
+        return np.asarray(self).T
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the whole matrix in memory."""
         return capacity.matrix_bytes(self.shape, self.dtype)
@@ -96,10 +108,14 @@ class GramStore(NDArrayOperatorsMixin):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
             raise ValueError("a Gram matrix on disk cannot be had as an array without a copy.")
-        capacity.require_memory(self.nbytes, f"Gram matrix of {self.path} as an array")
+        capacity.require_memory(self.nbytes, f"Gram matrix of {self.path} as an array", capacity.host_memory())
         return self._read(slice(0, self.shape[0]), slice(0, self.shape[1])).astype(dtype or self.dtype, copy=False)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        if any(isinstance(out, GramStore) for out in options.get("out", ())):
+            raise TypeError("a Gram matrix on disk cannot be written to; take np.asarray(store) first.")
+        if is_traced(*inputs) and method == "__call__":
+            return getattr(jnp, ufunc.__name__)(*(jnp.asarray(value) for value in inputs), **options)
         arrays = [np.asarray(value) if isinstance(value, GramStore | jax.Array) else value for value in inputs]
         return getattr(ufunc, method)(*arrays, **options)
 
@@ -169,7 +185,7 @@ class GramStore(NDArrayOperatorsMixin):
         if damaged:
             warnings.warn(
                 f"{len(damaged)} damaged tiles of {self.path} are computed again: {str(damaged[:5])[1:-1]}"
-                f"{', ...' if len(damaged) > 5 else ''}. Their checksums differ: is the disk sound?",
+                f"{', ...' if len(damaged) > 5 else ''}. The first: {bad[damaged[0]]}",
                 stacklevel=4,
             )
         return list(bad)
@@ -182,9 +198,12 @@ class GramStore(NDArrayOperatorsMixin):
                 under_way.append(self._array[self.tiling.slices(tile)].write(np.asarray(values)))
                 if len(under_way) == _AHEAD:
                     under_way.popleft().result()
-        finally:  # what is done stays done, whatever stopped the rest
+        except BaseException:  # what is done stays done, whatever stopped the rest
             for future in under_way:
-                future.result()
+                future.exception()
+            raise
+        for future in under_way:
+            future.result()
 
 
 def compute_stored(
@@ -198,17 +217,21 @@ def compute_stored(
     dtype: Any,
 ) -> GramStore:
     """``sdntk.gram(kernel, x, x2, path=path)``: go on with the store if there is one, else begin it."""
+    if is_traced(kernel, x, x2):
+        raise ValueError("path must be left out where values are traced (jit, vmap, grad): there is nothing to store yet.")
     points, shape = (x, x2), (len(x), len(x2))
     identity = _Identity.of(kernel, points, symmetric)
     dtype = np.dtype(dtype or identity.computed_in)
     if (path / "zarr.json").exists():
         store = GramStore.open(path)
-        identity.require_same(store, shape, dtype, block_size)
+        identity.require_same(store, shape, dtype, None if block_size is None else min(block_size, max(shape)))
         tiles = store._unfinished()
     else:
         size = min(block_size or capacity.choose_block_size(kernel, points), max(shape))
         tiles = Tiling(shape, size, symmetric).tiles
-        capacity.require_disk(len(tiles) * size**2 * dtype.itemsize, path, f"Gram matrix {shape[0]} x {shape[1]}")
+        capacity.require_disk(
+            len(tiles) * math.prod(_chunk(shape, size)) * dtype.itemsize, path, f"Gram matrix {shape[0]} x {shape[1]}"
+        )
         store = _create(path, shape, dtype, size, identity)
     if tiles:
         what = f"Gram matrix {shape[0]} x {shape[1]}"
@@ -230,8 +253,10 @@ class _Identity:
 
     @classmethod
     def of(cls, kernel: KernelFunction, points: tuple[Any, Any], symmetric: bool) -> "_Identity":
-        probes = [x[np.linspace(0, len(x) - 1, min(_PROBES, len(x))).astype(int)] for x in points]
-        values = as_values(kernel(*probes), (len(probes[0]), len(probes[1])))
+        rows, columns = _probes(*map(np.asarray, points))
+        values = as_values(kernel(jnp.asarray(rows), jnp.asarray(columns)), (len(rows), len(columns)))
+        if is_traced(values) or not every(np.isfinite, values):
+            raise ValueError("the kernel's values must be finite, and known (not traced), for a Gram matrix with path.")
         points1, points2 = (_checksum(x) for x in (points[:1] * 2 if symmetric else points))
         return cls(symmetric, points1, points2, str(values.dtype), np.asarray(values, np.float64).tolist())
 
@@ -258,8 +283,18 @@ class _Identity:
 
     def _same_values(self, theirs: "_Identity") -> bool:
         mine, other = np.asarray(self.kernel_values), np.asarray(theirs.kernel_values)
-        rounding = np.sqrt(jnp.finfo(self.computed_in).eps)
-        return mine.shape == other.shape and bool(np.all(abs(mine - other) <= rounding * abs(mine).max()))
+        eps = jnp.finfo(self.computed_in).eps
+        return mine.shape == other.shape and np.allclose(mine, other, rtol=eps**0.5, atol=8 * eps * abs(mine).max())
+
+
+def _probes(x: np.ndarray, x2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A few points of x, and of x2 as many and the nearest neighbour of each: between distant points many kernels agree."""
+    some = [np.linspace(0, len(points) - 1, min(_PROBES, len(points))).astype(int) for points in (x, x2)]
+    rows, flat = x[some[0]].reshape(len(some[0]), -1), x2.reshape(len(x2), -1)
+    squares = np.einsum("kd,kd->k", flat, flat)
+    distances = squares - 2 * rows @ flat.T + np.sum(rows**2, axis=1, keepdims=True)
+    distances[distances <= 1e-6 * squares.max()] = np.inf  # the point itself, and its duplicates
+    return x[some[0]], x2[np.unique([*some[1], *distances.argmin(axis=1)])]
 
 
 def _checksum(x: Any) -> str:
@@ -279,12 +314,17 @@ def _create(path: Path, shape: tuple[int, int], dtype: np.dtype, size: int, iden
         "shape": shape,
         "data_type": dtype.name,
         "fill_value": "NaN",
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [size, size]}},
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": _chunk(shape, size)}},
         "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
         "attributes": {"sdntk": dataclasses.asdict(identity)},
     }
     ts.open({"driver": "zarr3", "kvstore": _file(path), "metadata": metadata}, create=True).result()
     return GramStore.open(path)
+
+
+def _chunk(shape: tuple[int, int], size: int) -> list[int]:
+    """The shape of a tile on disk, where those at the edges are filled up."""
+    return [min(size, length) for length in shape]
 
 
 def _file(path: Path) -> dict[str, str]:

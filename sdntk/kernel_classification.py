@@ -199,7 +199,7 @@ def compare(rounds: pd.DataFrame, single_fits: pd.DataFrame) -> pd.DataFrame:
         singles = single_fits[single_fits["seed"] == seed]
         single = singles.loc[singles["held_out_accuracy"].idxmax()]
         named = [(f"{tolerance:g}", chain) for tolerance, chain in chains.groupby("tolerance")]
-        for name, chain in [*named, ("chosen", chains)]:
+        for name, chain in [*named, ("chosen", chains.sort_values(["tolerance", "round"]))]:
             best = chain.loc[chain["held_out_accuracy"].idxmax()]
             start = chain[(chain["round"] == 0) & (chain["tolerance"] == best["tolerance"])].iloc[0]
             rows.append({

@@ -22,7 +22,7 @@ class Records:
     """The records of one configuration in one folder.
 
     Args:
-        folder: where ``config.json`` and the tables ``NAME.parquet`` and ``NAME.csv`` lie; made if it is not there.
+        folder: where ``config.json`` and the tables ``NAME.parquet`` and ``NAME.csv`` lie; made with the first table.
         configuration: every setting that the results depend on, as JSON can hold it.
 
     Raises:
@@ -43,10 +43,6 @@ class Records:
         config = self.folder / "config.json"
         if config.exists():
             self._require_same(config)
-        else:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            record = {"configuration": self.configuration, "environment": environment()}
-            _replace(config, lambda path: path.write_text(json.dumps(record, indent=1) + "\n"))
 
     def __getitem__(self, table: str) -> pd.DataFrame:
         """A table as it stands; empty if nothing was added yet."""
@@ -59,8 +55,14 @@ class Records:
 
     def put(self, table: str, frame: pd.DataFrame) -> None:
         """A whole table, in place of what there was."""
-        _replace(self.folder / f"{table}.parquet", lambda path: frame.to_parquet(path, index=False))
+        config = self.folder / "config.json"
+        if not config.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            record = {"configuration": self.configuration, "environment": environment()}
+            _replace(config, lambda path: path.write_text(json.dumps(record, indent=1) + "\n"))
+        # The Parquet file last: by it a resumed run knows what is done.
         _replace(self.folder / f"{table}.csv", lambda path: frame.to_csv(path, index=False))
+        _replace(self.folder / f"{table}.parquet", lambda path: frame.to_parquet(path, index=False))
 
     def _require_same(self, config: Path) -> None:
         try:
@@ -89,6 +91,10 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
+        if os.name == "posix":  # the renaming, too, must reach the disk
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
     except BaseException:
         os.unlink(name)
         raise

@@ -87,13 +87,15 @@ def compute_tiles(
 
     def finish() -> tuple[Tile, Float[Array, "rows columns"]]:
         tile, values, sound = under_way.popleft()
-        if not sound:
+        if not is_traced(sound) and not sound:
             raise ValueError(_complaint(tile, tiling, values))
         return tile, values
 
     for tile, device in zip(tiles, itertools.cycle(devices)):
-        values = blocks.evaluate(kernel, tile, device)
-        under_way.append((tile, *_finished(values, len(x2), diagonal=tiling.is_diagonal(tile), dtype=dtype)))
+        # Not committed to the device: what the kernel itself holds may be committed to another one.
+        with contextlib.nullcontext() if device is None else jax.default_device(device):
+            values = blocks.evaluate(kernel, tile, device)
+            under_way.append((tile, *_finished(values, len(x2), diagonal=tiling.is_diagonal(tile), dtype=dtype)))
         if len(under_way) > 2 * len(devices):
             yield finish()
     while under_way:
@@ -128,7 +130,7 @@ class _Blocks:
             block = self.points[side][index * length : (index + 1) * length]
             if missing := length - len(block):
                 block = np.concatenate([block, np.repeat(block[-1:], missing, axis=0)])
-            self.on_device[key] = jax.device_put(block, device)
+            self.on_device[key] = jax.device_put(block)
         return self.on_device[key]
 
 
@@ -147,9 +149,7 @@ def _on_diagonal(kernel: KernelFunction, x: Float[Array, "b ..."]) -> Float[Arra
     whole = None
     for i, j in itertools.combinations_with_replacement(range(count), 2):
         values = _between(kernel, parts[i], parts[j])
-        if whole is None:
-            device = None if is_traced(values) else values.sharding
-            whole = jnp.zeros((len(x), len(x)), values.dtype, device=device)
+        whole = jnp.zeros((len(x), len(x)), values.dtype) if whole is None else whole
         whole = put(whole, values, starts[i], starts[j], mirrored=True)
     assert whole is not None
     return whole

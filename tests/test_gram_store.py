@@ -136,7 +136,7 @@ def test_a_finished_store_is_not_computed_again(store):
         return rbf(1.0)(x, t)
 
     again = sdntk.gram(counted, points(23), path=store.path)
-    assert calls == [(4, 3)]  # the few points by which it knows its kernel
+    assert calls == [(3, 3)]  # the few points by which it knows its kernel
     np.testing.assert_array_equal(again, store)
     np.testing.assert_array_equal(sdntk.GramStore.open(str(store.path)), store)
 
@@ -238,3 +238,38 @@ def test_a_run_that_fails_keeps_what_it_has_done(tmp_path):
     np.testing.assert_array_equal(
         sdntk.gram(rbf(1.0), points(40), path=tmp_path / "G"), sdntk.gram(rbf(1.0), points(40), block_size=5)
     )
+
+
+def test_kernels_that_agree_on_distant_points_are_told_apart(tmp_path):
+    line = jnp.linspace(0, 1, 300)
+    sdntk.gram(rbf(0.01), line, path=tmp_path / "G")
+    with pytest.raises(ValueError, match="another kernel"):
+        sdntk.gram(rbf(0.02), line, path=tmp_path / "G")
+
+
+def test_the_same_call_with_a_block_size_above_the_size_goes_on(tmp_path):
+    for _ in range(2):
+        stored = sdntk.gram(rbf(1.0), points(23), path=tmp_path / "G", block_size=50)
+    assert stored.block_size == 23
+    wide = sdntk.gram(rbf(1.0), points(3, seed=1), points(23), path=tmp_path / "C", block_size=10)
+    assert [file.stat().st_size for file in tile_files(wide.path)] == [3 * 10 * 8 + 4] * 3  # and no more room than that
+
+
+def test_bad_kernels_leave_no_store_behind(tmp_path):
+    with pytest.raises(ValueError, match="kernel's values must be finite"):
+        sdntk.gram(lambda x, t: rbf(1.0)(x, t) * jnp.nan, points(23), path=tmp_path / "G")
+    with pytest.raises(ValueError, match="path must be left out where values are traced"):
+        jax.jit(lambda x: sdntk.gram(rbf(1.0), x, path=tmp_path / "G").shape)(points(23))
+    with pytest.raises(ValueError, match="traced"):
+        jax.jit(lambda s: sdntk.gram(lambda x, t: s * rbf(1.0)(x, t), points(23), path=tmp_path / "G").shape)(1.0)
+    assert not (tmp_path / "G").exists()
+
+
+def test_operators_under_jit_and_in_place(store):
+    v = jnp.arange(23.0)
+    for product in (lambda v: store @ v, lambda v: v @ store):
+        np.testing.assert_allclose(jax.jit(product)(v), np.asarray(store) @ np.arange(23.0), rtol=1e-13)
+    with pytest.raises(TypeError, match="cannot be written to"):
+        store += 1
+    np.testing.assert_array_equal(store.T, np.asarray(store).T)
+    assert store.size == 23 * 23

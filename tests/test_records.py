@@ -29,7 +29,8 @@ def test_tables_are_the_same_in_parquet_and_csv(tmp_path):
 
 
 def test_another_configuration_is_refused_and_named(tmp_path):
-    Records(tmp_path, {"rounds": 10, "train": 100})
+    Records(tmp_path, {"rounds": 99})  # writes nothing yet: a first try that fails must not decide
+    Records(tmp_path, {"rounds": 10, "train": 100}).add("rounds", ROWS)
     with pytest.raises(ValueError, match=r"another configuration: new \(None, now 1\); rounds \(10, now 5\) differ"):
         Records(tmp_path, {"rounds": 5, "train": 100, "new": 1})
 
@@ -50,7 +51,7 @@ def test_a_write_that_fails_leaves_the_old_table(tmp_path, monkeypatch):
         path.write_text("half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(pd.DataFrame, "to_parquet", breaks_off)
+    monkeypatch.setattr(pd.DataFrame, "to_csv", breaks_off)
     with pytest.raises(OSError, match="disk full"):
         written.add("rounds", ROWS)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

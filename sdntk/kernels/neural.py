@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float
 
 from sdntk._arguments import ArrayLike, as_count, as_points
@@ -193,7 +192,7 @@ class EmpiricalNTK:
 
 
 def empirical_ntk(
-    apply_fn: Callable[..., Any] | nnx.Module, params: Any = None, *, output: int | None = None, implementation: int = 1
+    apply_fn: Callable[..., Any], params: Any = None, *, output: int | None = None, implementation: int = 1
 ) -> EmpiricalNTK:
     """The neural tangent kernel of a finite network at its present parameters, from its Jacobians.
 
@@ -231,6 +230,8 @@ def empirical_ntk(
         >>> kernel(jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0], [0.0, 1.0]])).tolist()
         [[11.0, 2.0]]
     """
+    from flax import nnx  # here, since few need it and it takes a third of the time of importing this library
+
     load_neural_tangents()
     implementation = as_count("implementation", implementation, at_least=0)
     if implementation > 3:
@@ -258,6 +259,8 @@ class _Module:
     name: str
 
     def __call__(self, params: Any, constants: Any, x: Array) -> Any:
+        from flax import nnx
+
         return nnx.merge(self.graph, params, constants)(x)
 
 
