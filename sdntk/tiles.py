@@ -135,12 +135,12 @@ class _Blocks:
 
 
 #: Tiles on the diagonal are cut again, into parts of about so many points, and only half of those is computed.
-DIAGONAL_PART = 250
+DIAGONAL_PART = 330
 
 
 def _on_diagonal(kernel: KernelFunction, x: Float[Array, "b ..."]) -> Float[Array, "b b"]:
     """The kernel between all points of one block: parts of one length, the last shifted back to end with the block."""
-    count = len(x) // DIAGONAL_PART
+    count = round(len(x) / DIAGONAL_PART)
     if count < 2:
         return _between(kernel, x, x)
     length = -(-len(x) // count)

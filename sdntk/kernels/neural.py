@@ -39,7 +39,9 @@ class InfiniteWidth:
 
     def __call__(self, x1: ArrayLike, x2: ArrayLike) -> Float[Array, "n1 n2"]:
         """The kernel for all pairs; see :func:`ntk`."""
-        return _infinite_width(self, *_as_images_or_vectors(self.network, *_as_two_sets(x1, x2)))
+        points = _as_two_sets(x1, x2)
+        _check_images(self.network, points[0].shape)
+        return _infinite_width(self, *points)
 
     def __repr__(self) -> str:
         return f"{self.get}({self.network!r})"
@@ -100,6 +102,8 @@ def nngp(kernel_fn: Architecture | Callable[..., Any]) -> InfiniteWidth:
 def _infinite_width(kernel: InfiniteWidth, x1: Float[Array, "n1 ..."], x2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
     network = kernel.network
     kernel_fn = _stax(network) if isinstance(network, Architecture) else network
+    if isinstance(network, Architecture) and network.smallest_image is None:
+        x1, x2 = x1.reshape(len(x1), -1), x2.reshape(len(x2), -1)
     dtype = jnp.result_type(float)
     with jax.default_matmul_precision("highest"):
         values = kernel_fn(x1.astype(dtype), x2.astype(dtype), kernel.get)
@@ -142,19 +146,13 @@ def _as_two_sets(x1: ArrayLike, x2: ArrayLike) -> tuple[Float[Array, "n1 ..."], 
     return x1, x2
 
 
-def _as_images_or_vectors(network: Any, *points: Array) -> list[Array]:
-    if not isinstance(network, Architecture):
-        return list(points)
-    smallest = network.smallest_image
-    if smallest is None:
-        return [x.reshape(len(x), -1) for x in points]
-    shape = points[0].shape
-    if len(shape) != 4 or shape[1] < smallest[0] or shape[2] < smallest[1]:
+def _check_images(network: Any, shape: tuple[int, ...]) -> None:
+    smallest = network.smallest_image if isinstance(network, Architecture) else None
+    if smallest is not None and (len(shape) != 4 or shape[1] < smallest[0] or shape[2] < smallest[1]):
         raise ValueError(
             "x1 and x2 must be images, shape (n, height, width, channels), of at least "
             f"{smallest[0]} x {smallest[1]} pixels for this architecture; the shape of x1 is {shape}."
         )
-    return list(points)
 
 
 @register
