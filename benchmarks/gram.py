@@ -119,13 +119,16 @@ def plot(rows: list[dict[str, Any]], name: str) -> None:
         for row in rows:
             if row["kernel"] == label:
                 method = "nt.batch, best batch size" if row["what"].startswith("nt.batch") else row["what"]
-                sizes = best.setdefault(method, {})
-                sizes[row["K"]] = min(row["seconds (median)"], sizes.get(row["K"], np.inf))
-        for method, sizes in best.items():
-            ax.plot(list(sizes), list(sizes.values()), "o-", label=method)
+                seconds = best.setdefault(method, {})
+                seconds[row["K"]] = min(row["seconds (median)"], seconds.get(row["K"], np.inf))
+        for method, seconds in best.items():
+            ax.plot(list(seconds), list(seconds.values()), "o-", label=method)
         ax.set(
             xscale="log", yscale="log", xlabel="K, number of points", ylabel="seconds for the K x K Gram matrix", title=label
         )
+        sizes = sorted({row["K"] for row in rows if row["kernel"] == label})
+        ax.set_xticks(sizes, labels=[f"{size:,}" for size in sizes])
+        ax.set_xticks([], minor=True)
         ax.grid(alpha=0.25, which="both")
         ax.legend(frameon=False)
     figure.suptitle(f"Gram matrices of neural tangent kernels, float64, {jax.devices()[0].device_kind}")
