@@ -145,17 +145,13 @@ class GramStore(NDArrayOperatorsMixin):
                 )
             for (r, c), transposed in self._places(tile):
                 if overlap := _overlap((r, c), rows, columns):
-                    inner = tuple(slice(o.start - s.start, o.stop - s.start) for o, s in zip(overlap, (r, c), strict=True))
-                    outer = tuple(
-                        slice(o.start - s.start, o.stop - s.start) for o, s in zip(overlap, (rows, columns), strict=True)
-                    )
-                    out[outer] = (values.T if transposed else values)[inner]
+                    out[_within(overlap, (rows, columns))] = (values.T if transposed else values)[_within(overlap, (r, c))]
         return out
 
     def _places(self, tile: Tile) -> list[tuple[tuple[slice, slice], bool]]:
         """Where a tile stands in the matrix, and whether transposed there."""
         rows, columns = self.tiling.slices(tile)
-        mirrored = self.tiling.symmetric and tile[0] != tile[1]
+        mirrored = self.tiling.symmetric and not self.tiling.is_diagonal(tile)
         return [((rows, columns), False), *([((columns, rows), True)] if mirrored else [])]
 
     def _read_tiles(self, tiles: Iterable[Tile]) -> Iterator[tuple[Tile, Any, ValueError | None]]:
@@ -222,6 +218,7 @@ def compute_stored(
     points, shape = (x, x2), (len(x), len(x2))
     identity = _Identity.of(kernel, points, symmetric)
     dtype = np.dtype(dtype or identity.computed_in)
+    what = f"Gram matrix {shape[0]} x {shape[1]}"
     if (path / "zarr.json").exists():
         store = GramStore.open(path)
         identity.require_same(store, shape, dtype, None if block_size is None else min(block_size, max(shape)))
@@ -229,12 +226,9 @@ def compute_stored(
     else:
         size = min(block_size or capacity.choose_block_size(kernel, points), max(shape))
         tiles = Tiling(shape, size, symmetric).tiles
-        capacity.require_disk(
-            len(tiles) * math.prod(_chunk(shape, size)) * dtype.itemsize, path, f"Gram matrix {shape[0]} x {shape[1]}"
-        )
+        capacity.require_disk(len(tiles) * math.prod(_chunk(shape, size)) * dtype.itemsize, path, what)
         store = _create(path, shape, dtype, size, identity)
     if tiles:
-        what = f"Gram matrix {shape[0]} x {shape[1]}"
         capacity.require_memory(capacity.work_bytes(kernel, points, store.block_size), f"{what}, tile by tile,")
         computed = compute_tiles(kernel, x, x2, store.tiling, tiles, dtype=dtype)
         store._write(track(computed, f"{what}, {capacity.format_bytes(store.nbytes)}", len(tiles)))
@@ -342,6 +336,11 @@ def _reach(key: Any, length: int) -> range:
     if not -length <= key < length:
         raise IndexError(f"index {key} is out of bounds for an axis of {length}.")
     return range(key % length, key % length + 1)
+
+
+def _within(overlap: tuple[slice, slice], place: tuple[slice, slice]) -> tuple[slice, ...]:
+    """An overlap, counted from where a place begins."""
+    return tuple(slice(o.start - s.start, o.stop - s.start) for o, s in zip(overlap, place, strict=True))
 
 
 def _overlap(place: tuple[slice, slice], rows: slice, columns: slice) -> tuple[slice, slice] | None:
