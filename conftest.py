@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jaxtyping
@@ -29,3 +30,20 @@ def single_precision():
     """x64 off for one test."""
     with jax.enable_x64(False):
         yield
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """The command line in this process, which has compiled much of it before, with the test's folder as its own."""
+    from sdntk import cli
+
+    def run(*arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("COLUMNS", "160")
+        monkeypatch.setattr(sys, "argv", ["sdntk", *arguments])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        output = capsys.readouterr()
+        return SimpleNamespace(returncode=left.value.code or 0, stdout=output.out, stderr=output.err)
+
+    return run

@@ -20,10 +20,11 @@ from sdntk.records import Records
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"sdntk {sdntk.__version__}, jax {jax.__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

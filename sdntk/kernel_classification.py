@@ -118,9 +118,9 @@ def _run_seed(drawn: Draw, kernel: KernelFunction, experiment: Experiment, recor
     spectrum = decompose(gram(kernel, drawn.x_train))
     cross = gram(kernel, drawn.x_new, drawn.x_train)
     labels = one_hot(drawn.noisy, drawn.num_classes, centred=True)
+    mean_square = jnp.mean(labels**2, axis=0)
 
     def chain(fraction: float, rounds: int) -> tuple[Distillation, list[dict[str, Any]]]:
-        mean_square = jnp.mean(labels**2, axis=0)
         tolerance = fraction * (mean_square if experiment.outputs == "separate" else jnp.mean(mean_square))
         chained = distill_spectrum(spectrum, labels, tolerance=tolerance, rounds=rounds, outputs=experiment.outputs)
         named = {"seed": seed, "tolerance": fraction}

@@ -41,7 +41,7 @@ def draw_data(ax: Axes, x: Any, y: Any, x_plot: Any, truth: Any) -> Axes:
 def draw_fits(ax: Axes, x_plot: Any, fits: Any, status: Any) -> Axes:
     """Every round's f_t; collapsed rounds, which are all f = 0, are drawn and named once (Fig. 2c)."""
     active = np.asarray(status) == Status.ACTIVE
-    for t, colour in zip(np.flatnonzero(active), round_colours(active.sum()), strict=True):
+    for t, colour in zip(np.flatnonzero(active), round_colours(int(active.sum())), strict=True):
         ax.plot(x_plot, fits[t], color=colour, linewidth=2, label=f"round {t}")
     if not active.all():
         first = int(np.argmin(active))

@@ -116,43 +116,62 @@ class _Blocks:
 
     def evaluate(self, kernel: KernelFunction, tile: Tile, device: jax.Device | None) -> Array:
         """The kernel's values on a tile, the repeated points' left out."""
-        known = len(self.on_device)
-        rows, columns = (self._block(side, index, device) for side, index in enumerate(tile))
-        with checked_before() if known == len(self.on_device) else contextlib.nullcontext():
-            values = _on_diagonal(kernel, rows) if self.tiling.is_diagonal(tile) else _between(kernel, rows, columns)
+        if self.tiling.is_diagonal(tile):
+            values = _on_diagonal(kernel, self._block(0, tile[0]))
+        else:
+            known = len(self.on_device)
+            rows, columns = (self._block_on(device, side, index) for side, index in enumerate(tile))
+            with checked_before() if known == len(self.on_device) else contextlib.nullcontext():
+                values = _between(kernel, rows, columns)
         shape = self.tiling.shape_of(tile)
         return values if values.shape == shape else values[: shape[0], : shape[1]]
 
-    def _block(self, side: int, index: int, device: jax.Device | None) -> Array:
+    def _block_on(self, device: jax.Device | None, side: int, index: int) -> Array:
         key = (0 if self.tiling.symmetric else side, index, device)
         if key not in self.on_device:
-            length = self.lengths[side]
-            block = self.points[side][index * length : (index + 1) * length]
-            if missing := length - len(block):
-                block = np.concatenate([block, np.repeat(block[-1:], missing, axis=0)])
-            self.on_device[key] = jax.device_put(block)
+            self.on_device[key] = jax.device_put(self._block(side, index))
         return self.on_device[key]
 
+    def _block(self, side: int, index: int) -> np.ndarray:
+        length = self.lengths[side]
+        block = self.points[side][index * length : (index + 1) * length]
+        missing = length - len(block)
+        return np.concatenate([block, np.repeat(block[-1:], missing, axis=0)]) if missing else block
 
-#: Tiles on the diagonal are cut again, into parts of about so many points, and only half of those is computed.
-DIAGONAL_PART = 330
+
+#: Tiles on the diagonal are halved, and halved again, down to so many points: of each only half is computed.
+LEAST_HALF = 200
 
 
-def _on_diagonal(kernel: KernelFunction, x: Float[Array, "b ..."]) -> Float[Array, "b b"]:
-    """The kernel between all points of one block: parts of one length, the last shifted back to end with the block."""
-    count = round(len(x) / DIAGONAL_PART)
-    if count < 2:
-        return _between(kernel, x, x)
-    length = -(-len(x) // count)
-    starts = [min(i * length, len(x) - length) for i in range(count)]
-    parts = [jax.lax.dynamic_slice_in_dim(x, start, length) for start in starts]
+def _on_diagonal(kernel: KernelFunction, x: np.ndarray) -> Float[Array, "b b"]:
+    """The kernel between all points of one block, given on the host: parts of it are no copies, nor are they on a CPU."""
     whole = None
-    for i, j in itertools.combinations_with_replacement(range(count), 2):
-        values = _between(kernel, parts[i], parts[j])
+    for rows, columns in _halves(0, len(x)):
+        parts = (jax.device_put(x[part]) for part in (rows, columns))
+        with contextlib.nullcontext() if whole is None else checked_before():  # the first square holds all points
+            values = _between(kernel, *parts)
+        if len(values) == len(x):
+            return values
+        if is_traced(values):  # a kernel that closes over a tracer
+            return _between(kernel, jax.device_put(x), jax.device_put(x))
         whole = jnp.zeros((len(x), len(x)), values.dtype) if whole is None else whole
-        whole = put(whole, values, starts[i], starts[j], mirrored=True)
+        whole = put(whole, values, rows.start, columns.start, mirrored=True)
     assert whole is not None
     return whole
+
+
+def _halves(start: int, stop: int) -> Iterator[tuple[slice, slice]]:
+    """Squares that cover the upper triangle: one half of the points by the other, then each half by itself.
+
+    Halves of an odd number share a point, so that all squares of one level have one size.
+    """
+    half = -(-(stop - start) // 2)
+    if stop - start <= LEAST_HALF:
+        yield slice(start, stop), slice(start, stop)
+        return
+    yield slice(start, start + half), slice(stop - half, stop)
+    yield from _halves(start, start + half)
+    yield from _halves(stop - half, stop)
 
 
 @functools.partial(jax.jit, donate_argnames="matrix", static_argnames="mirrored")

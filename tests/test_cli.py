@@ -14,7 +14,7 @@ import sdntk
 FIGURES = {"green_function", "data", "fits", "filters", "filter_ratios", "early_stopping"}
 
 
-def command(*arguments, cwd):
+def process(*arguments, cwd):
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", "from sdntk.cli import main; main()", *arguments],
         cwd=cwd, capture_output=True, text=True, env={**os.environ, "COLUMNS": "160"}, check=False,
@@ -27,7 +27,7 @@ def rows(output):
 
 def test_illustrate_prints_every_quantity_and_draws_six_figures(tmp_path):
     """theory.md, section 7: c_t, status and errors at eps = 0.045; bounds enclose what they bound."""
-    done = command("illustrate", "--out", "figures", cwd=tmp_path)
+    done = process("illustrate", "--out", "figures", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     table = [[cell.strip() for cell in row] for row in rows(done.stdout)]
     assert [row[1] for row in table] == ["active"] * 4 + ["collapsed"] * 2
@@ -48,11 +48,11 @@ def test_illustrate_prints_every_quantity_and_draws_six_figures(tmp_path):
         assert np.unique(picture[..., :3].reshape(-1, 3), axis=0).shape[0] > 50, f"{path.name} shows nothing"
 
 
-def test_fresh_noise_and_a_chain_that_collapses_at_once(tmp_path):
-    fresh = command("illustrate", "--seed", "3", "--rounds", "3", "--out", "a", cwd=tmp_path)
+def test_fresh_noise_and_a_chain_that_collapses_at_once(command, tmp_path):
+    fresh = command("illustrate", "--seed", "3", "--rounds", "3", "--out", "a")
     assert "fresh noise, seed 3" in fresh.stdout
     assert len(rows(fresh.stdout)) == 3
-    collapsed = command("illustrate", "--tolerance", "0.9", "--rounds", "2", "--out", "b", cwd=tmp_path)
+    collapsed = command("illustrate", "--tolerance", "0.9", "--rounds", "2", "--out", "b")
     assert collapsed.returncode == 0, collapsed.stderr
     assert {path.stem for path in (tmp_path / "b").glob("*.png")} == {"green_function", "data", "fits"}
 
@@ -61,12 +61,12 @@ def test_fresh_noise_and_a_chain_that_collapses_at_once(tmp_path):
     ("arguments", "message"),
     [(("--tolerance", "0.04"), "tolerance 0.04 is infeasible"), (("--rounds", "0"), "rounds must be at least 1")],
 )
-def test_bad_input_ends_with_a_message_not_a_traceback(arguments, message, tmp_path):
-    done = command("illustrate", *arguments, cwd=tmp_path)
+def test_bad_input_ends_with_a_message_not_a_traceback(arguments, message, command):
+    done = command("illustrate", *arguments)
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
 
 
-def test_version(tmp_path):
-    assert command("--version", cwd=tmp_path).stdout.startswith(f"sdntk {sdntk.__version__}")
+def test_version(command):
+    assert command("--version").stdout.startswith(f"sdntk {sdntk.__version__}")

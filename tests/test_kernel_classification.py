@@ -7,9 +7,6 @@ digits with the neural tangent kernel.
 """
 
 import itertools
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -47,8 +44,11 @@ def test_the_draw_is_disjoint_balanced_and_as_noisy_as_asked(digits):
     assert drawn.x_train.shape == (100, 8, 8, 1)
     assert drawn.x_new.shape == (110, 8, 8, 1)
     np.testing.assert_array_equal(np.bincount(drawn.clean), np.full(10, 10))
-    wrong = np.concatenate([drawn.noisy != drawn.clean])
-    assert 10 <= wrong.sum() <= 30  # of the 150 training and held-out labels exactly 30 are wrong
+    shapes = [images.reshape(len(images), -1) for images in (drawn.x_new[:50], digits.train_images)]
+    held_out, known = ((a - a.mean(1, keepdims=True)) / a.std(1, keepdims=True) for a in shapes)  # standardised or not
+    clean_held_out = digits.train_labels[np.argmax(held_out @ known.T, axis=1)]
+    np.testing.assert_array_equal(np.bincount(clean_held_out), np.full(10, 5))
+    assert np.sum(drawn.noisy != drawn.clean) + np.sum(drawn.held_out != clean_held_out) == 30  # of 150 labels a fifth
     rows = {image.tobytes() for image in drawn.x_train}
     assert not rows & {image.tobytes() for image in drawn.x_new[:50]}
     np.testing.assert_array_equal(drawn.noisy, again.noisy)
@@ -219,29 +219,22 @@ def test_bad_settings_are_named(digits, change, message, tmp_path):
         list(run(digits, KERNEL, Experiment(**{**vars(SMALL), **change}), Records(tmp_path, {})))
 
 
-def test_the_command(tmp_path):
+def test_the_command(command, tmp_path):
     """Tables, configuration and figures from one command; it goes on with what is there, and refuses another's folder."""
-
-    def command(*arguments):
-        return subprocess.run(
-            [sys.executable, "-W", "error", "-c", "from sdntk.cli import main; main()", "ntk", *arguments],
-            cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "COLUMNS": "160"}, check=False,
-        )  # fmt: skip
-
     small = ["--train", "100", "--held-out", "50", "--test", "50", "--rounds", "3", "--depth", "1", "--out", "run"]
-    done = command(*small, "--seeds", "2", "--tolerance", "0.1", "--tolerance", "0.3")
+    done = command("ntk", *small, "--seeds", "2", "--tolerance", "0.1", "--tolerance", "0.3")
     assert done.returncode == 0, done.stderr
     names = {file.name for file in (tmp_path / "run").iterdir()}
     parts = itertools.product(("rounds", "classes", "single_fits", "comparison"), ("csv", "parquet"))
     assert names == {"config.json", "rounds.png", "single_fits.png", "multipliers.png", *map(".".join, parts)}
     assert "Best round against best single fit" in done.stdout
     assert "a gain of" in done.stdout
-    again = command(*small, "--seeds", "2", "--tolerance", "0.1", "--tolerance", "0.3")
+    again = command("ntk", *small, "--seeds", "2", "--tolerance", "0.1", "--tolerance", "0.3")
     assert again.stdout == done.stdout
-    other = command(*small, "--seeds", "3")
+    other = command("ntk", *small, "--seeds", "3")
     assert other.returncode == 2
     assert "another configuration" in " ".join(other.stderr.split())
-    missing = command("--dataset", "cifar10", "--folder", "nowhere", "--out", "other")
+    missing = command("ntk", "--dataset", "cifar10", "--folder", "nowhere", "--out", "other")
     assert missing.returncode == 2
     assert "cifar-10-binary.tar.gz" in missing.stderr
     assert not (tmp_path / "other").exists()
