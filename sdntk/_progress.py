@@ -17,31 +17,46 @@ _a_bar_is_shown = False
 _T = TypeVar("_T")
 
 
-def track(steps: Iterable[_T], description: str, total: int) -> Iterator[_T]:
-    """The steps, one by one, while a bar on standard error shows how many of ``total`` are done and the time left.
+class Bar:
+    """A bar on standard error that shows how many of ``total`` steps are done, a note, and the time left.
 
     One bar at a time: work inside of work that shows one is silent.
     """
-    global _a_bar_is_shown
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(),
-    )  # fmt: skip
-    console = Console(stderr=True)
-    bar = Progress(
-        *columns, console=console, transient=True, speed_estimate_period=ESTIMATE_FROM,
-        disable=not (console.is_terminal or console.is_jupyter),
-    )  # fmt: skip
-    started, showing = time.monotonic(), False
-    task = bar.add_task(description, total=total)
-    try:
+
+    def __init__(self, description: str, total: int) -> None:
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(),
+        )  # fmt: skip
+        console = Console(stderr=True)
+        self.progress = Progress(
+            *columns, console=console, transient=True, speed_estimate_period=ESTIMATE_FROM,
+            disable=not (console.is_terminal or console.is_jupyter),
+        )  # fmt: skip
+        self.started, self.showing = time.monotonic(), False
+        self.task = self.progress.add_task(description, total=total, note="")
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """So many steps are done."""
+        global _a_bar_is_shown
+        self.progress.update(self.task, advance=count, note=note)
+        if not self.showing and not _a_bar_is_shown and time.monotonic() - self.started > SECONDS_BEFORE_SHOWING:
+            self.showing = _a_bar_is_shown = True
+            self.progress.start()
+
+    def __exit__(self, *_: object) -> None:
+        global _a_bar_is_shown
+        if self.showing:
+            self.progress.stop()
+            _a_bar_is_shown = False
+
+
+def track(steps: Iterable[_T], description: str, total: int) -> Iterator[_T]:
+    """The steps, one by one, while a :class:`Bar` is shown."""
+    with Bar(description, total) as bar:
         for step in steps:
             yield step
-            bar.advance(task)
-            if not showing and not _a_bar_is_shown and time.monotonic() - started > SECONDS_BEFORE_SHOWING:
-                showing = _a_bar_is_shown = True
-                bar.start()
-    finally:
-        if showing:
-            bar.stop()
-            _a_bar_is_shown = False
+            bar.advance()

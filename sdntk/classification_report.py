@@ -7,10 +7,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
-from sdntk.plotting import draw_envelope, draw_envelopes, draw_level
+from sdntk.plotting import draw_envelope, draw_envelopes, draw_level, label_rounds
 from sdntk.records import Records
 
 _SINGLE_FIT = "one fit, tolerance chosen on held-out images"
@@ -34,15 +33,15 @@ def rounds_table(records: Records) -> Table:
     for (tolerance, t), rows in frame.groupby(["tolerance", "round"]):
         if last is not None and tolerance != last:
             table.add_section()
-        cells = [_mean_and_deviation(rows[column]) for column in shown.values()]
+        cells = [mean_and_deviation(rows[column]) for column in shown.values()]
         table.add_row(f"{tolerance:g}", str(t), *cells)
         last = tolerance
     single = _chosen_single_fits(records)
     table.add_section()
     table.add_row(
-        f"one fit, {_mean_and_deviation(single['tolerance'])}",
+        f"one fit, {mean_and_deviation(single['tolerance'])}",
         "-",
-        *(_mean_and_deviation(single[column]) for column in shown.values()),
+        *(mean_and_deviation(single[column]) for column in shown.values()),
     )
     return table
 
@@ -55,7 +54,7 @@ def comparison_table(records: Records) -> Table:
         table.add_column(column, justify="right")
     for tolerance, rows in records["comparison"].groupby("tolerance", sort=False):
         hindsight = rows["hindsight_best_round"] - rows["hindsight_single_fit"]
-        cells = [_mean_and_deviation(rows[column]) for column in shown] + [_mean_and_deviation(hindsight)]
+        cells = [mean_and_deviation(rows[column]) for column in shown] + [mean_and_deviation(hindsight)]
         table.add_row(str(tolerance), *cells)
     return table
 
@@ -114,7 +113,7 @@ def _rounds(records: Records) -> Figure:
         ax.set(ylabel=name)
         ax.grid(alpha=0.25)
     for ax in axes[1]:
-        _label_rounds(ax)
+        label_rounds(ax)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(_headline(records), fontsize="medium")
     return figure
@@ -140,7 +139,7 @@ def _multipliers(records: Records) -> Figure:
         active = records["classes"].dropna(subset="multiplier").merge(chains)
         draw_envelopes(ax, active, "round", "multiplier", by="chain")
         ax.set(yscale="log", ylabel="multiplier $c_t$, over seeds and the classes not collapsed")
-        _label_rounds(ax)
+        label_rounds(ax)
 
     return _one(records, draw_on)
 
@@ -166,11 +165,6 @@ def _while_active(records: Records) -> pd.DataFrame:
     return active.assign(chain=active["tolerance"].map(names))
 
 
-def _label_rounds(ax: Axes) -> None:
-    ax.set(xlabel="round of self-distillation")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
 def _headline(records: Records) -> str:
     c = records.configuration
     return (
@@ -185,6 +179,7 @@ def _chosen_single_fits(records: Records) -> pd.DataFrame:
     return frame.loc[frame.groupby("seed")["held_out_accuracy"].idxmax()]
 
 
-def _mean_and_deviation(values: pd.Series) -> str:
+def mean_and_deviation(values: pd.Series) -> str:
+    """For a table: mean ± standard deviation, or the one value there is."""
     mean, deviation = values.mean(), values.std(ddof=0)
     return f"{mean:.4g} ± {deviation:.2g}" if deviation > 1e-12 * abs(mean) else f"{mean:.4g}"

@@ -147,6 +147,51 @@ def ntk(
     console.print(f"tables and configuration: {out}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def compare(
+    widths: Annotated[str, typer.Option(help="Widths of the networks, with commas between.")] = "64,256,1024",
+    seeds: Annotated[int, typer.Option(help="Networks of each width.")] = 4,
+    rounds: Annotated[int, typer.Option(help="Rounds, the ordinary fit included.")] = 2,
+    tolerance: Annotated[float, typer.Option(help="Of every round, as a fraction of ||y||^2/K.")] = 0.4,
+    depth: Annotated[int, typer.Option(help="Hidden layers.")] = 2,
+    activation: Annotated[str, typer.Option(help="relu, erf, gelu or sin.")] = "erf",
+    train: Annotated[int, typer.Option(help="Training images of the digits, balanced by class.")] = 100,
+    test: Annotated[int, typer.Option(help="Test images, at most 360.")] = 360,
+    label_noise: Annotated[float, typer.Option(help="Share of wrong training labels.")] = 0.0,
+    stationarity: Annotated[float, typer.Option(help="Train every network to this norm of the gradient.")] = 1e-7,
+    out: Annotated[Path, typer.Option(help="Folder for tables and figures; a run goes on in it.", file_okay=False)] = Path(
+        "compare"
+    ),
+) -> None:
+    """Networks of finite width side by side with their kernel, on digits: the gap against width, round by round."""
+    from sdntk import comparison, comparison_report  # here: Flax and optax take seconds to import
+
+    architecture = architectures.fully_connected(depth, activation=activation)
+    problem = comparison.digits_problem(train, test, label_noise)
+    table = comparison.compare(
+        architecture, problem.x, problem.y, problem.x_test, problem.y_test,
+        tolerance=tolerance * float((problem.y**2).mean()), rounds=rounds, widths=_integers("widths", widths), seeds=seeds,
+        training=dataclasses.replace(comparison.TO_THE_OPTIMUM, until_stationary=stationarity), out=out,
+    )  # fmt: skip
+    console = _console()
+    console.print(comparison_report.comparison_table(table))
+    console.print(comparison_report.verdict(table), highlight=False, soft_wrap=True)
+    title = (
+        f"digits, fully connected, {depth} hidden layers, {activation}: K = {train}, {label_noise:.0%} label noise, "
+        f"$\\epsilon$ = {tolerance:g} $\\Vert y\\Vert^2/K$"
+    )
+    for path in comparison_report.save(table, comparison.fits_in(out), title, out):
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    console.print(f"tables and configuration: {out}", highlight=False, soft_wrap=True)
+
+
+def _integers(name: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{name} must be integers with commas between, such as 64,256; got {text!r}.") from None
+
+
 _DEPTH = {Network.FULLY_CONNECTED: 3, Network.CONVOLUTIONAL: 3, Network.MYRTLE: 5}
 
 

@@ -7,6 +7,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from sdntk import bounds
 from sdntk.distillation import Distillation
@@ -107,4 +108,11 @@ def draw_level(ax: Axes, values: pd.Series, *, color: Any, label: str) -> Axes:
     mean, deviation = values.mean(), values.std(ddof=0)
     ax.axhline(mean, color=color, linestyle="--", linewidth=1.4, label=label)
     ax.axhspan(mean - deviation, mean + deviation, color=color, alpha=0.12, linewidth=0)
+    return ax
+
+
+def label_rounds(ax: Axes) -> Axes:
+    """Rounds on the horizontal axis: whole numbers."""
+    ax.set(xlabel="round of self-distillation")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return ax

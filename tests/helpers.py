@@ -1,8 +1,12 @@
-"""Spectra and labels to order, and the recurrence in arithmetic of 50 digits."""
+"""Spectra and labels to order, the recurrence in arithmetic of 50 digits, and networks written a second time."""
 
 import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
 import mpmath
 import numpy as np
+
+from sdntk.architectures import ACTIVATIONS, Activation, AveragePool, Conv, Dense, Flatten, GlobalAveragePool
 
 
 def spectrum_and_labels(seed, size, *, condition, nulls=0, noise=1.0):
@@ -76,3 +80,45 @@ def _exact_root(d, z, s2):
 
 def as_float(values):
     return np.array([float(v) for v in values])
+
+
+def finite_network(architecture, width, outputs):
+    """(init, apply) in the NTK parameterisation: shapes of the weights are found on the way."""
+    trainable = [layer for layer in architecture.layers if isinstance(layer, (Conv, Dense))]
+
+    def init(key, inputs):
+        params = []
+        for layer, subkey in zip(trainable, jax.random.split(key, len(trainable)), strict=True):
+            units = outputs if layer is trainable[-1] and len(params) == len(trainable) - 1 else width
+            shape = (*layer.filter_shape, inputs, units) if isinstance(layer, Conv) else (inputs, units)
+            w, b = jax.random.split(subkey)
+            params.append((jax.random.normal(w, shape), jax.random.normal(b, (units,))))
+            inputs = units
+        return params
+
+    def apply(params, x):
+        params = iter(params)
+        for layer in architecture.layers:
+            match layer:
+                case Dense(weight_std, bias_std):
+                    w, b = next(params)
+                    x = weight_std * x @ w / np.sqrt(w.shape[0]) + bias_std * b[None]
+                case Conv(_, weight_std, bias_std):
+                    (w, b), (height, width) = next(params), x.shape[1:3]
+                    padding = [((size - 1) // 2, size // 2) for size in w.shape[:2]]
+                    x = jnp.pad(x, [(0, 0), *padding, (0, 0)])
+                    shifts = np.ndindex(w.shape[:2])
+                    x = sum(x[:, i : i + height, j : j + width] @ w[i, j] for i, j in shifts)
+                    x = weight_std * x / np.sqrt(w[..., 0].size) + bias_std * b[None, None, None]
+                case Activation(name):
+                    x = ACTIVATIONS[name](x)
+                case AveragePool((p, q)):
+                    n, h, w, c = x.shape
+                    x = x[:, : h // p * p, : w // q * q].reshape(n, h // p, p, w // q, q, c).mean((2, 4))
+                case GlobalAveragePool():
+                    x = x.mean((1, 2))
+                case Flatten():
+                    x = x.reshape(len(x), -1)
+        return x
+
+    return jax.jit(init, static_argnums=1), apply

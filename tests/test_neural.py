@@ -17,17 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers import finite_network
 
 import sdntk
 from sdntk.architectures import (
     ACTIVATIONS,
-    Activation,
-    Architecture,
-    AveragePool,
-    Conv,
-    Dense,
-    Flatten,
-    GlobalAveragePool,
     convolutional,
     fully_connected,
     myrtle,
@@ -98,86 +92,7 @@ def test_a_linear_network():
     np.testing.assert_allclose(ntk(fully_connected(0))(VECTORS, OTHERS), 2 * VECTORS @ OTHERS.T / 7, atol=1e-14)
 
 
-# ---- Random wide networks, written from the description ----
-
-
-def finite_network(architecture, width, outputs):
-    """(init, apply) in the NTK parameterisation: shapes of the weights are found on the way."""
-    trainable = [layer for layer in architecture.layers if isinstance(layer, (Conv, Dense))]
-
-    def init(key, inputs):
-        params = []
-        for layer, subkey in zip(trainable, jax.random.split(key, len(trainable)), strict=True):
-            units = outputs if layer is trainable[-1] and len(params) == len(trainable) - 1 else width
-            shape = (*layer.filter_shape, inputs, units) if isinstance(layer, Conv) else (inputs, units)
-            w, b = jax.random.split(subkey)
-            params.append((jax.random.normal(w, shape), jax.random.normal(b, (units,))))
-            inputs = units
-        return params
-
-    def apply(params, x):
-        params = iter(params)
-        for layer in architecture.layers:
-            match layer:
-                case Dense(weight_std, bias_std):
-                    w, b = next(params)
-                    x = weight_std * x @ w / np.sqrt(w.shape[0]) + bias_std * b[None]
-                case Conv(_, weight_std, bias_std):
-                    (w, b), (height, width) = next(params), x.shape[1:3]
-                    padding = [((size - 1) // 2, size // 2) for size in w.shape[:2]]
-                    x = jnp.pad(x, [(0, 0), *padding, (0, 0)])
-                    shifts = np.ndindex(w.shape[:2])
-                    x = sum(x[:, i : i + height, j : j + width] @ w[i, j] for i, j in shifts)
-                    x = weight_std * x / np.sqrt(w[..., 0].size) + bias_std * b[None, None, None]
-                case Activation(name):
-                    x = ACTIVATIONS[name](x)
-                case AveragePool((p, q)):
-                    n, h, w, c = x.shape
-                    x = x[:, : h // p * p, : w // q * q].reshape(n, h // p, p, w // q, q, c).mean((2, 4))
-                case GlobalAveragePool():
-                    x = x.mean((1, 2))
-                case Flatten():
-                    x = x.reshape(len(x), -1)
-        return x
-
-    return jax.jit(init, static_argnums=1), apply
-
-
-WIDE = {
-    **{name: (fully_connected(2, activation=name, weight_std=1.3, bias_std=0.2), VECTORS[:3], 512) for name in ACTIVATIONS},
-    "convolutional": (convolutional(1, bias_std=0.2), IMAGES[:3, :4, :5], 64),
-    "pooling": (convolutional(1, readout="pool", activation="erf", filter_shape=(3, 2)), IMAGES[:3, :4, :5], 128),
-    "small Myrtle": (Architecture(myrtle().layers[2:5] + myrtle().layers[-4:]), IMAGES[:2, :4, :6], 64),
-}
-
-
-@pytest.mark.parametrize("case", WIDE)
-def test_random_wide_networks(case):
-    architecture, x, width = WIDE[case]
-    seeds = 30
-    flattened = isinstance(architecture.layers[0], Flatten)
-    inputs = x[0].size if flattened else x.shape[-1]
-    if any(isinstance(layer, Flatten) for layer in architecture.layers[1:]):  # its readout sees every pixel
-        inputs_of_readout = width * x.shape[1] * x.shape[2]
-    else:
-        inputs_of_readout = width
-    init, apply = finite_network(architecture, width, 16)
-
-    def draw(key):
-        params = init(key, inputs)
-        w, b = params[-1]
-        params[-1] = (jax.random.normal(jax.random.fold_in(key, 1), (inputs_of_readout, w.shape[1])), b)
-        outputs = apply(params, x)
-        return empirical_ntk(apply, params, output=0)(x, x), outputs @ outputs.T / 16
-
-    draws = list(map(jax.jit(draw), jax.random.split(jax.random.key(1), seeds)))
-    samples = (np.stack(values) for values in zip(*draws, strict=True))
-    for sample, kernel in zip(samples, (ntk, nngp), strict=True):
-        error = np.std(sample, axis=0, ddof=1) / np.sqrt(seeds)
-        expected = kernel(architecture)(x, x)
-        # Finite networks are biased too, by terms of order 1/width.
-        np.testing.assert_array_less(abs(np.mean(sample, axis=0) - expected), 5 * error + 1 / width * abs(expected).max())
-        assert np.max(error) < 0.25 * abs(expected).max()
+# ---- Random wide networks; those of a description: tests/test_networks.py ----
 
 
 @pytest.mark.parametrize("name", ["LeakyRelu", "Rbf"])
@@ -191,18 +106,6 @@ def test_random_networks_of_stax(name):
     sample = jax.jit(jax.vmap(lambda key: empirical_ntk(apply, init(key, x.shape)[1])(x, x)))(keys)
     error, expected = np.std(sample, axis=0, ddof=1) / np.sqrt(seeds), ntk(kernel_fn)(x, x)
     np.testing.assert_array_less(abs(np.mean(sample, axis=0) - expected), 5 * error + abs(expected).max() / 512)
-
-
-def test_the_ntk_of_a_network_approaches_the_closed_form():
-    architecture, errors = fully_connected(2), []
-    expected = ntk(architecture)(VECTORS, VECTORS)
-    for width in (16, 128, 1024):  # in theory the error shrinks by the root of 8 each time
-        init, apply = finite_network(architecture, width, 1)
-        sample = [empirical_ntk(apply, init(jax.random.key(seed), 7))(VECTORS, VECTORS) for seed in range(4)]
-        errors.append(np.mean([np.linalg.norm(value - expected) for value in sample]) / np.linalg.norm(expected))
-    assert errors[1] < errors[0] / 1.8
-    assert errors[2] < errors[1] / 1.8
-    assert errors[2] < 0.1
 
 
 # ---- Networks as they are ----

@@ -6,7 +6,7 @@ Anything that maps arrays of points (n1, ...) and (n2, ...) to an (n1, n2) array
 from sdntk.kernels._base import Kernel, KernelFunction
 from sdntk.kernels._neural_tangents import load_neural_tangents
 from sdntk.kernels.green import brownian_bridge, brownian_motion, cubic_spline, periodic_spline
-from sdntk.kernels.neural import empirical_ntk, nngp, ntk
+from sdntk.kernels.neural import empirical_ntk, nngp, ntk, tangent_kernel
 from sdntk.kernels.stationary import matern, rbf
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "ntk",
     "periodic_spline",
     "rbf",
+    "tangent_kernel",
 ]

@@ -5,6 +5,7 @@ kernels of this library: of two arrays of points alone, compiled, with shapes ch
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable
 from dataclasses import field
 from typing import Any, Literal
@@ -247,6 +248,22 @@ def empirical_ntk(
     if params is None:
         raise TypeError("params must be given with a function apply_fn: its parameters, a pytree of arrays.")
     return EmpiricalNTK(params, (), apply_fn, output, implementation)
+
+
+@functools.partial(jax.jit, static_argnames="apply_fn")
+def tangent_kernel(apply_fn: Callable[..., Any], params: Any, x: Float[Array, "n ..."]) -> Float[Array, "nQ nQ"]:
+    """J J^T of a network apply_fn(params, x) with outputs (n, Q), J their Jacobian in row-major order: not traced over q.
+
+    By structured derivatives (Novak et al. 2022), which never form J: J has a column for every weight.
+    """
+    leaves, structure = jax.tree.flatten(params)
+    kernel_fn = load_neural_tangents().empirical_ntk_fn(
+        lambda leaves, x: apply_fn(jax.tree.unflatten(structure, leaves), x), trace_axes=(), vmap_axes=0, implementation=3
+    )
+    with jax.default_matmul_precision("highest"):
+        kernel = kernel_fn(x, None, leaves)  # (n, n, Q, Q)
+    size = kernel.shape[0] * kernel.shape[2]
+    return kernel.transpose(0, 2, 1, 3).reshape(size, size)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,103 @@
+"""The chain of rounds with networks: round t trains fresh weights on what round t - 1 predicts."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from sdntk._arguments import ArrayLike, as_count, as_float_array, as_points, as_unit_interval
+from sdntk.ensemble import Build
+from sdntk.losses import Loss, predictions
+from sdntk.training import Trained, Training, train
+
+#: What round t learns of round t - 1: its predictions, or the class that it gives the most.
+Targets = Literal["soft", "hard"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """One round of S chains.
+
+    Attributes:
+        index: t.
+        targets: what it was trained on, shape (S, K, Q).
+        trained: the networks at its end.
+    """
+
+    index: int
+    targets: Float[Array, "S K Q"]
+    trained: Trained
+
+
+def distill_networks(
+    build: Build,
+    keys: Key[Array, " S"],
+    x: ArrayLike,
+    y: ArrayLike,
+    training: Training,
+    *,
+    rounds: Any,
+    targets: Any = "soft",
+    ground_truth_weight: ArrayLike = 0.0,
+    penalties: Sequence[float] | None = None,
+) -> Iterator[Round]:
+    """Self-distillation of S networks, a chain for each key, one round after the other.
+
+    Round 0 learns y; round t learns alpha y + (1 - alpha) p_{t-1}, p_{t-1} the predictions of the network before on the
+    training points (for the squared error its outputs, else their softmax), alpha the ``ground_truth_weight``. Every round
+    starts from fresh weights.
+
+    Source: Mobahi et al. 2020, section 5 and appendix D.
+
+    Args:
+        build: a fresh Flax NNX network from ``nnx.Rngs``.
+        keys: a JAX key for each chain; round t uses ``jax.random.fold_in(key, t)``.
+        x: points, shape (K, ...).
+        y: labels, shape (K, Q): one-hot for the losses of softmax.
+        training: how a round is trained, a :class:`~sdntk.training.Training`.
+        rounds: T.
+        targets: "soft", or "hard": the one-hot vector of the largest prediction.
+        ground_truth_weight: alpha, between 0 and 1.
+        penalties: for each round the weight of |theta - theta_0|^2; 0 when left out.
+
+    Yields:
+        :class:`Round`, for t = 0 .. T - 1.
+
+    Raises:
+        TypeError, ValueError: arguments of another type, shape or range.
+
+    Example:
+        >>> from sdntk.architectures import fully_connected
+        >>> from sdntk.networks import FiniteWidth
+        >>> build = lambda rngs: FiniteWidth(fully_connected(1), (2,), width=16, num_outputs=1, rngs=rngs)
+        >>> x, y = jnp.eye(2), jnp.array([[1.0], [-1.0]])
+        >>> keys = jax.random.split(jax.random.key(0), 2)
+        >>> [chain.trained.steps.tolist() for chain in distill_networks(build, keys, x, y, Training(steps=20), rounds=2)]
+        [[20, 20], [20, 20]]
+    """
+    x, y = as_points("x", x), as_float_array("y", y)
+    if y.ndim != 2 or len(y) != len(x):
+        raise ValueError(f"y must have shape ({len(x)}, Q), a row for each point; its shape is {y.shape}.")
+    rounds = as_count("rounds", rounds, at_least=1)
+    if targets not in get_args(Targets):
+        raise ValueError(f"targets must be 'soft' or 'hard'; got {targets!r}.")
+    alpha = as_unit_interval("ground_truth_weight", ground_truth_weight, dtype=y.dtype)
+    if penalties is not None and len(penalties) != rounds:
+        raise ValueError(f"penalties must hold {rounds} numbers, one for each round; it holds {len(penalties)}.")
+    learned = jnp.broadcast_to(y, (len(keys), *y.shape))
+    for t in range(rounds):
+        penalty = 0.0 if penalties is None else penalties[t]
+        fresh = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, t)
+        trained = train(build, fresh, x, learned, training, penalty=penalty)
+        yield Round(t, learned, trained)
+        if t + 1 < rounds:
+            learned = alpha * y[None] + (1 - alpha) * _as_targets(trained.ensemble.outputs(x), training.loss, targets)
+
+
+def _as_targets(outputs: Float[Array, "S K Q"], loss: Loss, targets: Targets) -> Float[Array, "S K Q"]:
+    if targets == "soft":
+        return predictions(loss, outputs)
+    return jax.nn.one_hot(jnp.argmax(outputs, axis=-1), outputs.shape[-1], dtype=outputs.dtype)

@@ -1,0 +1,5 @@
+"""Networks of finite width, as Flax NNX modules."""
+
+from sdntk.networks.finite_width import FiniteWidth
+
+__all__ = ["FiniteWidth"]

@@ -1,0 +1,398 @@
+"""One round: an ensemble of fresh networks trained on given targets, at once or a few at a time, until its rule stops it."""
+
+import dataclasses
+import enum
+import functools
+import math
+from dataclasses import field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from sdntk._arguments import ArrayLike, as_count, as_float_array, as_points
+from sdntk._progress import Bar
+from sdntk.ensemble import Build, Ensemble, Modes, initialise, members
+from sdntk.kernels import tangent_kernel
+from sdntk.kernels._base import register
+from sdntk.losses import Loss, squared_error
+from sdntk.optimisers import GaussNewton, LeastSquares
+
+
+class Stop(enum.IntEnum):
+    """Why a network's training ended."""
+
+    STEPS = 0
+    LOSS = 1
+    STATIONARY = 2
+    DIVERGED = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How a round is trained. Hashable, so that rounds with equal settings are compiled once.
+
+    Attributes:
+        loss: of :mod:`sdntk.losses`, or a function like them.
+        optimiser: any optax optimiser: ``optax.adam(1e-3)``, ``optax.adamw`` (weight decay), ``optax.sgd``,
+            ``optax.lbfgs()`` and :func:`sdntk.optimisers.gauss_newton` (these two with all points in every step).
+        steps: the most steps.
+        batch_size: points in a step, drawn without replacement in every epoch; all when None.
+        until_loss: stop a network once its mean loss over all points, the penalty left out, is at most this.
+        until_stationary: stop a network once the gradient's norm, of the whole objective over all points, is at most this.
+        check_every: steps from one look at loss and gradient over all points to the next.
+        centred: train f(x) - f_0(x), f_0 the network at its initial weights (the Gaussian process that it starts from is
+            no part of the kernel's prediction).
+    """
+
+    loss: Loss = squared_error
+    optimiser: Any = field(default_factory=lambda: optax.adam(1e-3))
+    steps: Any = 1000
+    batch_size: Any = None
+    until_loss: float | None = None
+    until_stationary: float | None = None
+    check_every: Any = 10
+    centred: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "check_every", *(["batch_size"] if self.batch_size is not None else [])):
+            as_count(name, getattr(self, name), at_least=1)
+        for name in ("until_loss", "until_stationary"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name} must be at least 0; got {value}.")
+        if not isinstance(self.optimiser, optax.GradientTransformation):
+            raise TypeError(f"optimiser must be an optax optimiser; got {type(self.optimiser).__name__}.")
+        if isinstance(self.optimiser, GaussNewton) and (self.loss is not squared_error or self.batch_size is not None):
+            raise ValueError("loss must be squared_error, and batch_size None, with gauss_newton.")
+
+
+@register
+class Trained:
+    """S networks at the end of their training.
+
+    Attributes:
+        ensemble: the networks.
+        stop: why each ended, a :class:`Stop`. A network that diverged keeps the last weights that were finite.
+        steps: how many steps each took.
+        loss: mean loss over all points against the targets, without the penalty.
+        stationarity: the norm of the gradient of the whole objective over all points.
+    """
+
+    ensemble: Ensemble
+    stop: Int[Array, " S"]
+    steps: Int[Array, " S"]
+    loss: Float[Array, " S"]
+    stationarity: Float[Array, " S"]
+
+
+def train(
+    build: Build,
+    keys: Key[Array, " S"],
+    x: ArrayLike,
+    targets: ArrayLike,
+    training: Training,
+    *,
+    penalty: ArrayLike = 0.0,
+    at_once: Any = None,
+) -> Trained:
+    """Train a fresh network for each key, by the objective mean(loss) + penalty |theta - theta_0|^2 over the K points.
+
+    A kernel chain with ``outputs="joint"`` and multiplier c corresponds to the squared error of centred outputs with the
+    penalty c/Q (theory.md, section 6). A network whose loss or weights become nan or inf is stopped by itself.
+
+    Args:
+        build: a fresh Flax NNX network from ``nnx.Rngs``, e.g. ``lambda rngs: FiniteWidth(..., rngs=rngs)``.
+        keys: a JAX key for each of the S networks: it draws weights and the order of points.
+        x: points, shape (K, ...).
+        targets: shape (K, Q), or (S, K, Q) for each network its own.
+        training: how.
+        penalty: a number, at least 0.
+        at_once: how many networks are trained in one vmapped step; what is fastest on this device when None: all on an
+            accelerator, one on a CPU, whose cores one network keeps busy.
+
+    Returns:
+        :class:`Trained`.
+
+    Raises:
+        TypeError, ValueError: arguments of another type, shape or range.
+
+    Example:
+        >>> from sdntk.architectures import fully_connected
+        >>> from sdntk.networks import FiniteWidth
+        >>> build = lambda rngs: FiniteWidth(fully_connected(1), (2,), width=16, num_outputs=1, rngs=rngs)
+        >>> x, y = jnp.eye(2), jnp.array([[1.0], [-1.0]])
+        >>> trained = train(build, jax.random.split(jax.random.key(0), 3), x, y, Training(steps=200, until_loss=0.01))
+        >>> trained.ensemble.outputs(x).shape, bool((trained.loss <= 0.01).all())
+        ((3, 2, 1), True)
+    """
+    x, targets = as_points("x", x), as_float_array("targets", targets)
+    if targets.ndim not in (2, 3) or targets.shape[-2] != len(x) or targets.shape[:-2] not in ((), (len(keys),)):
+        raise ValueError(
+            f"targets must have shape ({len(x)}, Q), or ({len(keys)}, {len(x)}, Q) with a set for each of the "
+            f"{len(keys)} keys; its shape is {targets.shape}."
+        )
+    penalty = as_float_array("penalty", penalty)
+    _check_arguments(len(x), training, penalty)
+    targets = jnp.broadcast_to(targets, (len(keys), len(x), targets.shape[-1]))
+    size = _fastest_size(len(keys)) if at_once is None else min(as_count("at_once", at_once, at_least=1), len(keys))
+    groups = [slice(start, start + size) for start in range(0, len(keys), size)]
+    weights, order = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    networks = initialise(build, weights, centred=training.centred)
+    with Bar(f"Training {len(keys)} networks", total=training.steps * len(groups)) as bar:
+        done = [
+            _train_group(members(networks, group), order[group], x, targets[group], training, penalty, bar)
+            for group in groups
+        ]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *done)
+
+
+def _check_arguments(num_points: int, training: Training, penalty: Array) -> None:
+    if penalty.shape != () or not penalty >= 0:
+        raise ValueError(f"penalty must be a number, at least 0; got {penalty}.")
+    if isinstance(training.optimiser, GaussNewton) and not penalty > 0:
+        raise ValueError("penalty must be positive with gauss_newton, which solves for the regularised optimum.")
+    if training.batch_size is not None and training.batch_size > num_points:
+        raise ValueError(f"batch_size must be at most {num_points}, the number of points; got {training.batch_size}.")
+
+
+def _fastest_size(count: int) -> int:
+    """On a CPU one network keeps all cores busy, and several at once only crowd its caches (benchmarks/networks.py)."""
+    return 1 if jax.default_backend() == "cpu" else count
+
+
+def _train_group(
+    networks: Ensemble, keys: Key[Array, " s"], x: Array, targets: Array, training: Training, penalty: Array, bar: Bar
+) -> Trained:
+    """Networks that take their steps together."""
+    moving, fixed = _start(networks, keys, x, targets, training, penalised=bool(penalty > 0))
+    advance = functools.partial(_advance, fixed=fixed, x=x, penalty=penalty, training=training, modes=networks.modes)
+    measure = functools.partial(_measure, fixed=fixed, x=x, penalty=penalty, training=training, modes=networks.modes)
+    per_epoch = len(x) // (training.batch_size or len(x))
+    taken, looks = 0, training.until_loss is not None or training.until_stationary is not None
+    moving = measure(moving) if looks else moving
+    while taken < training.steps and bool(np.any(np.asarray(moving.stop) == _TRAINS)):
+        if training.batch_size is not None and taken % per_epoch == 0:
+            moving = _shuffle(moving, taken // per_epoch)
+        until_look = training.check_every - taken % training.check_every
+        count = min(until_look, training.steps - taken, per_epoch - taken % per_epoch if training.batch_size else until_look)
+        moving = advance(moving, taken % per_epoch, count)
+        taken += count
+        if looks and (count == until_look or taken == training.steps):
+            moving = measure(moving)
+        bar.advance(count, f"loss {np.mean(moving.loss):.4g}")
+    bar.advance(training.steps - taken)
+    moving = moving if looks else measure(moving)
+    stop = jnp.where(moving.stop == _TRAINS, int(Stop.STEPS), moving.stop)
+    ensemble = Ensemble(moving.params, moving.rest, networks.initial, networks.modes)
+    return Trained(ensemble, stop, moving.steps, moving.loss, moving.stationarity)
+
+
+#: In place of a :class:`Stop` while a network trains.
+_TRAINS = -1
+
+
+@register
+class _Moving:
+    """What changes in training. Leaves have a leading axis s, a network each, but where one is looked at alone."""
+
+    params: Any
+    rest: Any
+    optimiser: Any
+    key: Key[Array, "*s"]
+    order: Int[Array, "*s K"] | None  # of the points in this epoch, where they come in batches
+    steps: Int[Array, "*s"]
+    stop: Int[Array, "*s"]
+    loss: Float[Array, "*s"]
+    stationarity: Float[Array, "*s"]
+
+
+@register
+class _Fixed:
+    """What does not. Leaves have a leading axis s, too."""
+
+    targets: Float[Array, "*s K Q"]
+    initial: Any  # the weights at initialisation, where the penalty or centring wants them
+    offset: Float[Array, "*s K Q"] | None  # the initial outputs of centred networks
+
+
+def _start(
+    networks: Ensemble, keys: Key[Array, " s"], x: Array, targets: Array, training: Training, *, penalised: bool
+) -> tuple[_Moving, _Fixed]:
+    count = len(keys)
+    initial = networks.params if penalised or training.centred else None
+    offset = dataclasses.replace(networks, initial=None).outputs(x) if training.centred else None
+    order = None if training.batch_size is None else jnp.tile(jnp.arange(len(x)), (count, 1))
+    unknown = jnp.full(count, jnp.nan, targets.dtype)
+    moving = _Moving(
+        networks.params, networks.rest, _optimiser_state(networks.params, training=training), keys, order,
+        jnp.zeros(count, int), jnp.full(count, _TRAINS), unknown, unknown,
+    )  # fmt: skip
+    # A copy: what moves is given up at every step, and initial weights are the same arrays.
+    return _spread(jax.tree.map(jnp.copy, moving)), _spread(_Fixed(targets, initial, offset))
+
+
+@functools.partial(jax.jit, static_argnames="training")
+def _optimiser_state(params: Any, *, training: Training) -> Any:
+    return jax.vmap(training.optimiser.init)(params)
+
+
+def _spread(tree: Any) -> Any:
+    """The networks of a group over all devices, where their number allows it."""
+    devices = jax.devices()
+    count = math.gcd(len(devices), len(jax.tree.leaves(tree)[0]))
+    if count == 1:
+        return tree
+    automatic = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((count,), ("networks",), axis_types=automatic, devices=devices[:count])
+    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("networks")))
+
+
+@jax.jit
+def _shuffle(moving: _Moving, epoch: int | Array) -> _Moving:
+    """A new order of the points."""
+    assert moving.order is not None
+    size = moving.order.shape[1]
+    order = jax.vmap(lambda key: jax.random.permutation(jax.random.fold_in(key, epoch), size))(moving.key)
+    return dataclasses.replace(moving, order=order)
+
+
+def _advance(
+    moving: _Moving, position: int, count: int, *, fixed: _Fixed, x: Array, penalty: Array, training: Training, modes: Modes
+) -> _Moving:
+    """``count`` steps from ``position`` in the epoch, in one compiled loop.
+
+    On a CPU in a loop of compiled steps: XLA makes compiled loops of convolutions there an order of magnitude slower.
+    """
+    if jax.default_backend() != "cpu":
+        return _steps(moving, fixed, x, penalty, position, count, training=training, modes=modes)
+    for step in range(position, position + count):
+        moving = _step(moving, fixed, x, penalty, step, training=training, modes=modes)
+    return moving
+
+
+@functools.partial(jax.jit, static_argnames=("training", "modes"), donate_argnames="moving")
+def _steps(
+    moving: _Moving,
+    fixed: _Fixed,
+    x: Array,
+    penalty: Array,
+    position: Array,
+    count: Array,
+    *,
+    training: Training,
+    modes: Modes,
+) -> _Moving:
+    return jax.lax.fori_loop(
+        position, position + count, lambda i, m: _step(m, fixed, x, penalty, i, training=training, modes=modes), moving
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("training", "modes"), donate_argnames="moving")
+def _step(
+    moving: _Moving, fixed: _Fixed, x: Array, penalty: Array, position: int | Array, *, training: Training, modes: Modes
+) -> _Moving:
+    """One step of every network that still trains."""
+    one = functools.partial(_step_of_one, x=x, penalty=penalty, position=position, training=training, modes=modes)
+    return jax.vmap(one)(moving, fixed)
+
+
+def _step_of_one(
+    moving: _Moving, fixed: _Fixed, *, x: Array, penalty: Array, position: int | Array, training: Training, modes: Modes
+) -> _Moving:
+    points, targets, offset = x, fixed.targets, fixed.offset
+    if moving.order is not None and training.batch_size is not None:
+        start = position * training.batch_size
+        rows = jax.lax.dynamic_slice_in_dim(moving.order, start, training.batch_size)
+        points, targets, offset = x[rows], targets[rows], None if offset is None else offset[rows]
+
+    def objective(params: Any) -> tuple[Array, tuple[Array, Any]]:
+        outputs, rest = modes.train(params, moving.rest, points)
+        loss = jnp.mean(training.loss(outputs if offset is None else outputs - offset, targets))
+        return loss + _penalty(penalty, params, fixed.initial), (loss, rest)
+
+    (value, (loss, rest)), gradient = jax.value_and_grad(objective, has_aux=True)(moving.params)
+    extra: dict[str, Any] = {"value": value, "grad": gradient, "value_fn": lambda params: objective(params)[0]}
+    if isinstance(training.optimiser, GaussNewton):
+        extra["problem"] = _problem(moving, fixed, x, penalty, modes)
+    updates, optimiser = optax.with_extra_args_support(training.optimiser).update(
+        gradient, moving.optimiser, moving.params, **extra
+    )
+    trains = moving.stop == _TRAINS
+    finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(updates))
+    stop = jnp.where(trains & ~finite, int(Stop.DIVERGED), moving.stop)
+    moved = dataclasses.replace(
+        moving, params=optax.apply_updates(moving.params, updates), rest=rest, optimiser=optimiser,
+        steps=moving.steps + 1, loss=loss,
+    )  # fmt: skip
+    chosen = jax.tree.map(functools.partial(jax.lax.select, trains & finite), moved, moving)
+    return dataclasses.replace(chosen, stop=stop)
+
+
+def _penalty(penalty: Array, params: Any, initial: Any) -> Array | float:
+    return 0.0 if initial is None else penalty * optax.tree.norm(optax.tree.sub(params, initial), squared=True)
+
+
+def _problem(moving: _Moving, fixed: _Fixed, x: Array, penalty: Array, modes: Modes) -> LeastSquares:
+    """What Gauss-Newton wants to know."""
+
+    def outputs(params: Any) -> Array:
+        values = modes(params, moving.rest, x)
+        return values if fixed.offset is None else values - fixed.offset
+
+    def kernel(params: Any) -> Array:
+        return tangent_kernel(lambda params, x: modes(params, moving.rest, x), params, x)
+
+    return LeastSquares(outputs, kernel, fixed.targets, fixed.initial, penalty)
+
+
+#: Points whose losses and gradients are computed together when all are looked at.
+_LOOK = 1000
+
+
+def _measure(moving: _Moving, *, fixed: _Fixed, x: Array, penalty: Array, training: Training, modes: Modes) -> _Moving:
+    """Loss and gradient over all points, in evaluation mode; networks that have met a rule stop."""
+    total = None
+    for start in range(0, len(x), _LOOK):
+        rows = slice(start, start + _LOOK)
+        part = _Fixed(fixed.targets[:, rows], None, None if fixed.offset is None else fixed.offset[:, rows])
+        sums = _sums(moving.params, moving.rest, part, x[rows], training=training, modes=modes)
+        total = sums if total is None else optax.tree.add(total, sums)
+    assert total is not None
+    return _judged(moving, fixed.initial, total, penalty, len(x), training=training)
+
+
+@functools.partial(jax.jit, static_argnames=("training", "modes"))
+def _sums(params: Any, rest: Any, fixed: _Fixed, x: Array, *, training: Training, modes: Modes) -> tuple[Array, Any]:
+    """The sum of losses over some points, and its gradient, of every network."""
+
+    def loss(params: Any, rest: Any, fixed: _Fixed) -> Array:
+        outputs = modes(params, rest, x)
+        return jnp.sum(training.loss(outputs if fixed.offset is None else outputs - fixed.offset, fixed.targets))
+
+    return jax.vmap(jax.value_and_grad(loss))(params, rest, fixed)
+
+
+@functools.partial(jax.jit, static_argnames="training")
+def _judged(
+    moving: _Moving, initial: Any, sums: tuple[Array, Any], penalty: Array, num_points: int | Array, *, training: Training
+) -> _Moving:
+    def one(moving: _Moving, initial: Any, sums: tuple[Array, Any]) -> _Moving:
+        loss = sums[0] / num_points
+        gradient = optax.tree.scale(1 / num_points, sums[1])
+        if initial is not None:
+            gradient = optax.tree.add_scale(gradient, 2 * penalty, optax.tree.sub(moving.params, initial))
+        stationarity = optax.tree.norm(gradient)
+        stop = moving.stop
+        for rule, reached in (
+            (Stop.DIVERGED, ~jnp.isfinite(loss)),
+            (Stop.LOSS, training.until_loss is not None and loss <= training.until_loss),
+            (Stop.STATIONARY, training.until_stationary is not None and stationarity <= training.until_stationary),
+        ):
+            stop = jnp.where((stop == _TRAINS) & reached, int(rule), stop)
+        return dataclasses.replace(moving, loss=loss, stationarity=stationarity, stop=stop)
+
+    return jax.vmap(one)(moving, initial, sums)
