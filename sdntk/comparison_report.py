@@ -115,7 +115,7 @@ def draw_gap(ax: Axes, rows: pd.DataFrame, gap: str, fit: Any, *, colour: Any, n
 def _fits(fits: pd.DataFrame, title: str) -> Figure:
     widths = sorted(fits["width"].unique())
     figure, axes = plt.subplots(
-        1, len(widths), figsize=(3.4 * len(widths) + 0.6, 4.2), sharex=True, sharey=True, layout="constrained", squeeze=False
+        1, len(widths), figsize=(3.4 * len(widths) + 0.6, 4.9), sharex=True, sharey=True, layout="constrained", squeeze=False
     )
     ends = np.array([fits[["kernel", "network"]].min().min(), fits[["kernel", "network"]].max().max()])
     for ax, width in zip(axes[0], widths, strict=True):

@@ -94,10 +94,15 @@ def distill_networks(
         trained = train(build, fresh, x, learned, training, penalty=penalty)
         yield Round(t, learned, trained)
         if t + 1 < rounds:
-            learned = alpha * y[None] + (1 - alpha) * _as_targets(trained.ensemble.outputs(x), training.loss, targets)
+            learned = next_targets(trained.ensemble.outputs(x), y, training.loss, targets, alpha)
 
 
-def _as_targets(outputs: Float[Array, "S K Q"], loss: Loss, targets: Targets) -> Float[Array, "S K Q"]:
+def next_targets(
+    outputs: Float[Array, "S K Q"], y: Float[Array, "K Q"], loss: Loss, targets: Any, ground_truth_weight: Any
+) -> Float[Array, "S K Q"]:
+    """What the next round learns of networks with these outputs on the training points: alpha y + (1 - alpha) p."""
     if targets == "soft":
-        return predictions(loss, outputs)
-    return jax.nn.one_hot(jnp.argmax(outputs, axis=-1), outputs.shape[-1], dtype=outputs.dtype)
+        predicted = predictions(loss, outputs)
+    else:
+        predicted = jax.nn.one_hot(jnp.argmax(outputs, axis=-1), outputs.shape[-1], dtype=outputs.dtype)
+    return ground_truth_weight * y[None] + (1 - ground_truth_weight) * predicted

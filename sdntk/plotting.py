@@ -113,6 +113,9 @@ def draw_level(ax: Axes, values: pd.Series, *, color: Any, label: str) -> Axes:
 
 def label_rounds(ax: Axes) -> Axes:
     """Rounds on the horizontal axis: whole numbers."""
+    first, last = ax.get_xlim()
+    if last - first < 1:  # one round only
+        ax.set_xlim((first + last) / 2 - 1, (first + last) / 2 + 1)
     ax.set(xlabel="round of self-distillation")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return ax

@@ -138,15 +138,18 @@ def train(
     penalty = as_float_array("penalty", penalty)
     _check_arguments(len(x), training, penalty)
     targets = jnp.broadcast_to(targets, (len(keys), len(x), targets.shape[-1]))
-    size = _fastest_size(len(keys)) if at_once is None else min(as_count("at_once", at_once, at_least=1), len(keys))
+    size = fastest_size(len(keys)) if at_once is None else min(as_count("at_once", at_once, at_least=1), len(keys))
     groups = [slice(start, start + size) for start in range(0, len(keys), size)]
-    weights, order = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-    networks = initialise(build, weights, centred=training.centred)
+    networks, order = fresh(build, keys, training)
+    done = []
     with Bar(f"Training {len(keys)} networks", total=training.steps * len(groups)) as bar:
-        done = [
-            _train_group(members(networks, group), order[group], x, targets[group], training, penalty, bar)
-            for group in groups
-        ]
+        for group in groups:
+            course = begin(members(networks, group), order[group], x, targets[group], training, penalty)
+            while not is_over(course, training):
+                before, course = int(course.taken), advance(course, x, training)
+                bar.advance(int(course.taken) - before, f"loss {np.mean(course.moving.loss):.4g}")
+            bar.advance(training.steps - int(course.taken))
+            done.append(end(course, x, training))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *done)
 
 
@@ -159,36 +162,9 @@ def _check_arguments(num_points: int, training: Training, penalty: Array) -> Non
         raise ValueError(f"batch_size must be at most {num_points}, the number of points; got {training.batch_size}.")
 
 
-def _fastest_size(count: int) -> int:
+def fastest_size(count: int) -> int:
     """On a CPU one network keeps all cores busy, and several at once only crowd its caches (benchmarks/networks.py)."""
     return 1 if jax.default_backend() == "cpu" else count
-
-
-def _train_group(
-    networks: Ensemble, keys: Key[Array, " s"], x: Array, targets: Array, training: Training, penalty: Array, bar: Bar
-) -> Trained:
-    """Networks that take their steps together."""
-    moving, fixed = _start(networks, keys, x, targets, training, penalised=bool(penalty > 0))
-    advance = functools.partial(_advance, fixed=fixed, x=x, penalty=penalty, training=training, modes=networks.modes)
-    measure = functools.partial(_measure, fixed=fixed, x=x, penalty=penalty, training=training, modes=networks.modes)
-    per_epoch = len(x) // (training.batch_size or len(x))
-    taken, looks = 0, training.until_loss is not None or training.until_stationary is not None
-    moving = measure(moving) if looks else moving
-    while taken < training.steps and bool(np.any(np.asarray(moving.stop) == _TRAINS)):
-        if training.batch_size is not None and taken % per_epoch == 0:
-            moving = _shuffle(moving, taken // per_epoch)
-        until_look = training.check_every - taken % training.check_every
-        count = min(until_look, training.steps - taken, per_epoch - taken % per_epoch if training.batch_size else until_look)
-        moving = advance(moving, taken % per_epoch, count)
-        taken += count
-        if looks and (count == until_look or taken == training.steps):
-            moving = measure(moving)
-        bar.advance(count, f"loss {np.mean(moving.loss):.4g}")
-    bar.advance(training.steps - taken)
-    moving = moving if looks else measure(moving)
-    stop = jnp.where(moving.stop == _TRAINS, int(Stop.STEPS), moving.stop)
-    ensemble = Ensemble(moving.params, moving.rest, networks.initial, networks.modes)
-    return Trained(ensemble, stop, moving.steps, moving.loss, moving.stationarity)
 
 
 #: In place of a :class:`Stop` while a network trains.
@@ -219,11 +195,29 @@ class _Fixed:
     offset: Float[Array, "*s K Q"] | None  # the initial outputs of centred networks
 
 
-def _start(
-    networks: Ensemble, keys: Key[Array, " s"], x: Array, targets: Array, training: Training, *, penalised: bool
-) -> tuple[_Moving, _Fixed]:
+@register
+class Course:
+    """A group of networks in training: nothing but numbers, and so kept and gone on with as it is."""
+
+    moving: _Moving
+    fixed: _Fixed
+    penalty: Float[Array, ""]
+    taken: Any  # steps of the group, an integer
+    modes: Modes = field(metadata={"static": True})
+
+
+def fresh(build: Build, keys: Key[Array, " S"], training: Training) -> tuple[Ensemble, Key[Array, " S"]]:
+    """Networks at their initial weights, and the keys that order their points."""
+    weights, order = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    return initialise(build, weights, centred=training.centred), order
+
+
+def begin(
+    networks: Ensemble, keys: Key[Array, " s"], x: Array, targets: Float[Array, "s K Q"], training: Training, penalty: Array
+) -> Course:
+    """The course of networks that take their steps together, before the first."""
     count = len(keys)
-    initial = networks.params if penalised or training.centred else None
+    initial = networks.params if bool(penalty > 0) or training.centred else None
     offset = dataclasses.replace(networks, initial=None).outputs(x) if training.centred else None
     order = None if training.batch_size is None else jnp.tile(jnp.arange(len(x)), (count, 1))
     unknown = jnp.full(count, jnp.nan, targets.dtype)
@@ -232,7 +226,49 @@ def _start(
         jnp.zeros(count, int), jnp.full(count, _TRAINS), unknown, unknown,
     )  # fmt: skip
     # A copy: what moves is given up at every step, and initial weights are the same arrays.
-    return _spread(jax.tree.map(jnp.copy, moving)), _spread(_Fixed(targets, initial, offset))
+    moving, fixed = spread(jax.tree.map(jnp.copy, moving)), spread(_Fixed(targets, initial, offset))
+    course = Course(moving, fixed, penalty, np.int64(0), networks.modes)
+    return _look(course, x, training) if _looks(training) else course
+
+
+def is_over(course: Course, training: Training) -> bool:
+    """Whether every network has stopped, or all steps are taken."""
+    return bool(course.taken >= training.steps or np.all(np.asarray(course.moving.stop) != _TRAINS))
+
+
+def advance(course: Course, x: Array, training: Training, *, until: int | None = None) -> Course:
+    """The steps up to the next look at all points, the end of the epoch, or ``until``. ``course`` is given up."""
+    taken, moving = int(course.taken), course.moving
+    until_look = training.check_every - taken % training.check_every
+    count, position = min(until_look, (training.steps if until is None else min(until, training.steps)) - taken), 0
+    if training.batch_size is not None:
+        per_epoch = len(x) // training.batch_size
+        position = taken % per_epoch
+        count = min(count, per_epoch - position)
+        moving = _shuffle(moving, taken // per_epoch) if position == 0 else moving
+    moving = _take_steps(moving, position, count, course.fixed, x, course.penalty, training=training, modes=course.modes)
+    taken += count
+    course = dataclasses.replace(course, moving=moving, taken=np.int64(taken))
+    looks = _looks(training) and (count == until_look or taken == training.steps)
+    return _look(course, x, training) if looks else course
+
+
+def end(course: Course, x: Array, training: Training) -> Trained:
+    """The networks as they are, with loss and stationarity over all points."""
+    moving = course.moving if _looks(training) else _look(course, x, training).moving
+    stop = jnp.where(moving.stop == _TRAINS, int(Stop.STEPS), moving.stop)
+    return Trained(as_ensemble(course, training), stop, moving.steps, moving.loss, moving.stationarity)
+
+
+def as_ensemble(course: Course, training: Training) -> Ensemble:
+    """The networks as they are."""
+    return Ensemble(
+        course.moving.params, course.moving.rest, course.fixed.initial if training.centred else None, course.modes
+    )
+
+
+def _looks(training: Training) -> bool:
+    return training.until_loss is not None or training.until_stationary is not None
 
 
 @functools.partial(jax.jit, static_argnames="training")
@@ -240,7 +276,7 @@ def _optimiser_state(params: Any, *, training: Training) -> Any:
     return jax.vmap(training.optimiser.init)(params)
 
 
-def _spread(tree: Any) -> Any:
+def spread(tree: Any) -> Any:
     """The networks of a group over all devices, where their number allows it."""
     devices = jax.devices()
     count = math.gcd(len(devices), len(jax.tree.leaves(tree)[0]))
@@ -260,8 +296,8 @@ def _shuffle(moving: _Moving, epoch: int | Array) -> _Moving:
     return dataclasses.replace(moving, order=order)
 
 
-def _advance(
-    moving: _Moving, position: int, count: int, *, fixed: _Fixed, x: Array, penalty: Array, training: Training, modes: Modes
+def _take_steps(
+    moving: _Moving, position: int, count: int, fixed: _Fixed, x: Array, penalty: Array, *, training: Training, modes: Modes
 ) -> _Moving:
     """``count`` steps from ``position`` in the epoch, in one compiled loop.
 
@@ -350,19 +386,21 @@ def _problem(moving: _Moving, fixed: _Fixed, x: Array, penalty: Array, modes: Mo
 
 
 #: Points whose losses and gradients are computed together when all are looked at.
-_LOOK = 1000
+_AT_ONCE = 1000
 
 
-def _measure(moving: _Moving, *, fixed: _Fixed, x: Array, penalty: Array, training: Training, modes: Modes) -> _Moving:
+def _look(course: Course, x: Array, training: Training) -> Course:
     """Loss and gradient over all points, in evaluation mode; networks that have met a rule stop."""
+    moving, fixed = course.moving, course.fixed
     total = None
-    for start in range(0, len(x), _LOOK):
-        rows = slice(start, start + _LOOK)
+    for start in range(0, len(x), _AT_ONCE):
+        rows = slice(start, start + _AT_ONCE)
         part = _Fixed(fixed.targets[:, rows], None, None if fixed.offset is None else fixed.offset[:, rows])
-        sums = _sums(moving.params, moving.rest, part, x[rows], training=training, modes=modes)
+        sums = _sums(moving.params, moving.rest, part, x[rows], training=training, modes=course.modes)
         total = sums if total is None else optax.tree.add(total, sums)
     assert total is not None
-    return _judged(moving, fixed.initial, total, penalty, len(x), training=training)
+    judged = _judged(moving, fixed.initial, total, course.penalty, len(x), training=training)
+    return dataclasses.replace(course, moving=judged)
 
 
 @functools.partial(jax.jit, static_argnames=("training", "modes"))

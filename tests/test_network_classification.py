@@ -1,0 +1,168 @@
+"""Chains of network classifiers with records and checkpoints.
+
+Must hold: killed with SIGKILL in the middle of rounds and started again, a run ends with the records of an undisturbed one,
+timings aside. Every column is worked out here a second time from the in-memory chain of sdntk.distill_networks; the best
+step is the best of the measured ones; a state of other work is refused.
+"""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+import pytest
+from flax import nnx
+
+import sdntk
+from sdntk import losses
+from sdntk.checkpoints import Checkpoints
+from sdntk.network_classification import MEASURED, Chain, Classification, run
+from sdntk.records import Records
+from sdntk.training import Training
+
+STEPS = 60
+
+
+class Network(nnx.Module):
+    """Batch statistics and dropout: all that a state may hold."""
+
+    def __init__(self, rngs):
+        self.first = nnx.Linear(64, 32, rngs=rngs)
+        self.norm = nnx.BatchNorm(32, rngs=rngs)
+        self.dropout = nnx.Dropout(0.2, rngs=rngs)
+        self.last = nnx.Linear(32, 10, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.dropout(nnx.relu(self.norm(self.first(x)))))
+
+
+def problem():
+    digits = sdntk.datasets.digits(jax.random.key(0))
+    x, x_test = (
+        jnp.asarray(images[:100].reshape(100, -1) / 16, jnp.float32) for images in (digits.train_images, digits.test_images)
+    )
+    labels, test_labels = (jnp.asarray(a[:100]) for a in (digits.train_labels, digits.test_labels))
+    noisy = labels.at[::5].set((labels[::5] + 1) % 10)
+    return Classification(x, jax.nn.one_hot(noisy, 10, dtype=jnp.float32), labels, x_test, test_labels)
+
+
+CHAIN = Chain(
+    Training(loss=losses.squared_error_of_softmax, optimiser=optax.adam(3e-3), steps=STEPS, batch_size=20),
+    rounds=3, ground_truth_weight=0.1, measure_every=7,
+)  # fmt: skip
+
+
+def go(folder):
+    return list(run(Network, problem(), CHAIN, Records(folder, {"test": 1}), seeds=[3, 5]))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    go(folder)
+    return folder
+
+
+def table(folder):
+    return pd.read_parquet(folder / "rounds.parquet")
+
+
+def test_killed_in_the_middle_of_rounds_it_ends_with_the_same_records(undisturbed, tmp_path, request):
+    program = """
+import jax, sys
+jax.config.update("jax_enable_x64", True)
+sys.path.insert(0, sys.argv[1])
+import test_network_classification
+test_network_classification.go(sys.argv[2])
+print("done")
+"""
+    moments, kills = random.Random(4), 0
+
+    def start():
+        arguments = [sys.executable, "-c", program, request.path.parent, tmp_path]
+        return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+
+    for wanted in (2, 9, 5):  # so many more states, then a moment, which may lie within the writing of the next
+        process, seen = start(), set()
+        while len(seen) <= wanted and process.poll() is None:
+            seen |= {path for path in tmp_path.glob("checkpoints/*/*") if path.name.isdigit()}
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.03))
+        process.send_signal(signal.SIGKILL)
+        kills += process.communicate()[0] == ""
+    assert kills == 3
+    assert not (tmp_path / "rounds.parquet").exists() or len(table(tmp_path)) < 6
+    assert start().communicate()[0] == "done\n"
+    pd.testing.assert_frame_equal(
+        table(tmp_path).drop(columns="seconds"), table(undisturbed).drop(columns="seconds"), check_exact=True
+    )
+
+
+def test_a_finished_run_does_nothing_and_leaves_no_states(undisturbed):
+    before = (undisturbed / "rounds.parquet").stat().st_mtime_ns
+    assert go(undisturbed) == []
+    assert (undisturbed / "rounds.parquet").stat().st_mtime_ns == before
+    assert not list(undisturbed.glob("checkpoints/*"))
+
+
+def test_every_column_is_what_it_says(undisturbed):
+    data, rows = problem(), table(undisturbed).set_index(["seed", "round"])
+    assert rows.index.tolist() == [(3, 0), (3, 1), (3, 2), (5, 0), (5, 1), (5, 2)]
+    assert (rows["steps"] == STEPS).all()
+    keys = jnp.stack([jax.random.key(3), jax.random.key(5)])
+    chain = sdntk.distill_networks(
+        Network, keys, data.x, data.y, CHAIN.training, rounds=3, ground_truth_weight=jnp.float32(0.1)
+    )
+    softmax = lambda f: np.exp(f) / np.exp(f).sum(-1, keepdims=True)  # noqa: E731
+    for done in chain:
+        for index, seed in enumerate((3, 5)):
+            row = rows.loc[(seed, done.index)]
+            train, test = (np.asarray(done.trained.ensemble.outputs(x)[index], np.float64) for x in (data.x, data.x_test))
+            one_hot, one_hot_test = np.eye(10)[data.labels], np.eye(10)[data.test_labels]
+            expected = {
+                "train_accuracy": np.mean(train.argmax(1) == data.labels),
+                "test_accuracy": np.mean(test.argmax(1) == data.test_labels),
+                "train_loss": np.mean((softmax(train) - one_hot) ** 2),
+                "test_loss": np.mean((softmax(test) - one_hot_test) ** 2),
+                "target_loss": np.mean((softmax(train) - done.targets[index]) ** 2),
+                "stationarity": done.trained.stationarity[index],
+            }
+            for name, value in expected.items():
+                assert row[name] == pytest.approx(float(value), rel=2e-3), name
+            assert row["best_test_accuracy"] >= row["test_accuracy"]
+            assert row["best_step"] % 7 == 0 or row["best_step"] == STEPS
+
+
+def test_the_best_step_is_the_best_of_those_that_were_measured(undisturbed, tmp_path):
+    row = table(undisturbed).query("seed == 5 and round == 0").iloc[0]
+    shorter = Chain(Training(**{**vars(CHAIN.training), "steps": int(row["best_step"])}), rounds=1, measure_every=7)
+    (ended,) = run(Network, problem(), shorter, Records(tmp_path, {}), seeds=[5])
+    for name in MEASURED:
+        assert ended[name][0] == pytest.approx(row[f"best_{name}"], rel=1e-5)
+
+
+def test_checkpoints(tmp_path):
+    state = {"x": jnp.arange(3.0), "key": jax.random.split(jax.random.key(1)), "n": np.int64(4)}
+    checkpoints = Checkpoints(tmp_path / "states")
+    assert checkpoints.last is None
+    for step in (1, 5, 9):
+        checkpoints.save(step, {**state, "n": np.int64(step)})
+    checkpoints.close()
+    again = Checkpoints(tmp_path / "states")
+    assert again.last == 9
+    restored = again.restore(jax.tree.map(lambda leaf: leaf, state))
+    assert restored["n"] == 9
+    assert isinstance(restored["n"], np.integer | np.ndarray)
+    np.testing.assert_array_equal(restored["x"], state["x"])
+    np.testing.assert_array_equal(jax.random.key_data(restored["key"]), jax.random.key_data(state["key"]))
+    for other in ({**state, "x": jnp.zeros(4)}, {**state, "x": jnp.zeros(3, jnp.float32)}):
+        with pytest.raises(ValueError, match="holds the state of other work"):
+            again.restore(other)
+    again.close(delete=True)
+    assert not (tmp_path / "states").exists()
