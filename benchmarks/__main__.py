@@ -1,4 +1,4 @@
-"""``python -m benchmarks core`` (or gram): times a claim on the device JAX finds; results go to benchmarks/results/."""
+"""``python -m benchmarks core`` (or gram, networks): times a claim on JAX's device; writes benchmarks/results/."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -7,7 +7,7 @@ import jax
 import matplotlib as mpl
 import typer
 
-from benchmarks import core, gram
+from benchmarks import core, gram, networks
 
 
 class Claim(StrEnum):
@@ -15,9 +15,10 @@ class Claim(StrEnum):
 
     CORE = "core"
     GRAM = "gram"
+    NETWORKS = "networks"
 
 
-RUN = {Claim.CORE: core.main, Claim.GRAM: gram.main}
+RUN = {Claim.CORE: core.main, Claim.GRAM: gram.main, Claim.NETWORKS: networks.main}
 
 
 def main(

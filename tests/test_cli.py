@@ -25,6 +25,7 @@ def rows(output):
     return [line.replace("│", "|").split("|")[1:-1] for line in output.splitlines() if line.startswith("│")]
 
 
+@pytest.mark.slow
 def test_illustrate_prints_every_quantity_and_draws_six_figures(tmp_path):
     """theory.md, section 7: c_t, status and errors at eps = 0.045; bounds enclose what they bound."""
     done = process("illustrate", "--out", "figures", cwd=tmp_path)

@@ -78,6 +78,7 @@ def test_the_gap_and_the_kernel_approach_infinite_width(table):
     assert np.isnan(fitted["exponent"][2])
 
 
+@pytest.mark.slow
 def test_halving_the_tolerance_of_the_optimiser_changes_no_gap(data, table):
     halved = Training(optimiser=gauss_newton(), centred=True, until_stationary=5e-8, steps=100, check_every=1)
     again = compare(ERF, *data, tolerance=tolerance(data, 0.2), rounds=2, widths=(64, 512), seeds=2, training=halved)

@@ -115,6 +115,7 @@ EIGHT_DEVICES = """
 """
 
 
+@pytest.mark.slow
 def test_all_local_devices_are_used(tmp_path):
     environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"}
     ran = subprocess.run(

@@ -57,6 +57,7 @@ def start(path):
     return subprocess.Popen([sys.executable, "-c", textwrap.dedent(RUN), path], stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_killed_ten_times_it_ends_with_the_same_bits(tmp_path):
     clean, path = tmp_path / "clean", tmp_path / "G"
     assert start(clean).communicate()[0] == "done\n"

@@ -54,7 +54,7 @@ def problem():
 
 CHAIN = Chain(
     Training(loss=losses.squared_error_of_softmax, optimiser=optax.adam(3e-3), steps=STEPS, batch_size=20),
-    rounds=3, ground_truth_weight=0.1, measure_every=7,
+    rounds=3, ground_truth_weight=0.1, measure_every=15,
 )  # fmt: skip
 
 
@@ -73,6 +73,7 @@ def table(folder):
     return pd.read_parquet(folder / "rounds.parquet")
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_rounds_it_ends_with_the_same_records(undisturbed, tmp_path, request):
     program = """
 import jax, sys
@@ -88,7 +89,7 @@ print("done")
         arguments = [sys.executable, "-c", program, request.path.parent, tmp_path]
         return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
-    for wanted in (2, 9, 5):  # so many more states, then a moment, which may lie within the writing of the next
+    for wanted in (2, 6):  # so many more states, then a moment, which may lie within the writing of the next
         process, seen = start(), set()
         while len(seen) <= wanted and process.poll() is None:
             seen |= {path for path in tmp_path.glob("checkpoints/*/*") if path.name.isdigit()}
@@ -96,7 +97,7 @@ print("done")
         time.sleep(moments.uniform(0, 0.03))
         process.send_signal(signal.SIGKILL)
         kills += process.communicate()[0] == ""
-    assert kills == 3
+    assert kills == 2
     assert not (tmp_path / "rounds.parquet").exists() or len(table(tmp_path)) < 6
     assert start().communicate()[0] == "done\n"
     pd.testing.assert_frame_equal(
@@ -136,12 +137,12 @@ def test_every_column_is_what_it_says(undisturbed):
             for name, value in expected.items():
                 assert row[name] == pytest.approx(float(value), rel=2e-3), name
             assert row["best_test_accuracy"] >= row["test_accuracy"]
-            assert row["best_step"] % 7 == 0 or row["best_step"] == STEPS
+            assert row["best_step"] % 15 == 0
 
 
 def test_the_best_step_is_the_best_of_those_that_were_measured(undisturbed, tmp_path):
     row = table(undisturbed).query("seed == 5 and round == 0").iloc[0]
-    shorter = Chain(Training(**{**vars(CHAIN.training), "steps": int(row["best_step"])}), rounds=1, measure_every=7)
+    shorter = Chain(Training(**{**vars(CHAIN.training), "steps": int(row["best_step"])}), rounds=1, measure_every=15)
     (ended,) = run(Network, problem(), shorter, Records(tmp_path, {}), seeds=[5])
     for name in MEASURED:
         assert ended[name][0] == pytest.approx(row[f"best_{name}"], rel=1e-5)

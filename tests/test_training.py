@@ -121,6 +121,7 @@ EIGHT_DEVICES = """
 """
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_spread_over_all_devices(request):
     environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"}
     ran = subprocess.run(
