@@ -162,6 +162,11 @@ def exponents(comparison: pd.DataFrame, gap: str = "gap_train") -> pd.DataFrame:
     Returns:
         A row for each round with the columns round, exponent, standard_error, intercept (gap = exp(intercept)
         width^exponent) and points; nan for rounds that have collapsed. Theory: -1/2.
+
+    Example:
+        >>> frame = pd.DataFrame({"round": 0, "width": [16, 64, 256], "gap_train": [0.4, 0.2, 0.1]})
+        >>> exponents(frame)["exponent"].round(6).tolist()
+        [-0.5]
     """
     rows = []
     for index, frame in comparison.groupby("round"):

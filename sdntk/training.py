@@ -121,11 +121,13 @@ def train(
         TypeError, ValueError: arguments of another type, shape or range.
 
     Example:
+        >>> import optax
         >>> from sdntk.architectures import fully_connected
         >>> from sdntk.networks import FiniteWidth
         >>> build = lambda rngs: FiniteWidth(fully_connected(1), (2,), width=16, num_outputs=1, rngs=rngs)
         >>> x, y = jnp.eye(2), jnp.array([[1.0], [-1.0]])
-        >>> trained = train(build, jax.random.split(jax.random.key(0), 3), x, y, Training(steps=200, until_loss=0.01))
+        >>> training = Training(optimiser=optax.adam(0.1), steps=200, until_loss=0.01)
+        >>> trained = train(build, jax.random.split(jax.random.key(0), 3), x, y, training)
         >>> trained.ensemble.outputs(x).shape, bool((trained.loss <= 0.01).all())
         ((3, 2, 1), True)
     """
@@ -135,7 +137,7 @@ def train(
             f"targets must have shape ({len(x)}, Q), or ({len(keys)}, {len(x)}, Q) with a set for each of the "
             f"{len(keys)} keys; its shape is {targets.shape}."
         )
-    penalty = as_float_array("penalty", penalty)
+    penalty = as_float_array("penalty", penalty, dtype=x.dtype)
     _check_arguments(len(x), training, penalty)
     targets = jnp.broadcast_to(targets, (len(keys), len(x), targets.shape[-1]))
     size = fastest_size(len(keys)) if at_once is None else min(as_count("at_once", at_once, at_least=1), len(keys))

@@ -254,7 +254,17 @@ def empirical_ntk(
 def tangent_kernel(apply_fn: Callable[..., Any], params: Any, x: Float[Array, "n ..."]) -> Float[Array, "nQ nQ"]:
     """J J^T of a network apply_fn(params, x) with outputs (n, Q), J their Jacobian in row-major order: not traced over q.
 
-    By structured derivatives (Novak et al. 2022), which never form J: J has a column for every weight.
+    By structured derivatives (Novak et al. 2022), which never form J: J has a column for every weight. The network must
+    treat points independently.
+
+    Args:
+        apply_fn: the network, a function of (params, x); compiled once for the same function.
+        params: its parameters, any pytree of arrays.
+        x: points, shape (n, ...).
+
+    Example:
+        >>> tangent_kernel(lambda w, x: x @ w, jnp.ones((2, 2)), jnp.array([[1.0, 2.0]])).tolist()    # |x|^2 I
+        [[5.0, 0.0], [0.0, 5.0]]
     """
     leaves, structure = jax.tree.flatten(params)
     kernel_fn = load_neural_tangents().empirical_ntk_fn(
