@@ -39,6 +39,7 @@ def test_they_compute_what_the_description_says(case):
     np.testing.assert_allclose(module(jnp.asarray(x)), apply(weights, x), rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", WIDE)
 def test_random_networks_show_the_kernels_of_infinite_width(case):
     architecture, x, width = WIDE[case]
