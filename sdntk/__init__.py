@@ -47,7 +47,7 @@ __all__ = [
     "train",
 ]
 
-#: The networks' side is imported on use: Flax and optax take longer to import than all the rest.
+#: The networks' side is imported on use: Flax and optax take long to import.
 _ON_USE = {
     "Stop": "sdntk.training",
     "Trained": "sdntk.training",
