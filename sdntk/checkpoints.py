@@ -18,7 +18,7 @@ class Checkpoints:
     other shapes or dtypes is refused.
 
     Args:
-        folder: where; made with the first state.
+        folder: where; made when it is missing.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -44,12 +44,16 @@ class Checkpoints:
             ValueError: the state on disk has other leaves, shapes or dtypes.
         """
         leaves, structure = jax.tree.flatten(like)
+        refused = ValueError(f"{self.folder} holds the state of other work; choose another folder, or delete this one.")
         template = {str(i): _as_numpy(leaf) for i, leaf in enumerate(leaves)}
         kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), template)
-        stored = self.manager.restore(self.last, args=ocp.args.PyTreeRestore(item=template, restore_args=kinds))
+        try:
+            stored = self.manager.restore(self.last, args=ocp.args.PyTreeRestore(item=template, restore_args=kinds))
+        except (ValueError, KeyError, TypeError) as error:
+            raise refused from error
         for name, leaf in template.items():
-            if np.shape(stored[name]) != leaf.shape or stored[name].dtype != leaf.dtype:
-                raise ValueError(f"{self.folder} holds the state of other work; choose another folder, or delete this one.")
+            if np.shape(stored[name]) != leaf.shape or getattr(stored[name], "dtype", None) != leaf.dtype:
+                raise refused
         return jax.tree.unflatten(structure, [_like(stored[str(i)], leaf) for i, leaf in enumerate(leaves)])
 
     def close(self, *, delete: bool = False) -> None:

@@ -159,6 +159,7 @@ def compare(
     test: Annotated[int, typer.Option(help="Test images, at most 360.")] = 360,
     label_noise: Annotated[float, typer.Option(help="Share of wrong training labels.")] = 0.0,
     stationarity: Annotated[float, typer.Option(help="Train every network to this norm of the gradient.")] = 1e-7,
+    steps: Annotated[int, typer.Option(help="The most steps of a training: ReLU gets stuck at its kinks.")] = 100,
     out: Annotated[Path, typer.Option(help="Folder for tables and figures; a run goes on in it.", file_okay=False)] = Path(
         "compare"
     ),
@@ -171,7 +172,8 @@ def compare(
     table = comparison.compare(
         architecture, problem.x, problem.y, problem.x_test, problem.y_test,
         tolerance=tolerance * float((problem.y**2).mean()), rounds=rounds, widths=_integers("widths", widths), seeds=seeds,
-        training=dataclasses.replace(comparison.TO_THE_OPTIMUM, until_stationary=stationarity), out=out,
+        training=dataclasses.replace(comparison.TO_THE_OPTIMUM, until_stationary=stationarity, steps=steps), out=out,
+        configuration={"dataset": "digits", "train": train, "test": test, "label_noise": label_noise},
     )  # fmt: skip
     console = _console()
     console.print(comparison_report.comparison_table(table))

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,20 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from sdntk import datasets
 from sdntk._arguments import ArrayLike, as_count, as_labels, as_points
 from sdntk.architectures import Architecture
 from sdntk.distillation import Distillation, distill_spectrum
-from sdntk.ensemble import Ensemble, members
+from sdntk.ensemble import Build, Ensemble, members
 from sdntk.gram import gram
 from sdntk.kernels import ntk
 from sdntk.kernels.neural import EmpiricalNTK
+from sdntk.losses import squared_error
 from sdntk.network_distillation import Round, distill_networks
 from sdntk.networks import FiniteWidth
-from sdntk.optimisers import gauss_newton
+from sdntk.optimisers import GaussNewton, gauss_newton
 from sdntk.records import Records
 from sdntk.spectrum import decompose
 from sdntk.training import Stop, Training
@@ -82,6 +83,7 @@ def compare(
     seeds: int = 4,
     training: Training = TO_THE_OPTIMUM,
     out: str | Path | None = None,
+    configuration: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """How close a trained network of finite width is to its kernel, round by round of self-distillation.
 
@@ -102,6 +104,7 @@ def compare(
         training: how the networks are trained: squared error, centred outputs.
         out: a folder for ``comparison.csv``, ``comparison.parquet``, ``fits`` and ``config.json``, written width by width;
             a run that was killed goes on there.
+        configuration: what else ``config.json`` is to hold, such as how the data were made.
 
     Returns:
         A row for each width, seed and round, with the columns width, seed, round; multiplier c_t; collapsed (then both
@@ -131,18 +134,25 @@ def compare(
     y_test = as_labels("y_test", y_test, len(x_test), dtype=x.dtype)
     if y.ndim != 2 or y.shape[1:] != y_test.shape[1:]:
         raise ValueError(f"y and y_test must have shapes (K, Q) and (n, Q); theirs are {y.shape} and {y_test.shape}.")
-    if not training.centred:
-        raise ValueError("training must have centred=True: the kernel's prediction starts from 0.")
+    if not training.centred or training.loss is not squared_error:
+        raise ValueError(
+            "training must have centred=True and loss squared_error: the kernel's prediction starts from 0 and minimises it."
+        )
+    if out is not None and not isinstance(training.optimiser, GaussNewton):
+        raise ValueError("out must be None unless the optimiser is gauss_newton(): records cannot tell others apart.")
     widths = [as_count("widths", width, at_least=1) for width in widths]
-    if not widths:
-        raise ValueError("widths must hold at least one width.")
+    if not widths or len(set(widths)) < len(widths):
+        raise ValueError(f"widths must hold at least one width, and none twice; got {widths}.")
     seeds, problem = as_count("seeds", seeds, at_least=1), Problem(x, y, x_test, y_test)
     chain = _kernel_chain(architecture, problem, tolerance, rounds)
     if out is None:
         runs = [_run_width(architecture, problem, chain, width, seeds, training)[0] for width in widths]
         return pd.concat(runs, ignore_index=True)
-    settings = {"tolerance": tolerance, "rounds": rounds, "seeds": seeds, "training": _settings(training)}
-    records = Records(out, {"architecture": architecture.config(), **settings, "data": _fingerprint(problem)})
+    settings = {
+        "architecture": architecture.config(), "tolerance": tolerance, "rounds": rounds, "seeds": seeds,
+        "training": _settings(training), **(configuration or {}), "data": _fingerprint(problem),
+    }  # fmt: skip
+    records = Records(out, settings)
     for width in widths:
         if width not in set(records["comparison"].get("width", ())):  # the table that is written last
             comparison, fits = _run_width(architecture, problem, chain, width, seeds, training)
@@ -161,7 +171,8 @@ def exponents(comparison: pd.DataFrame, gap: str = "gap_train") -> pd.DataFrame:
 
     Returns:
         A row for each round with the columns round, exponent, standard_error, intercept (gap = exp(intercept)
-        width^exponent) and points; nan for rounds that have collapsed. Theory: -1/2.
+        width^exponent) and points; nan for rounds that have collapsed, and a standard error only of three points or more.
+        Theory: -1/2.
 
     Example:
         >>> frame = pd.DataFrame({"round": 0, "width": [16, 64, 256], "gap_train": [0.4, 0.2, 0.1]})
@@ -174,7 +185,7 @@ def exponents(comparison: pd.DataFrame, gap: str = "gap_train") -> pd.DataFrame:
         fitted = [np.nan] * 3
         if frame["width"].nunique() > 1:
             fit = scipy.stats.linregress(np.log(frame["width"]), np.log(frame[gap]))
-            fitted = [fit.slope, fit.stderr, fit.intercept]
+            fitted = [fit.slope, fit.stderr if len(frame) > 2 else np.nan, fit.intercept]
         rows.append({"round": index, **dict(zip(("exponent", "standard_error", "intercept"), fitted, strict=True))})
         rows[-1]["points"] = len(frame)
     return pd.DataFrame(rows)
@@ -217,14 +228,21 @@ def _run_width(
     keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), width))(jnp.arange(seeds))
     penalties = [float(c) / num_outputs for c in chain.run.multipliers[: chain.active]]
     rows, fits = [], []
-    networks = distill_networks(build, keys, problem.x, problem.y, training, rounds=chain.active, penalties=penalties)
-    for done in networks if chain.active else ():
+    for done in _network_rounds(build, keys, problem, training, penalties):
         outputs = [done.trained.ensemble.outputs(x) for x in (problem.x, problem.x_test)]
         rows += [{"width": width, "seed": s, **_row(problem, chain, done, s, outputs)} for s in range(seeds)]
         fits.append(_fits(chain.test[done.index], outputs[1][0]).assign(width=width, round=done.index))
     for t in range(chain.active, len(chain.run.multipliers)):
         rows += [{"width": width, "seed": s, "round": t, "multiplier": np.nan, "collapsed": True} for s in range(seeds)]
     return pd.DataFrame(rows, columns=COLUMNS), pd.concat(fits, ignore_index=True) if fits else pd.DataFrame()
+
+
+def _network_rounds(
+    build: Build, keys: Key[Array, " S"], problem: Problem, training: Training, penalties: list[float]
+) -> Iterator[Round]:
+    """The networks' rounds as far as the kernel's chain is active, which may be none."""
+    if penalties:
+        yield from distill_networks(build, keys, problem.x, problem.y, training, rounds=len(penalties), penalties=penalties)
 
 
 def _network(rngs: nnx.Rngs, **description: Any) -> FiniteWidth:
@@ -299,6 +317,8 @@ def _settings(training: Training) -> dict[str, Any]:
 
 
 def _fingerprint(problem: Problem) -> str:
-    """A checksum of points and labels."""
-    arrays = (problem.x, problem.y, problem.x_test, problem.y_test)
-    return hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in arrays)).hexdigest()
+    """A checksum of points and labels, their shapes and dtypes."""
+    digest = hashlib.sha256()
+    for array in map(np.asarray, (problem.x, problem.y, problem.x_test, problem.y_test)):
+        digest.update(f"{array.dtype.str} {array.shape} ".encode() + array.tobytes())
+    return digest.hexdigest()

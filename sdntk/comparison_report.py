@@ -14,6 +14,7 @@ from sdntk.classification_report import mean_and_deviation
 from sdntk.comparison import exponents
 from sdntk.plotting import draw_envelope, label_rounds, round_colours
 
+PLUS_MINUS = r"\pm"
 GAPS = {"gap_train": "training points", "gap_test": "test points"}
 
 
@@ -49,7 +50,7 @@ def verdict(comparison: pd.DataFrame) -> str:
         for fit in exponents(comparison, gap).to_dict("records"):
             if np.isfinite(fit["exponent"]):
                 lines.append(
-                    f"Round {fit['round']}, {where}: gap ~ width^({fit['exponent']:.3f} ± {fit['standard_error']:.3f}), "
+                    f"Round {fit['round']}, {where}: gap ~ width^({_uncertain(fit, 3, '±')}), "
                     f"{fit['points']} networks (theory: -0.5)."
                 )
     active = comparison[~comparison["collapsed"]]
@@ -105,11 +106,17 @@ def draw_gap(ax: Axes, rows: pd.DataFrame, gap: str, fit: Any, *, colour: Any, n
     ends = np.array([rows["width"].min(), rows["width"].max()])
     label = f"{name}: one width"
     if np.isfinite(fit["exponent"]):
-        label = f"{name}: width$^{{{fit['exponent']:.2f} \\pm {fit['standard_error']:.2f}}}$"
+        label = f"{name}: width$^{{{_uncertain(fit, 2, PLUS_MINUS)}}}$"
         ax.plot(ends, np.exp(fit["intercept"]) * ends ** fit["exponent"], color=colour, linewidth=1.4, label=label)
     else:
         ax.plot([], [], "o", color=colour, label=label)
     return ax
+
+
+def _uncertain(fit: Any, digits: int, sign: str) -> str:
+    """An exponent, with its standard error where there is one."""
+    exponent = f"{fit['exponent']:.{digits}f}"
+    return f"{exponent} {sign} {fit['standard_error']:.{digits}f}" if np.isfinite(fit["standard_error"]) else exponent
 
 
 def _fits(fits: pd.DataFrame, title: str) -> Figure:
@@ -141,7 +148,7 @@ def _accuracy(active: pd.DataFrame, title: str) -> Figure:
                 ax, rows, "round", f"accuracy_{name}", color=colour, label=f"networks, width {width:,}", marker="o"
             )
         draw_envelope(ax, active, "round", f"kernel_accuracy_{name}", color="crimson", label="kernel", marker="s")
-        ax.set_ylabel(f"accuracy on {'training' if name == 'train' else 'test'} points (original labels)")
+        ax.set_ylabel(f"accuracy on {'training' if name == 'train' else 'test'} points, against their labels")
         label_rounds(ax)
         ax.grid(alpha=0.25)
     axes[0].legend(frameon=False, fontsize="small")

@@ -5,6 +5,7 @@ run killed at any moment goes on in the middle of a round and ends with the same
 """
 
 import dataclasses
+import hashlib
 import itertools
 import time
 from collections.abc import Iterator, Sequence
@@ -14,16 +15,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from sdntk._arguments import as_count
+from sdntk._arguments import as_count, as_unit_interval
 from sdntk._progress import Bar
 from sdntk.checkpoints import Checkpoints
 from sdntk.ensemble import Build, Ensemble
 from sdntk.kernels._base import register
-from sdntk.network_distillation import next_targets
+from sdntk.network_distillation import next_targets, require_targets
 from sdntk.records import Records
-from sdntk.training import Course, Stop, Training, advance, as_ensemble, begin, end, fastest_size, fresh, is_over, spread
+from sdntk.training import (
+    Course,
+    Stop,
+    Trained,
+    Training,
+    advance,
+    as_ensemble,
+    begin,
+    check_arguments,
+    end,
+    fastest_size,
+    fresh,
+    is_over,
+    spread,
+    to_all_devices,
+)
 
 #: What is measured of a network: see :func:`run`.
 MEASURED = ("train_accuracy", "test_accuracy", "train_loss", "test_loss", "target_loss")
@@ -50,16 +66,31 @@ class Chain:
     """How a chain runs: see :func:`sdntk.distill_networks`; networks are measured every ``measure_every`` steps."""
 
     training: Training
-    rounds: int
+    rounds: Any
     targets: Any = "soft"
-    ground_truth_weight: float = 0.0
-    measure_every: int = 100
+    ground_truth_weight: Any = 0.0
+    penalty: Any = 0.0
+    measure_every: Any = 100
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "measure_every"):
+            as_count(name, getattr(self, name), at_least=1)
+        as_unit_interval("ground_truth_weight", self.ground_truth_weight, dtype=jnp.result_type(float))
+        require_targets(self.targets, num_outputs=2)
+
+    def name(self, seeds: Sequence[int]) -> str:
+        """Of the folder of a group's states: another one for other settings (loss and optimiser have no names)."""
+        named = [field.name for field in dataclasses.fields(Training) if field.name not in ("loss", "optimiser")]
+        settings = [[getattr(self.training, name) for name in named], self.targets, self.measure_every, list(seeds)]
+        numbers = [float(self.ground_truth_weight), float(self.penalty)]
+        return hashlib.sha256(repr([settings, numbers]).encode()).hexdigest()[:16]
 
 
 @register
 class _Progress:
     """A round in the making: the networks, and the best that they have been."""
 
+    round: Any  # t, an integer
     course: Course
     best: Float[Array, "s m"]  # MEASURED, at the best step
     best_step: Int[Array, " s"]
@@ -73,7 +104,8 @@ def run(
     The table ``rounds`` then has a row for each seed and round: train_accuracy and test_accuracy against the original
     labels, train_loss and test_loss against their one-hot vectors, target_loss against the round's own targets, all at its
     end, and with ``best_`` before the name at its best step, the measured one with the highest test accuracy (it is chosen
-    by the test points, so it flatters); steps, stop, stationarity, and the seconds of the group's round.
+    by the test points, so it flatters); steps, stop, stationarity, and the seconds of the group's round, since it was last
+    gone on with. A network that diverges has diverged in all later rounds, too.
 
     Args:
         build: a fresh Flax NNX network from ``nnx.Rngs``.
@@ -83,6 +115,8 @@ def run(
         seeds: a chain for each; round t uses the key ``fold_in(key(seed), t)``.
         at_once: how many chains are trained together; what is fastest on this device when None.
     """
+    check_arguments(data.x, chain.training, chain.penalty)
+    require_targets(chain.targets, data.y.shape[1])
     size = fastest_size(len(seeds)) if at_once is None else as_count("at_once", at_once, at_least=1)
     groups = [list(seeds[start : start + size]) for start in range(0, len(seeds), size)]
     with Bar(
@@ -95,60 +129,76 @@ def run(
 def _run_group(
     build: Build, data: Classification, chain: Chain, records: Records, seeds: list[int], bar: Bar
 ) -> Iterator[pd.DataFrame]:
-    steps = chain.training.steps
+    steps, name = chain.training.steps, chain.name(seeds)
     done = _rounds_done(records, seeds)
-    bar.advance(done * steps)
-    if done == chain.rounds:
+    bar.advance(min(done, chain.rounds) * steps)
+    checkpoints = Checkpoints(records.folder / "checkpoints" / name)
+    if done >= chain.rounds:
+        checkpoints.close(delete=True)
         return
-    checkpoints = Checkpoints(records.folder / "checkpoints" / "-".join(map(str, seeds)))
     first = jnp.broadcast_to(data.y, (len(seeds), *data.y.shape))
-    progress, t = _begin(build, data, chain, seeds, 0, first), 0
+    progress = _begin(build, data, chain, seeds, 0, first, jnp.zeros(len(seeds), bool))
     if checkpoints.last is not None:
-        progress, t = checkpoints.restore(progress), checkpoints.last // (steps + 1)
-        course = progress.course
-        course = dataclasses.replace(course, moving=spread(course.moving), fixed=spread(course.fixed))
-        progress = dataclasses.replace(progress, course=course)
+        progress = _on_devices(checkpoints.restore(progress))
+        bar.advance((int(progress.round) - done) * steps + int(progress.course.taken))
+    x = to_all_devices(data.x, len(seeds))
     while True:
-        started = time.monotonic()
+        started, t = time.monotonic(), int(progress.round)
         while not is_over(progress.course, chain.training):
             before = int(progress.course.taken)
-            progress = _to_next_measurement(progress, data, chain)
+            progress = _to_next_measurement(progress, x, data, chain)
             checkpoints.save(t * (steps + 1) + int(progress.course.taken), progress)
             bar.advance(int(progress.course.taken) - before, f"round {t}, loss {np.mean(progress.course.moving.loss):.4g}")
         bar.advance(steps - int(progress.course.taken))
-        rows = _rows(progress, data, chain, seeds, t).assign(seconds=time.monotonic() - started)
+        trained = end(progress.course, x, chain.training)
+        rows = _rows(progress, trained, data, chain, seeds).assign(seconds=time.monotonic() - started)
         records.put("rounds", _with(records["rounds"], rows))
         yield rows
         if t + 1 == chain.rounds:
             checkpoints.close(delete=True)
             return
-        outputs = as_ensemble(progress.course, chain.training).outputs(data.x)
-        learned = next_targets(outputs, data.y, chain.training.loss, chain.targets, chain.ground_truth_weight)
-        t += 1
-        progress = _begin(build, data, chain, seeds, t, learned)
-        checkpoints.save(t * (steps + 1), progress)
+        learned = next_targets(
+            trained.ensemble.outputs(data.x), data.y, chain.training.loss, chain.targets, chain.ground_truth_weight
+        )
+        progress = _begin(build, data, chain, seeds, t + 1, learned, trained.stop == Stop.DIVERGED)
+        checkpoints.save((t + 1) * (steps + 1), progress)
 
 
 def _begin(
-    build: Build, data: Classification, chain: Chain, seeds: list[int], t: int, targets: Float[Array, "s K Q"]
+    build: Build,
+    data: Classification,
+    chain: Chain,
+    seeds: list[int],
+    t: int,
+    targets: Float[Array, "s K Q"],
+    diverged: Bool[Array, " s"],
 ) -> _Progress:
     keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), t) for seed in seeds])
     networks, order = fresh(build, keys, chain.training)
-    course = begin(networks, order, data.x, targets, chain.training, jnp.zeros((), data.x.dtype))
-    worst = jnp.full((len(seeds), len(MEASURED)), -jnp.inf, data.x.dtype)
-    return _Progress(course, worst, jnp.zeros(len(seeds), int))
+    penalty = jnp.asarray(chain.penalty, data.x.dtype)
+    x = to_all_devices(data.x, len(seeds))
+    course = begin(networks, order, x, targets, chain.training, penalty, diverged)
+    measured = _measure(as_ensemble(course, chain.training), course.fixed.targets, data, chain)
+    return _Progress(np.int64(t), course, measured, jnp.zeros(len(seeds), int))
 
 
-def _to_next_measurement(progress: _Progress, data: Classification, chain: Chain) -> _Progress:
+def _on_devices(progress: _Progress) -> _Progress:
+    """A state from the disk, spread over the devices as it was."""
+    course = progress.course
+    course = dataclasses.replace(course, moving=spread(course.moving), fixed=spread(course.fixed))
+    return dataclasses.replace(progress, course=course)
+
+
+def _to_next_measurement(progress: _Progress, x: Float[Array, "K ..."], data: Classification, chain: Chain) -> _Progress:
     """Steps up to the next multiple of ``measure_every`` or the end, and what the networks are then."""
     course, training = progress.course, chain.training
     until = (int(course.taken) // chain.measure_every + 1) * chain.measure_every
     while not is_over(course, training) and course.taken < until:
-        course = advance(course, data.x, training, until=until)
+        course = advance(course, x, training, until=until)
     measured = _measure(as_ensemble(course, training), course.fixed.targets, data, chain)
     better = measured[:, 1] > progress.best[:, 1]
     best = jnp.where(better[:, None], measured, progress.best)
-    return _Progress(course, best, jnp.where(better, course.moving.steps, progress.best_step))
+    return _Progress(progress.round, course, best, jnp.where(better, course.moving.steps, progress.best_step))
 
 
 def _measure(ensemble: Ensemble, targets: Float[Array, "s K Q"], data: Classification, chain: Chain) -> Float[Array, "s m"]:
@@ -171,13 +221,12 @@ def _measure(ensemble: Ensemble, targets: Float[Array, "s K Q"], data: Classific
     ).astype(data.x.dtype)
 
 
-def _rows(progress: _Progress, data: Classification, chain: Chain, seeds: list[int], t: int) -> pd.DataFrame:
-    trained = end(progress.course, data.x, chain.training)
+def _rows(progress: _Progress, trained: Trained, data: Classification, chain: Chain, seeds: list[int]) -> pd.DataFrame:
     measured = np.asarray(_measure(trained.ensemble, progress.course.fixed.targets, data, chain))
     best = np.asarray(progress.best)
     return pd.DataFrame({
         "seed": seeds,
-        "round": t,
+        "round": int(progress.round),
         **{name: measured[:, i] for i, name in enumerate(MEASURED)},
         "best_step": np.asarray(progress.best_step),
         **{f"best_{name}": best[:, i] for i, name in enumerate(MEASURED)},

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 from sdntk._arguments import ArrayLike, as_count, as_float_array, as_points, as_unit_interval
 from sdntk.ensemble import Build
 from sdntk.losses import Loss, predictions
-from sdntk.training import Trained, Training, train
+from sdntk.training import Stop, Trained, Training, check_arguments, fastest_size, require_keys, train_groups
 
 #: What round t learns of round t - 1: its predictions, or the class that it gives the most.
 Targets = Literal["soft", "hard"]
@@ -34,7 +34,7 @@ class Round:
 
 def distill_networks(
     build: Build,
-    keys: Key[Array, " S"],
+    keys: Key[Array, "..."],
     x: ArrayLike,
     y: ArrayLike,
     training: Training,
@@ -48,7 +48,8 @@ def distill_networks(
 
     Round 0 learns y; round t learns alpha y + (1 - alpha) p_{t-1}, p_{t-1} the predictions of the network before on the
     training points (for the squared error its outputs, else their softmax), alpha the ``ground_truth_weight``. Every round
-    starts from fresh weights.
+    starts from fresh weights. A network that diverges has diverged in all later rounds, too, and leaves the others as they
+    are.
 
     Source: Mobahi et al. 2020, section 5 and appendix D.
 
@@ -79,22 +80,45 @@ def distill_networks(
         [[20, 20], [20, 20]]
     """
     x, y = as_points("x", x), as_float_array("y", y)
+    require_keys(keys)
     if y.ndim != 2 or len(y) != len(x):
         raise ValueError(f"y must have shape ({len(x)}, Q), a row for each point; its shape is {y.shape}.")
     rounds = as_count("rounds", rounds, at_least=1)
-    if targets not in get_args(Targets):
-        raise ValueError(f"targets must be 'soft' or 'hard'; got {targets!r}.")
+    require_targets(targets, y.shape[1])
     alpha = as_unit_interval("ground_truth_weight", ground_truth_weight, dtype=y.dtype)
     if penalties is not None and len(penalties) != rounds:
         raise ValueError(f"penalties must hold {rounds} numbers, one for each round; it holds {len(penalties)}.")
-    learned = jnp.broadcast_to(y, (len(keys), *y.shape))
-    for t in range(rounds):
-        penalty = 0.0 if penalties is None else penalties[t]
+    checked = [check_arguments(x, training, 0.0 if penalties is None else penalties[t]) for t in range(rounds)]
+    return _rounds(build, keys, x, y, training, checked, targets, alpha)
+
+
+def _rounds(
+    build: Build,
+    keys: Key[Array, " S"],
+    x: Float[Array, "K ..."],
+    y: Float[Array, "K Q"],
+    training: Training,
+    penalties: list[Float[Array, ""]],
+    targets: Any,
+    alpha: Float[Array, ""],
+) -> Iterator[Round]:
+    learned, diverged = jnp.broadcast_to(y, (len(keys), *y.shape)), jnp.zeros(len(keys), bool)
+    for t, penalty in enumerate(penalties):
         fresh = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, t)
-        trained = train(build, fresh, x, learned, training, penalty=penalty)
+        size = fastest_size(len(keys))
+        trained = train_groups(build, fresh, x, learned, training, penalty, size, diverged=diverged)
         yield Round(t, learned, trained)
-        if t + 1 < rounds:
+        diverged = trained.stop == Stop.DIVERGED
+        if t + 1 < len(penalties):
             learned = next_targets(trained.ensemble.outputs(x), y, training.loss, targets, alpha)
+
+
+def require_targets(targets: Any, num_outputs: int) -> None:
+    """Refuse unknown targets, and classes where there is but one output."""
+    if targets not in get_args(Targets):
+        raise ValueError(f"targets must be 'soft' or 'hard'; got {targets!r}.")
+    if targets == "hard" and num_outputs == 1:
+        raise ValueError("targets must be 'soft' where y has a single output: hard targets are one-hot vectors of classes.")
 
 
 def next_targets(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-#: A step is halved at most so often while it makes the objective larger.
+#: A step is halved at most so often while it makes the objective larger; then none is taken.
 MOST_HALVINGS = 12
 
 
@@ -85,8 +85,8 @@ def _update(
     def halve(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         return carry[0] / 2, carry[1] + 1
 
-    length = jax.lax.while_loop(too_long, halve, (jnp.ones_like(value), jnp.array(0)))[0]
-    return optax.tree.scale(length, step), state
+    length, halvings = jax.lax.while_loop(too_long, halve, (jnp.ones_like(value), jnp.array(0)))
+    return optax.tree.scale(jnp.where(halvings < MOST_HALVINGS, length, 0), step), state
 
 
 def _full_step(problem: LeastSquares, params: Any) -> Any:

@@ -102,7 +102,18 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
 
 def environment() -> dict[str, Any]:
     """What results and timings depend on beside the configuration: device, versions and date."""
-    packages = ("sdntk", "jax", "jaxlib", "neural-tangents", "numpy", "scipy", "scikit-learn")
+    packages = (
+        "sdntk",
+        "jax",
+        "jaxlib",
+        "neural-tangents",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "numpy",
+        "scipy",
+        "scikit-learn",
+    )
     return {
         "date": time.strftime("%Y-%m-%d"),
         "device": jax.devices()[0].device_kind,

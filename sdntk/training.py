@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from sdntk._arguments import ArrayLike, as_count, as_float_array, as_points
 from sdntk._progress import Bar
@@ -37,8 +37,8 @@ class Training:
 
     Attributes:
         loss: of :mod:`sdntk.losses`, or a function like them.
-        optimiser: any optax optimiser: ``optax.adam(1e-3)``, ``optax.adamw`` (weight decay), ``optax.sgd``,
-            ``optax.lbfgs()`` and :func:`sdntk.optimisers.gauss_newton` (these two with all points in every step).
+        optimiser: any optax optimiser: ``optax.adam(1e-3)``, ``optax.adamw`` (weight decay), ``optax.sgd``; with all points
+            in every step ``optax.lbfgs()`` and :func:`sdntk.optimisers.gauss_newton`.
         steps: the most steps.
         batch_size: points in a step, drawn without replacement in every epoch; all when None.
         until_loss: stop a network once its mean loss over all points, the penalty left out, is at most this.
@@ -52,8 +52,8 @@ class Training:
     optimiser: Any = field(default_factory=lambda: optax.adam(1e-3))
     steps: Any = 1000
     batch_size: Any = None
-    until_loss: float | None = None
-    until_stationary: float | None = None
+    until_loss: Any = None
+    until_stationary: Any = None
     check_every: Any = 10
     centred: bool = False
 
@@ -61,9 +61,10 @@ class Training:
         for name in ("steps", "check_every", *(["batch_size"] if self.batch_size is not None else [])):
             as_count(name, getattr(self, name), at_least=1)
         for name in ("until_loss", "until_stationary"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ValueError(f"{name} must be at least 0; got {value}.")
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, float(value))  # hashable, whatever kind of number it was
+                if not value >= 0:
+                    raise ValueError(f"{name} must be at least 0; got {value}.")
         if not isinstance(self.optimiser, optax.GradientTransformation):
             raise TypeError(f"optimiser must be an optax optimiser; got {type(self.optimiser).__name__}.")
         if isinstance(self.optimiser, GaussNewton) and (self.loss is not squared_error or self.batch_size is not None):
@@ -91,7 +92,7 @@ class Trained:
 
 def train(
     build: Build,
-    keys: Key[Array, " S"],
+    keys: Key[Array, "..."],
     x: ArrayLike,
     targets: ArrayLike,
     training: Training,
@@ -132,36 +133,71 @@ def train(
         ((3, 2, 1), True)
     """
     x, targets = as_points("x", x), as_float_array("targets", targets)
+    require_keys(keys)
     if targets.ndim not in (2, 3) or targets.shape[-2] != len(x) or targets.shape[:-2] not in ((), (len(keys),)):
         raise ValueError(
             f"targets must have shape ({len(x)}, Q), or ({len(keys)}, {len(x)}, Q) with a set for each of the "
             f"{len(keys)} keys; its shape is {targets.shape}."
         )
-    penalty = as_float_array("penalty", penalty, dtype=x.dtype)
-    _check_arguments(len(x), training, penalty)
+    penalty = check_arguments(x, training, penalty)
     targets = jnp.broadcast_to(targets, (len(keys), len(x), targets.shape[-1]))
     size = fastest_size(len(keys)) if at_once is None else min(as_count("at_once", at_once, at_least=1), len(keys))
-    groups = [slice(start, start + size) for start in range(0, len(keys), size)]
+    return train_groups(build, keys, x, targets, training, penalty, size)
+
+
+def train_groups(
+    build: Build,
+    keys: Key[Array, " S"],
+    x: Float[Array, "K ..."],
+    targets: Float[Array, "S K Q"],
+    training: Training,
+    penalty: Float[Array, ""],
+    size: int,
+    *,
+    diverged: Bool[Array, " S"] | None = None,
+) -> Trained:
+    """:func:`train`, its arguments checked: ``size`` networks at once. Those marked as diverged are not trained."""
+    diverged = jnp.zeros(len(keys), bool) if diverged is None else diverged
     networks, order = fresh(build, keys, training)
+    groups = [slice(start, start + size) for start in range(0, len(keys), size)]
     done = []
     with Bar(f"Training {len(keys)} networks", total=training.steps * len(groups)) as bar:
         for group in groups:
-            course = begin(members(networks, group), order[group], x, targets[group], training, penalty)
+            points = to_all_devices(x, len(order[group]))
+            course = begin(
+                members(networks, group), order[group], points, targets[group], training, penalty, diverged[group]
+            )
             while not is_over(course, training):
-                before, course = int(course.taken), advance(course, x, training)
+                before, course = int(course.taken), advance(course, points, training)
                 bar.advance(int(course.taken) - before, f"loss {np.mean(course.moving.loss):.4g}")
             bar.advance(training.steps - int(course.taken))
-            done.append(end(course, x, training))
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *done)
+            done.append(end(course, points, training))
+    if len(done) == 1:
+        return done[0]
+    here = jax.local_devices()[0]  # groups of different sizes lie on different devices
+    return jax.tree.map(lambda *leaves: jnp.concatenate([jax.device_put(leaf, here) for leaf in leaves]), *done)
 
 
-def _check_arguments(num_points: int, training: Training, penalty: Array) -> None:
+def require_keys(keys: Any) -> None:
+    """Refuse what is no array of JAX keys, one for each network."""
+    if np.ndim(keys) == 0 or len(keys) == 0:
+        raise ValueError("keys must hold a JAX key for each network, as jax.random.split(key, count) gives.")
+
+
+def check_arguments(x: Float[Array, "K ..."], training: Training, penalty: ArrayLike) -> Float[Array, ""]:
+    """The penalty, where it and the settings suit each other and the points.
+
+    Raises:
+        ValueError: they do not.
+    """
+    penalty = as_float_array("penalty", penalty, dtype=x.dtype)
     if penalty.shape != () or not penalty >= 0:
         raise ValueError(f"penalty must be a number, at least 0; got {penalty}.")
     if isinstance(training.optimiser, GaussNewton) and not penalty > 0:
         raise ValueError("penalty must be positive with gauss_newton, which solves for the regularised optimum.")
-    if training.batch_size is not None and training.batch_size > num_points:
-        raise ValueError(f"batch_size must be at most {num_points}, the number of points; got {training.batch_size}.")
+    if training.batch_size is not None and training.batch_size > len(x):
+        raise ValueError(f"batch_size must be at most {len(x)}, the number of points; got {training.batch_size}.")
+    return penalty
 
 
 def fastest_size(count: int) -> int:
@@ -215,17 +251,28 @@ def fresh(build: Build, keys: Key[Array, " S"], training: Training) -> tuple[Ens
 
 
 def begin(
-    networks: Ensemble, keys: Key[Array, " s"], x: Array, targets: Float[Array, "s K Q"], training: Training, penalty: Array
+    networks: Ensemble,
+    keys: Key[Array, " s"],
+    x: Array,
+    targets: Float[Array, "s K Q"],
+    training: Training,
+    penalty: Array,
+    diverged: Bool[Array, " s"],
 ) -> Course:
-    """The course of networks that take their steps together, before the first."""
+    """The course of networks that take their steps together, before the first.
+
+    A network that diverged in an earlier round has no targets and takes no step: it has diverged in this one, too.
+    """
     count = len(keys)
+    dtype = jax.eval_shape(networks.modes, *jax.tree.map(lambda leaf: leaf[0], (networks.params, networks.rest)), x).dtype
+    targets = jnp.where(diverged[:, None, None], 0, targets).astype(dtype)
     initial = networks.params if bool(penalty > 0) or training.centred else None
     offset = dataclasses.replace(networks, initial=None).outputs(x) if training.centred else None
     order = None if training.batch_size is None else jnp.tile(jnp.arange(len(x)), (count, 1))
     unknown = jnp.full(count, jnp.nan, targets.dtype)
     moving = _Moving(
         networks.params, networks.rest, _optimiser_state(networks.params, training=training), keys, order,
-        jnp.zeros(count, int), jnp.full(count, _TRAINS), unknown, unknown,
+        jnp.zeros(count, int), jnp.where(diverged, int(Stop.DIVERGED), _TRAINS), unknown, unknown,
     )  # fmt: skip
     # A copy: what moves is given up at every step, and initial weights are the same arrays.
     moving, fixed = spread(jax.tree.map(jnp.copy, moving)), spread(_Fixed(targets, initial, offset))
@@ -257,7 +304,7 @@ def advance(course: Course, x: Array, training: Training, *, until: int | None =
 
 def end(course: Course, x: Array, training: Training) -> Trained:
     """The networks as they are, with loss and stationarity over all points."""
-    moving = course.moving if _looks(training) else _look(course, x, training).moving
+    moving = _look(course, x, training).moving
     stop = jnp.where(moving.stop == _TRAINS, int(Stop.STEPS), moving.stop)
     return Trained(as_ensemble(course, training), stop, moving.steps, moving.loss, moving.stationarity)
 
@@ -280,13 +327,25 @@ def _optimiser_state(params: Any, *, training: Training) -> Any:
 
 def spread(tree: Any) -> Any:
     """The networks of a group over all devices, where their number allows it."""
-    devices = jax.devices()
-    count = math.gcd(len(devices), len(jax.tree.leaves(tree)[0]))
-    if count == 1:
+    mesh = _mesh(len(jax.tree.leaves(tree)[0]))
+    if mesh is None:
         return tree
-    automatic = (jax.sharding.AxisType.Auto,)
-    mesh = jax.make_mesh((count,), ("networks",), axis_types=automatic, devices=devices[:count])
     return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("networks")))
+
+
+def to_all_devices(x: Array, count: int) -> Array:
+    """The points on every device that a group of ``count`` networks is spread over."""
+    mesh = _mesh(count)
+    return x if mesh is None else jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+
+def _mesh(count: int) -> jax.sharding.Mesh | None:
+    devices = jax.devices()
+    used = math.gcd(len(devices), count)
+    if used == 1:
+        return None
+    automatic = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((used,), ("networks",), axis_types=automatic, devices=devices[:used])
 
 
 @jax.jit

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from sklearn.kernel_ridge import KernelRidge
 
-from sdntk import comparison, datasets
+from sdntk import comparison, datasets, losses
 from sdntk.architectures import fully_connected
 from sdntk.comparison import TO_THE_OPTIMUM, compare, exponents
 from sdntk.kernels import empirical_ntk, ntk
@@ -161,13 +161,43 @@ def test_a_folder_is_gone_on_with_and_another_comparison_refused(data, tmp_path,
         ({"widths": [0]}, "widths must be at least 1"),
         ({"widths": []}, "widths must hold at least one"),
         ({"seeds": 0}, "seeds must be at least 1"),
+        ({"widths": [16, 16]}, "none twice"),
         ({"training": Training()}, "training must have centred=True"),
+        ({"training": Training(centred=True, loss=losses.soft_cross_entropy)}, "loss squared_error"),
+        ({"training": Training(centred=True), "out": "somewhere"}, "out must be None unless the optimiser is gauss_newton"),
     ],
 )
 def test_bad_input(data, change, message):
     arguments = dict(zip(("x", "y", "x_test", "y_test"), data, strict=True)) | {"tolerance": 0.01} | change
     with pytest.raises(ValueError, match=message):
         compare(ERF, **arguments)
+
+
+def test_the_command(command, tmp_path):
+    """Tables and figures from one command; it goes on with what is there, and says what it found."""
+    options = ("--train", "20", "--test", "30", "--seeds", "1", "--tolerance", "0.5", "--rounds", "2", "--out", "out")
+    done = command("compare", "--widths", "16,32", *options)
+    assert done.returncode == 0, done.stderr
+    assert "Round 0, training points: gap ~ width^(-" in done.stdout
+    assert "2 of 2 trainings reached the gradient norm asked for" in done.stdout
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {
+        "comparison.csv", "comparison.parquet", "config.json", "fits.parquet", "gaps.png", "fits.png", "accuracy.png",
+    }  # fmt: skip
+    configuration = json.loads((tmp_path / "out" / "config.json").read_text())["configuration"]
+    assert (configuration["dataset"], configuration["train"], configuration["label_noise"]) == ("digits", 20, 0.0)
+    nothing = command("compare", "--widths", "16", *options[:-4], "--rounds", "1", "--tolerance", "2", "--out", "none")
+    assert nothing.returncode == 0, nothing.stderr
+    assert "collapsed" in nothing.stdout
+    refused = command("compare", "--widths", "16,16", *options)
+    assert refused.returncode == 2
+    assert "none twice" in refused.stderr
+
+
+def test_two_points_have_no_standard_error():
+    frame = pd.DataFrame({"round": 0, "width": [16, 64], "gap_train": [0.4, 0.2]})
+    (fit,) = exponents(frame).to_dict("records")
+    assert fit["exponent"] == pytest.approx(-0.5)
+    assert np.isnan(fit["standard_error"])
 
 
 def test_no_round_is_active(data):

@@ -5,6 +5,7 @@ timings aside. Every column is worked out here a second time from the in-memory 
 step is the best of the measured ones; a state of other work is refused.
 """
 
+import dataclasses
 import random
 import signal
 import subprocess
@@ -20,7 +21,7 @@ import pytest
 from flax import nnx
 
 import sdntk
-from sdntk import losses
+from sdntk import losses, network_classification
 from sdntk.checkpoints import Checkpoints
 from sdntk.network_classification import MEASURED, Chain, Classification, run
 from sdntk.records import Records
@@ -98,7 +99,8 @@ print("done")
         process.send_signal(signal.SIGKILL)
         kills += process.communicate()[0] == ""
     assert kills == 2
-    assert not (tmp_path / "rounds.parquet").exists() or len(table(tmp_path)) < 6
+    states = [int(path.name) for path in tmp_path.glob("checkpoints/*/*") if path.name.isdigit()]
+    assert any(state % (STEPS + 1) not in (0, STEPS) for state in states)  # it goes on in the middle of a round
     assert start().communicate()[0] == "done\n"
     pd.testing.assert_frame_equal(
         table(tmp_path).drop(columns="seconds"), table(undisturbed).drop(columns="seconds"), check_exact=True
@@ -148,6 +150,55 @@ def test_the_best_step_is_the_best_of_those_that_were_measured(undisturbed, tmp_
         assert ended[name][0] == pytest.approx(row[f"best_{name}"], rel=1e-5)
 
 
+def test_the_best_step_is_the_best_of_all_that_were_measured(tmp_path, monkeypatch):
+    seen, measure = [], network_classification._measure
+    monkeypatch.setattr(network_classification, "_measure", lambda *arguments: seen.append(measure(*arguments)) or seen[-1])
+    chain = Chain(Training(optimiser=optax.sgd(2.0), steps=40, batch_size=20), rounds=1, measure_every=4)
+    (ended,) = run(Network, problem(), chain, Records(tmp_path, {}), seeds=[1])
+    accuracies = np.array([float(values[0, 1]) for values in seen])
+    assert ended["best_test_accuracy"][0] == accuracies.max() > accuracies[-1]
+    assert ended["best_step"][0] == 4 * accuracies.argmax()
+
+
+def test_a_rule_met_at_once_and_a_network_that_diverges(tmp_path):
+    met = Chain(Training(steps=20, until_loss=1e9), rounds=2)
+    rows = pd.concat(run(Network, problem(), met, Records(tmp_path / "met", {}), seeds=[1]))
+    assert rows["stop"].tolist() == ["loss", "loss"]
+    assert np.isfinite(rows.drop(columns="stop").to_numpy(float)).all()
+    wild = Chain(Training(optimiser=optax.sgd(1e20), steps=20), rounds=3)
+    rows = pd.concat(run(Network, problem(), wild, Records(tmp_path / "wild", {}), seeds=[1]))
+    assert rows["stop"].tolist() == ["diverged"] * 3
+    assert rows["steps"].tolist()[1:] == [0, 0]
+
+
+def test_other_settings_other_states_and_fewer_rounds_none(undisturbed):
+    names = [
+        chain.name([3, 5]) for chain in (CHAIN, Chain(Training(steps=STEPS), 3), dataclasses.replace(CHAIN, penalty=1.0))
+    ]
+    assert len({*names, CHAIN.name([3])}) == 4
+    assert CHAIN.name([3, 5]) == names[0] == dataclasses.replace(CHAIN, rounds=9).name([3, 5])
+    assert len(CHAIN.name(range(1000))) == 16
+    fewer = dataclasses.replace(CHAIN, rounds=2)
+    assert list(run(Network, problem(), fewer, Records(undisturbed, {"test": 1}), seeds=[3, 5])) == []
+    assert not list(undisturbed.glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets": "warm"}, "targets must be 'soft' or 'hard'"),
+        ({"ground_truth_weight": 7}, "ground_truth_weight must lie between 0 and 1"),
+        ({"measure_every": 0}, "measure_every must be at least 1"),
+        ({"rounds": 0}, "rounds must be at least 1"),
+        ({"penalty": -1.0}, "penalty must be a number, at least 0"),
+        ({"training": Training(batch_size=101)}, "batch_size must be at most 100"),
+    ],
+)
+def test_bad_input(change, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        next(run(Network, problem(), dataclasses.replace(CHAIN, **change), Records(tmp_path, {}), seeds=[1]))
+
+
 def test_checkpoints(tmp_path):
     state = {"x": jnp.arange(3.0), "key": jax.random.split(jax.random.key(1)), "n": np.int64(4)}
     checkpoints = Checkpoints(tmp_path / "states")
@@ -162,7 +213,8 @@ def test_checkpoints(tmp_path):
     assert isinstance(restored["n"], np.integer | np.ndarray)
     np.testing.assert_array_equal(restored["x"], state["x"])
     np.testing.assert_array_equal(jax.random.key_data(restored["key"]), jax.random.key_data(state["key"]))
-    for other in ({**state, "x": jnp.zeros(4)}, {**state, "x": jnp.zeros(3, jnp.float32)}):
+    others = [{**state, "x": jnp.zeros(4)}, {**state, "x": jnp.zeros(3, jnp.float32)}, {**state, "z": jnp.zeros(2)}]
+    for other in others:
         with pytest.raises(ValueError, match="holds the state of other work"):
             again.restore(other)
     again.close(delete=True)

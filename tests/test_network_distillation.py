@@ -19,7 +19,7 @@ from sdntk.kernels import empirical_ntk, load_neural_tangents, tangent_kernel
 from sdntk.network_distillation import distill_networks
 from sdntk.networks import FiniteWidth
 from sdntk.optimisers import gauss_newton
-from sdntk.training import Training
+from sdntk.training import Stop, Training, train_groups
 
 X = jax.random.normal(jax.random.key(0), (15, 4))
 NEW = jax.random.normal(jax.random.key(1), (6, 4))
@@ -119,11 +119,36 @@ def test_every_round_starts_from_fresh_weights():
     assert np.linalg.matrix_rank(outputs) == 6  # none is another
 
 
+def test_a_network_that_diverges_leaves_the_other_chains_as_they_were():
+    """Its outputs, which may be no numbers, are nobody's targets; it has diverged in every later round."""
+    y = jnp.stack([X[:, 0], X[:, 1]], axis=1)
+    labels = jnp.stack([y, y * 1e250])  # for the second chain alone: given to the rounds as they stand behind the checks
+    settings = Training(optimiser=optax.sgd(0.05), steps=10)
+    build = lambda rngs: erf_network(2, rngs)  # noqa: E731
+    alone = list(distill_networks(build, KEYS[:1], X, y, settings, rounds=3))
+    options = {"size": 2, "diverged": jnp.array([False, True])}
+    both = train_groups(build, KEYS, X, labels.at[1, 0].set(jnp.inf), settings, jnp.array(0.0), **options)
+    assert both.stop.tolist() == [Stop.STEPS, Stop.DIVERGED]
+    assert both.steps.tolist() == [10, 0]
+    chain = list(distill_networks(build, KEYS, X, y, DIVERGING, rounds=3))
+    ends = np.array([done.trained.stop for done in chain])
+    assert (ends[:, 0] == Stop.DIVERGED).any()
+    first = int(np.argmax(ends[:, 0] == Stop.DIVERGED))
+    assert (ends[first:, 0] == Stop.DIVERGED).all()
+    assert chain[-1].index == 2
+    assert np.isfinite(alone[2].trained.loss).all()
+
+
+#: Long steps on a loss without bounds: what diverges in the first round.
+DIVERGING = Training(optimiser=optax.sgd(1e3), steps=200)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"y": X[:3]}, r"y must have shape \(15, Q\)"),
         ({"rounds": 0}, "rounds must be at least 1"),
+        ({"targets": "hard", "y": X[:, :1]}, "targets must be 'soft' where y has a single output"),
         ({"targets": "warm"}, "targets must be 'soft' or 'hard'; got 'warm'"),
         ({"ground_truth_weight": 2.0}, "ground_truth_weight must lie between 0 and 1"),
         ({"penalties": [1.0]}, "penalties must hold 2 numbers"),
@@ -132,4 +157,4 @@ def test_every_round_starts_from_fresh_weights():
 def test_bad_input(change, message):
     arguments = {"build": lambda rngs: erf_network(4, rngs), "keys": KEYS, "x": X, "y": X, "training": Training(steps=1)}
     with pytest.raises(ValueError, match=message):
-        next(distill_networks(**(arguments | {"rounds": 2} | change)))
+        distill_networks(**(arguments | {"rounds": 2} | change))

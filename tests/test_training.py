@@ -7,6 +7,7 @@ every epoch takes every point once, and a batch of all points is the full gradie
 train.
 """
 
+import itertools
 import json
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from flax import nnx
 from sdntk import losses, training
 from sdntk.architectures import convolutional, fully_connected
 from sdntk.networks import FiniteWidth
-from sdntk.optimisers import gauss_newton
+from sdntk.optimisers import LeastSquares, gauss_newton
 from sdntk.training import Stop, Training, train
 
 X = jax.random.normal(jax.random.key(0), (20, 5))
@@ -115,7 +116,8 @@ EIGHT_DEVICES = """
     from sdntk.training import Training, train
     keys = jax.random.split(jax.random.key(1), 8)
     settings = Training(optimiser=optax.adam(1e-2), steps=12, batch_size=4)
-    spread, single = (train(build, keys, X, Y, settings, at_once=size) for size in (8, 1))
+    spread, single, uneven = (train(build, keys, X, Y, settings, at_once=size) for size in (8, 1, 6))
+    assert abs(uneven.ensemble.outputs(X) - single.ensemble.outputs(X)).max() < 1e-12
     devices = len(jax.tree.leaves(spread.ensemble.params)[0].devices())
     print(json.dumps([devices, float(abs(spread.ensemble.outputs(X) - single.ensemble.outputs(X)).max())]))
 """
@@ -144,6 +146,65 @@ def test_a_network_that_diverges_is_told_and_leaves_the_others_as_they_were(at_o
     outputs = trained.ensemble.outputs(X)
     np.testing.assert_allclose(outputs[::2], alone.ensemble.outputs(X)[::2], rtol=1e-12)
     assert bool(jnp.isfinite(outputs).all())  # it keeps its last finite weights
+
+
+def test_a_network_that_diverges_midway_keeps_its_last_finite_weights():
+    """Of the squared error's own making: too long steps grow until the weights are no numbers."""
+    targets = jnp.stack([Y, Y * 1e8])
+    settings = Training(optimiser=optax.sgd(2.0), steps=400, check_every=400, batch_size=4, until_loss=0.0)
+    relu = lambda rngs: FiniteWidth(fully_connected(2), (5,), width=32, num_outputs=3, rngs=rngs)  # noqa: E731
+    trained = train(relu, KEYS[:2], X, targets, settings)
+    assert Stop.DIVERGED in trained.stop.tolist()
+    diverged = int(np.argmax(np.asarray(trained.stop) == Stop.DIVERGED))
+    assert 0 < trained.steps[diverged] < 400
+    weights = jax.tree.leaves(jax.tree.map(lambda leaf: leaf[diverged], trained.ensemble.params))
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in weights)
+    outputs = np.asarray(trained.ensemble.outputs(X)[diverged])
+    loss = np.mean((outputs - np.asarray(targets[diverged])) ** 2)  # of the weights that it ends with
+    np.testing.assert_allclose(trained.loss[diverged], loss, rtol=1e-9)
+
+
+def test_points_in_parts_and_the_compiled_loop_change_nothing(monkeypatch):
+    settings = Training(optimiser=optax.adam(1e-2), steps=12, batch_size=5, until_stationary=0.0, check_every=4)
+    plain = train(build, KEYS[:1], X, Y, settings)
+    monkeypatch.setattr(training, "_AT_ONCE", 7)
+    parts = train(build, KEYS[:1], X, Y, settings)
+    np.testing.assert_allclose(parts.loss, plain.loss, rtol=1e-12)
+    np.testing.assert_allclose(parts.stationarity, plain.stationarity, rtol=1e-12)
+    monkeypatch.setattr(
+        training,
+        "_take_steps",
+        lambda moving, position, count, *fixed, **static: training._steps(moving, *fixed, position, count, **static),
+    )
+    looped = train(build, KEYS[:1], X, Y, settings)
+    np.testing.assert_allclose(looped.ensemble.outputs(X), plain.ensemble.outputs(X), rtol=1e-12)
+    assert looped.steps.tolist() == [12]
+
+
+def test_points_are_ordered_by_other_keys_than_weights_are_drawn_with():
+    networks, order = training.fresh(build, KEYS, Training())
+    by_order = training.initialise(build, order)
+    for a, b in zip(jax.tree.leaves(networks.params), jax.tree.leaves(by_order.params), strict=True):
+        assert a.size == 1 or not np.allclose(a, b) or not np.any(a)
+    assert len({tuple(np.ravel(jax.random.key_data(key))) for key in order}) == len(KEYS)
+
+
+def test_gauss_newton_never_takes_a_step_that_raises_the_objective():
+    """f = arctan(w): from far away full steps overshoot, more at each."""
+    problem = LeastSquares(
+        lambda w: jnp.arctan(w)[:, None], lambda w: (1 / (1 + w**2) ** 2)[:, None], jnp.zeros((1, 1)), jnp.array([4.0]),
+        jnp.array(1e-6),
+    )  # fmt: skip
+    value_fn = lambda w: jnp.mean(problem.outputs(w) ** 2) + 1e-6 * jnp.sum((w - 4.0) ** 2)  # noqa: E731
+    w, values = jnp.array([4.0]), []
+    for _ in range(8):
+        values.append(value_fn(w))
+        updates, _ = gauss_newton().update(
+            None, gauss_newton().init(w), w, value=values[-1], value_fn=value_fn, problem=problem
+        )
+        w = w + updates
+    assert all(after <= before for before, after in itertools.pairwise(values))
+    assert values[-1] < 1e-3 * values[0]
 
 
 def test_training_stops_at_the_first_look_that_meets_the_rule():
@@ -233,6 +294,14 @@ def test_nothing_compiles_twice():
     assert len(traces) == once
 
 
+def test_single_precision_data_with_x64_on():
+    """The networks' weights are in float64 then: so are their outputs, and what is compared with them."""
+    settings = Training(optimiser=optax.adam(1e-2), steps=5)
+    trained = train(build, KEYS[:1], X.astype(jnp.float32), Y.astype(jnp.float32), settings)
+    double = train(build, KEYS[:1], X.astype(jnp.float32).astype(float), Y, settings)
+    np.testing.assert_allclose(trained.loss, double.loss, rtol=1e-6)
+
+
 @pytest.mark.usefixtures("single_precision")
 def test_float32():
     settings = Training(optimiser=optax.adam(1e-2), steps=20)
@@ -255,6 +324,8 @@ def test_float32():
         ({}, {"targets": jnp.stack([Y, Y])}, ValueError, "targets must have shape"),
         ({}, {"build": lambda _: 3}, TypeError, "build must return a Flax NNX module"),
         ({}, {"at_once": 0}, ValueError, "at_once must be at least 1"),
+        ({}, {"keys": jax.random.key(0)}, ValueError, "keys must hold a JAX key for each network"),
+        ({}, {"keys": KEYS[:0]}, ValueError, "keys must hold a JAX key for each network"),
     ],
 )
 def test_bad_input(settings, arguments, error, message):
