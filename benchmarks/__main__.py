@@ -1,4 +1,4 @@
-"""``python -m benchmarks core`` (or gram, networks): times a claim on JAX's device; writes benchmarks/results/."""
+"""``python -m benchmarks core`` (or gram, krylov, networks): times a claim on JAX's device; writes benchmarks/results/."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -7,7 +7,7 @@ import jax
 import matplotlib as mpl
 import typer
 
-from benchmarks import core, gram, networks
+from benchmarks import core, gram, krylov, networks
 
 
 class Claim(StrEnum):
@@ -15,10 +15,11 @@ class Claim(StrEnum):
 
     CORE = "core"
     GRAM = "gram"
+    KRYLOV = "krylov"
     NETWORKS = "networks"
 
 
-RUN = {Claim.CORE: core.main, Claim.GRAM: gram.main, Claim.NETWORKS: networks.main}
+RUN = {Claim.CORE: core.main, Claim.GRAM: gram.main, Claim.KRYLOV: krylov.main, Claim.NETWORKS: networks.main}
 
 
 def main(

@@ -18,7 +18,7 @@ from sklearn.kernel_ridge import KernelRidge
 import sdntk
 from benchmarks import report
 from benchmarks.timing import Timing, measure
-from sdntk.distillation import run_chain
+from sdntk.recurrence import Chain, run_chain
 
 SIZES = (500, 1000, 2000, 4000)
 #: Dimension of the points, noise of the labels, tolerance and many-draws tolerance relative to ||y||^2/K.
@@ -83,19 +83,20 @@ def time_size(size: int, *, repeats: int, baseline: bool) -> list[dict[str, Any]
     eps = jnp.asarray(SETTINGS["tolerance"] * scale)
     eps_draws = jnp.full(draws.shape[1], SETTINGS["tolerance_draws"] * scale)
     alpha = jnp.asarray(0.0)
-    chain = jax.jit(partial(run_chain, rounds=rounds, losses=size, by_tolerance=True))
-    chain_draws = jax.jit(partial(run_chain, rounds=rounds_draws, losses=size, by_tolerance=True))
-    path = chain(d, z, eps, alpha)
+    run = jax.jit(partial(run_chain, terms=size))
+    chain = Chain(eps, alpha, rounds, joint=False, by_tolerance=True)
+    chain_draws = Chain(eps_draws, alpha, rounds_draws, joint=False, by_tolerance=True)
+    path = run(d, z, chain)
     active = int((path.status == sdntk.Status.ACTIVE).sum())
     iterations = float(path.iterations[:active].mean())
 
     timings = {
-        f"{rounds} rounds": measure(lambda: chain(d, z, eps, alpha), repeats=repeats),
+        f"{rounds} rounds": measure(lambda: run(d, z, chain), repeats=repeats),
         f"{rounds} rounds, labels mapped back": measure(
             lambda: sdntk.distill_spectrum(spectrum, y, tolerance=eps, rounds=rounds).fitted, repeats=repeats
         ),
         f"{draws.shape[1]} draws x {rounds_draws} rounds, rotated": measure(
-            lambda: chain_draws(d, z_draws, eps_draws, alpha), repeats=repeats
+            lambda: run(d, z_draws, chain_draws), repeats=repeats
         ),
         f"rotating {draws.shape[1]} draws": measure(lambda: spectrum.rotate(jnp.asarray(draws)), repeats=repeats),
     }

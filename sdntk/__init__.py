@@ -7,7 +7,11 @@ from sdntk import architectures, bounds, datasets, filters, kernels
 from sdntk.distillation import Distillation, distill, distill_spectrum
 from sdntk.gram import gram
 from sdntk.gram_store import GramStore
+from sdntk.krylov import KrylovSpectrum
+from sdntk.krylov_bounds import ErrorBounds
+from sdntk.krylov_steps import AccuracyError, krylov
 from sdntk.multiplier import Multiplier, Status, solve_multiplier
+from sdntk.products import Products, products
 from sdntk.spectrum import PrecisionWarning, Spectrum, decompose
 
 if TYPE_CHECKING:
@@ -19,10 +23,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccuracyError",
     "Distillation",
+    "ErrorBounds",
     "GramStore",
+    "KrylovSpectrum",
     "Multiplier",
     "PrecisionWarning",
+    "Products",
     "Spectrum",
     "Status",
     "Stop",
@@ -40,9 +48,11 @@ __all__ = [
     "filters",
     "gram",
     "kernels",
+    "krylov",
     "losses",
     "networks",
     "optimisers",
+    "products",
     "solve_multiplier",
     "train",
 ]

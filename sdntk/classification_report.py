@@ -9,10 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from sdntk.kernel_classification import chosen_by
 from sdntk.plotting import draw_envelope, draw_envelopes, draw_level, label_rounds
 from sdntk.records import Records
-
-_SINGLE_FIT = "one fit, tolerance chosen on held-out images"
 
 
 def rounds_table(records: Records) -> Table:
@@ -48,7 +47,7 @@ def rounds_table(records: Records) -> Table:
 
 def comparison_table(records: Records) -> Table:
     """Distillation against one fit: see :func:`sdntk.kernel_classification.compare`."""
-    table = Table(title="Best round against best single fit: test accuracy, both chosen by accuracy on held-out images")
+    table = Table(title=f"Best round against best single fit: test accuracy, both chosen {_chosen_on(records)}")
     shown = ("first_round", "round", "best_round", "single_tolerance", "single_fit", "gain")
     for column in ("tolerance", *(name.replace("_", " ") for name in shown), "gain by hindsight"):
         table.add_column(column, justify="right")
@@ -76,9 +75,9 @@ def verdict(records: Records) -> str:
     chosen = records["comparison"].query("tolerance == 'chosen'")
     best, single, gain = (chosen[column] for column in ("best_round", "single_fit", "gain"))
     lines.append(
-        f"Tolerance and round chosen on held-out images reach {best.mean():.4f} on test images; one fit, its tolerance "
+        f"Tolerance and round chosen {_chosen_on(records)} reach {best.mean():.4f} on test images; one fit, its tolerance "
         f"chosen in the same way, {single.mean():.4f}: a gain of {gain.mean():+.4f} from distillation "
-        f"(standard deviation over {len(gain)} seeds {gain.std(ddof=0):.4f})."
+        + (f"(standard deviation over {len(gain)} seeds {gain.std(ddof=0):.4f})." if len(gain) > 1 else "(one seed).")
     )
     return "\n".join(lines)
 
@@ -109,7 +108,7 @@ def _rounds(records: Records) -> Figure:
     figure, axes = plt.subplots(2, 2, figsize=(10, 7.4), sharex=True, layout="constrained")
     for ax, (column, name) in zip(axes.ravel(), panels.items(), strict=True):
         draw_envelopes(ax, frame, "round", column, by="chain")
-        draw_level(ax, single[column], color="0.25", label=_SINGLE_FIT)
+        draw_level(ax, single[column], color="0.25", label=f"one fit, tolerance chosen {_chosen_on(records)}")
         ax.set(ylabel=name)
         ax.grid(alpha=0.25)
     for ax in axes[1]:
@@ -123,11 +122,14 @@ def _single_fits(records: Records) -> Figure:
     def draw_on(ax: Axes) -> None:
         frame = records["single_fits"]
         draw_envelope(ax, frame, "tolerance", "test_accuracy", color="C0", label="one fit: test images")
-        draw_envelope(
-            ax, frame, "tolerance", "held_out_accuracy", color="C1", label="one fit: held-out images, noisy labels"
-        )
+        if frame["held_out_accuracy"].notna().any():
+            draw_envelope(
+                ax, frame, "tolerance", "held_out_accuracy", color="C1", label="one fit: held-out images, noisy labels"
+            )
         chosen = records["comparison"].query("tolerance == 'chosen'")
-        draw_level(ax, chosen["best_round"], color="C3", label="best round of self-distillation (chosen on held-out): test")
+        draw_level(
+            ax, chosen["best_round"], color="C3", label=f"best round of self-distillation, chosen {_chosen_on(records)}"
+        )
         ax.set(xlabel="tolerance $\\epsilon$, as a fraction of $\\Vert y\\Vert^2/K$", ylabel="accuracy")
 
     return _one(records, draw_on)
@@ -167,16 +169,23 @@ def _while_active(records: Records) -> pd.DataFrame:
 
 def _headline(records: Records) -> str:
     c = records.configuration
+    several = f"mean and one standard deviation over {len(c['seeds'])} seeds"
     return (
         f"{c['dataset']}, {c['kernel']}, K = {c['train']}, {c['label_noise']:.0%} label noise\n"
-        f"mean and one standard deviation over {len(c['seeds'])} seeds"
+        f"{several if len(c['seeds']) > 1 else 'one seed'}"
     )
 
 
 def _chosen_single_fits(records: Records) -> pd.DataFrame:
     """For each seed the single fit with the best held-out accuracy."""
     frame = records["single_fits"]
-    return frame.loc[frame.groupby("seed")["held_out_accuracy"].idxmax()]
+    return frame.loc[frame.groupby("seed")[chosen_by(frame)].idxmax()]
+
+
+def _chosen_on(records: Records) -> str:
+    """How rounds and tolerances were chosen, in words."""
+    held_out = chosen_by(records["rounds"]) == "held_out_accuracy"
+    return "on held-out images" if held_out else "by hindsight on the test images"
 
 
 def mean_and_deviation(values: pd.Series) -> str:

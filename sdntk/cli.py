@@ -83,6 +83,14 @@ class Noise(StrEnum):
     ASYMMETRIC = "asymmetric"
 
 
+class Method(StrEnum):
+    """How spectra are had."""
+
+    AUTO = "auto"
+    DENSE = "dense"
+    KRYLOV = "krylov"
+
+
 class Outputs(StrEnum):
     """Whether each class has a multiplier of its own."""
 
@@ -103,7 +111,7 @@ def ntk(
     ] = None,
     activation: Annotated[str, typer.Option(help="relu, erf, gelu or sin.")] = "relu",
     train: Annotated[int, typer.Option(help="Training images, balanced by class.")] = 1000,
-    held_out: Annotated[int, typer.Option(help="Held-out images, to choose a round or a tolerance by.")] = 300,
+    held_out: Annotated[int, typer.Option(help="Held-out images to choose a round or a tolerance by; may be 0.")] = 300,
     test: Annotated[int, typer.Option(help="Test images.")] = 360,
     tolerance: Annotated[
         list[float] | None,
@@ -115,6 +123,16 @@ def ntk(
         Noise, typer.Option(help="Another class at random, or one fixed other class for each.")
     ] = Noise.SYMMETRIC,
     outputs: Annotated[Outputs, typer.Option(help="A multiplier for each class, or one for all.")] = Outputs.SEPARATE,
+    method: Annotated[
+        Method, typer.Option(help="By an eigendecomposition or by products alone. [auto: the first up to 6,000 images]")
+    ] = Method.AUTO,
+    accuracy: Annotated[float, typer.Option(help="Of the Krylov method: largest relative error of every round.")] = 1e-6,
+    gram_dtype: Annotated[
+        str, typer.Option(help="In which the Krylov method keeps the Gram matrix: float64, or float32 for half the room.")
+    ] = "float64",
+    store: Annotated[
+        Path | None, typer.Option(help="Folder for the Krylov method's Gram matrix. [default: in memory]", file_okay=False)
+    ] = None,
     unit_norm: Annotated[bool, typer.Option("--unit-norm", help="Scale images to norm 1.")] = False,
     seeds: Annotated[int, typer.Option(help="Repetitions, each with its own images and noise.")] = 3,
     first_seed: Annotated[int, typer.Option(help="The first seed; the others follow it.")] = 0,
@@ -127,7 +145,8 @@ def ntk(
     experiment = Experiment(
         train=train, held_out=held_out, test=test, tolerances=tuple(tolerance or (0.01, 0.05, 0.2)), rounds=rounds,
         label_noise=label_noise, noise=noise.value, flips=flips if noise is Noise.ASYMMETRIC else None,
-        outputs=outputs.value, unit_norm=unit_norm, seeds=tuple(range(first_seed, first_seed + seeds)),
+        outputs=outputs.value, unit_norm=unit_norm, method=method.value,
+        accuracy=accuracy, gram_dtype=gram_dtype, seeds=tuple(range(first_seed, first_seed + seeds)),
     )  # fmt: skip
     depth = _DEPTH[architecture] if depth is None else depth
     network = _network(architecture, depth, activation)
@@ -136,7 +155,9 @@ def ntk(
     records = Records(
         out, {"dataset": dataset.value, "kernel": name, "layers": network.config(), **dataclasses.asdict(experiment)}
     )
-    for _ in track(run(data, kernels.ntk(network), experiment, records), f"Seeds of {name} on {data.name}", seeds):
+    for _ in track(
+        run(data, kernels.ntk(network), experiment, records, store=store), f"Seeds of {name} on {data.name}", seeds
+    ):
         pass
     console = _console()
     console.print(classification_report.rounds_table(records))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import warnings
-from functools import partial
 from typing import Any, Literal, no_type_check
 
 import jax
@@ -10,26 +9,27 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sdntk import filters
-from sdntk._arguments import (
-    ArrayLike,
-    as_count,
-    as_float_array,
-    as_labels,
-    as_points,
-    as_positive,
-    as_unit_interval,
-    format_number,
-    is_traced,
-)
+from sdntk import capacity, filters
+from sdntk._arguments import ArrayLike, as_float_array, as_labels, as_points, format_number, is_traced
 from sdntk._linalg import matmul, safe_sqrt
 from sdntk.gram import gram
 from sdntk.kernels import Kernel, KernelFunction
+from sdntk.krylov import KrylovSpectrum
+from sdntk.krylov_bounds import ErrorBounds
+from sdntk.krylov_steps import AccuracyError, chain_error_bounds, krylov
 from sdntk.multiplier import Status
-from sdntk.recurrence import Trajectory, distill_to_tolerance, distill_with_multiplier, map_outputs
+from sdntk.products import products
+from sdntk.recurrence import Chain, run_chain
 from sdntk.spectrum import PrecisionWarning, Spectrum, decompose, null_space_loss
 
 Outputs = Literal["separate", "joint"]
+Method = Literal["dense", "krylov", "auto"]
+AnySpectrum = Spectrum | KrylovSpectrum
+
+#: Up to so many points an eigendecomposition takes about a second, and ``method="auto"`` takes it.
+DENSE_POINTS = 2000
+#: Predictions are made so many bytes of the cross-Gram matrix at a time.
+CROSS_BYTES = 2**28
 
 #: machine_eps * d_max / c above which a multiplier is not to be trusted: it is then off by about this fraction.
 PRECISION_TOLERANCE = 1e-3
@@ -57,8 +57,12 @@ class Distillation:
         spectrum: the decomposed Gram matrix.
         rotated_labels: z_0 = V y_0, shape (K,) or (K, Q).
         ground_truth_weight: alpha.
+        error_bounds: of a Krylov run, how far multipliers and fitted values are from the exact chain's at most.
         kernel: the kernel, if known (then :meth:`predict` works).
         x: the training points, if known.
+        method: how the spectrum was had, in words: "dense" or "krylov" and why.
+
+    Krylov runs have m Ritz vectors of each output in place of K eigenvectors: ``filters`` are (T, m) or (T, m, Q).
     """
 
     multipliers: Float[Array, "T *Q"]
@@ -69,15 +73,17 @@ class Distillation:
     training_loss: Float[Array, "T *Q"]
     norms: Float[Array, "T *Q"]
     iterations: Int[Array, "T *Q"]
-    spectrum: Spectrum
-    rotated_labels: Float[Array, "K *P"]
+    spectrum: AnySpectrum
+    rotated_labels: Float[Array, "m *P"]
     ground_truth_weight: Float[Array, ""]
+    error_bounds: ErrorBounds | None = None
     kernel: Any = None
     x: Float[Array, "K ..."] | None = None
+    method: str = dataclasses.field(default="", metadata={"static": True})
 
     @property
-    def eigenvalues(self) -> Float[Array, " K"]:
-        """d, shape (K,), ascending, with those that are rounding set to zero."""
+    def eigenvalues(self) -> Float[Array, "m *q"]:
+        """d, shape (K,), ascending, with those that are rounding set to zero; of Krylov runs (m,) or (m, Q), Ritz values."""
         return self.spectrum.eigenvalues
 
     @property
@@ -107,7 +113,10 @@ class Distillation:
                 "this run knows no kernel, since distill_spectrum was given a spectrum only: "
                 "use run.predict_from(sdntk.gram(kernel, x_new, x))."
             )
-        return self.predict_from(gram(self.kernel, x_new, self.x))
+        new = as_points("x_new", x_new)
+        rows = max(1, CROSS_BYTES // capacity.matrix_bytes((1, len(self.x)), self.x.dtype))
+        blocks = [new[start : start + rows] for start in range(0, len(new), rows)]
+        return jnp.concatenate([self.predict_from(gram(self.kernel, block, self.x)) for block in blocks], axis=1)
 
     def predict_from(self, cross_gram: ArrayLike) -> Float[Array, "T n *P"]:
         """Every round's f_t at new points, given ``gram(kernel, x_new, x)``, shape (n, K) (eqs. 16, 44)."""
@@ -134,6 +143,8 @@ def distill(
     ground_truth_weight: ArrayLike = 0.0,
     outputs: Outputs = "separate",
     rank_tolerance: ArrayLike | None = None,
+    method: Any = "dense",
+    accuracy: Any = 1e-6,
 ) -> Distillation:
     """Train a kernel machine on its own predictions, round after round.
 
@@ -151,13 +162,19 @@ def distill(
         outputs: "separate", each output with its own multiplier and its own collapse (the paper's, section 3.6), or
             "joint", one multiplier for all and the loss averaged over points and outputs.
         rank_tolerance: see :func:`sdntk.decompose`.
+        method: "dense", by an eigendecomposition; "krylov", by products with the Gram matrix alone, as many as the accuracy
+            asks for; or "auto", which takes the first up to 2,000 points. Where the Krylov method does not reach its
+            accuracy, and memory allows it, the dense one takes over. ``run.method`` says which it was, and why.
+        accuracy: of the Krylov method: the largest relative error of every c_t and f_t; ``run.error_bounds`` holds what was
+            achieved.
 
     Returns:
         A :class:`Distillation`.
 
     Raises:
         ValueError, TypeError: bad input, each named; an infeasible tolerance, with the smallest feasible one. (Under jit an
-            infeasible chain is a status, and its multipliers and fitted values are nan.)
+            infeasible chain is a status, and its multipliers and fitted values are nan.) AccuracyError: the Krylov method
+            does not reach its accuracy, and the dense one does not fit into memory.
 
     Warns:
         PrecisionWarning: float32, or a multiplier so small against d_max that rounding decides it.
@@ -174,18 +191,48 @@ def distill(
         (5, 1)
     """
     points = as_points("x", x)
-    spectrum = decompose(gram(kernel, points), rank_tolerance=rank_tolerance)
-    run = distill_spectrum(
-        spectrum, y, tolerance=tolerance, multiplier=multiplier, rounds=rounds,
-        ground_truth_weight=ground_truth_weight, outputs=outputs,
-    )  # fmt: skip
+    chain: dict[str, Any] = {
+        "tolerance": tolerance, "multiplier": multiplier, "rounds": rounds,
+        "ground_truth_weight": ground_truth_weight, "outputs": outputs,
+    }  # fmt: skip
+    spectrum, how = _spectrum(kernel, points, y, chain, method, accuracy, rank_tolerance)
+    run = distill_spectrum(spectrum, y, **chain)
     # A run is a pytree, so its kernel must be one: the library's are, any other function is wrapped as one without leaves.
     known = kernel if isinstance(kernel, Kernel) else jax.tree_util.Partial(kernel)
-    return dataclasses.replace(run, kernel=known, x=points)
+    return dataclasses.replace(run, kernel=known, x=points, method=how)
+
+
+def _spectrum(
+    kernel: KernelFunction,
+    x: Float[Array, "K ..."],
+    y: ArrayLike,
+    chain: dict[str, Any],
+    method: Any,
+    accuracy: Any,
+    rank_tolerance: ArrayLike | None,
+) -> tuple[AnySpectrum, str]:
+    """The spectrum by the method asked for, or that suits, and which it was and why."""
+    if method not in ("dense", "krylov", "auto"):
+        raise ValueError(f'method must be "dense", "krylov" or "auto"; got {method!r}.')
+    why = "as asked for"
+    if method == "auto":
+        method = "dense" if len(x) <= DENSE_POINTS or is_traced(x, y, chain) else "krylov"
+        why = f"{len(x)} points are " + ("few" if method == "dense" else "many")
+    if method == "krylov":
+        if rank_tolerance is not None:
+            raise ValueError("rank_tolerance must be left out of the Krylov method, whose rank follows from its steps.")
+        try:
+            spectrum = krylov(products(kernel, x), y, **chain, accuracy=accuracy)
+            return spectrum, f"krylov, {int(spectrum.steps)} steps: {why}"
+        except AccuracyError as error:
+            if 3 * capacity.matrix_bytes((len(x), len(x)), x.dtype) > capacity.free_memory():
+                raise
+            why = f"the Krylov method failed ({error})"
+    return decompose(gram(kernel, x), rank_tolerance=rank_tolerance), f"dense: {why}"
 
 
 def distill_spectrum(
-    spectrum: Spectrum,
+    spectrum: AnySpectrum,
     y: ArrayLike,
     *,
     tolerance: ArrayLike | None = None,
@@ -207,87 +254,55 @@ def distill_spectrum(
         >>> jax.vmap(rounds_before_collapse)(jnp.array([0.042, 0.045, 0.1])).tolist()
         [5, 4, 2]
     """
-    if not isinstance(spectrum, Spectrum):
-        raise TypeError(f"spectrum must be a Spectrum, as decompose(G) returns; got {type(spectrum).__name__}.")
-    rounds = as_count("rounds", rounds, at_least=1)
-    if outputs not in ("separate", "joint"):
-        raise ValueError(f'outputs must be "separate" or "joint"; got {outputs!r}.')
-    if (tolerance is None) == (multiplier is None):
-        given = "neither" if tolerance is None else "both"
-        raise ValueError(f"exactly one of tolerance and multiplier must be given; {given} was.")
-    dtype = spectrum.eigenvalues.dtype
-    labels = as_labels("y", y, spectrum.num_points, dtype=dtype)
-    shape = labels.shape[1:] if outputs == "separate" else ()
-    alpha = as_unit_interval("ground_truth_weight", ground_truth_weight, dtype=dtype)
-    if tolerance is not None:
-        level = as_positive("tolerance", tolerance, shape, dtype=dtype)
-    else:
-        level = as_positive("multiplier", multiplier, shape, dtype=dtype)  # type: ignore[arg-type]
-    run = _distill(spectrum, labels, level, alpha, rounds, outputs == "joint", tolerance is not None)
+    if not isinstance(spectrum, Spectrum | KrylovSpectrum):
+        raise TypeError(
+            f"spectrum must be a Spectrum or a KrylovSpectrum, as decompose(G) or krylov(G, y, ...) returns; got "
+            f"{type(spectrum).__name__}."
+        )
+    labels = as_labels("y", y, spectrum.num_points, dtype=spectrum.eigenvalues.dtype)
+    chain = Chain.of(
+        labels, tolerance=tolerance, multiplier=multiplier, rounds=rounds,
+        ground_truth_weight=ground_truth_weight, outputs=outputs,
+    )  # fmt: skip
+    z = spectrum.rotate(labels)
+    # The spectrum goes round the jitted part, not through it: what is large is not copied.
+    run = Distillation(
+        **_distill(spectrum, z, chain), spectrum=spectrum, rotated_labels=z, ground_truth_weight=chain.ground_truth_weight
+    )
     if not is_traced(run):
-        _raise_if_infeasible(run, level)
+        _raise_if_infeasible(run, chain.level)
         _warn_if_imprecise(run)
     return run
 
 
-@partial(jax.jit, static_argnames=("rounds", "joint", "by_tolerance"))
-def _distill(
-    spectrum: Spectrum,
-    labels: Float[Array, "K *P"],
-    level: Float[Array, "*Q"],
-    alpha: Float[Array, ""],
-    rounds: int,
-    joint: bool,
-    by_tolerance: bool,
-) -> Distillation:
-    d, z = spectrum.eigenvalues, spectrum.rotate(labels)
-    losses = z.size if joint else z.shape[0]  # terms that the training loss averages over
-    # One multiplier for all outputs filters all alike: the chain of sum_q z_kq^2.
-    z_chain = safe_sqrt(jnp.sum(z**2, axis=1)) if joint and z.ndim == 2 else z
-    path = run_chain(d, z_chain, level, alpha, rounds, losses, by_tolerance)
-    diagonals, _ = filters.distillation(d, path.multipliers, alpha)
+@jax.jit
+def _distill(spectrum: AnySpectrum, z: Float[Array, "m *P"], chain: Chain) -> dict[str, Any]:
+    """What the chain adds to the spectrum and its labels, attributes of :class:`Distillation`."""
+    d = spectrum.eigenvalues
+    terms = spectrum.num_points * (z.shape[1] if chain.joint and z.ndim == 2 else 1)
+    path = run_chain(d, z, chain, terms)
+    diagonals, _ = filters.distillation(d, path.multipliers, chain.ground_truth_weight)
     active = path.status == Status.ACTIVE
-    return Distillation(
-        multipliers=jnp.where(active, path.multipliers, jnp.nan),
-        status=path.status,
-        active_rounds=jnp.sum(active, axis=0, dtype=jnp.int32),
-        filters=diagonals,
-        fitted=_unrotate(spectrum, _times_labels(diagonals, z)),
-        training_loss=path.squared_residual / losses,
-        norms=safe_sqrt(path.squared_norm / z.shape[0]),
-        iterations=path.iterations,
-        spectrum=spectrum,
-        rotated_labels=z,
-        ground_truth_weight=alpha,
-    )
-
-
-def run_chain(
-    d: Float[Array, " m"],
-    z: Float[Array, "m *Q"],
-    level: Float[Array, "*Q"],
-    alpha: Float[Array, ""],
-    rounds: int,
-    losses: int,
-    by_tolerance: bool,
-) -> Trajectory:
-    """The recurrence for rotated labels of one output or many; ``losses`` is the number of terms in the training loss."""
-    chain = distill_to_tolerance if by_tolerance else distill_with_multiplier
-    knob = losses * level if by_tolerance else level
-    if z.ndim == 1:
-        return chain(d, z, knob, alpha, rounds)
-    return map_outputs(lambda z, knob: chain(d, z, knob, alpha, rounds), z, knob)
+    return {
+        "multipliers": jnp.where(active, path.multipliers, jnp.nan),
+        "status": path.status,
+        "active_rounds": jnp.sum(active, axis=0, dtype=jnp.int32),
+        "filters": diagonals,
+        "fitted": _unrotate(spectrum, _times_labels(diagonals, z)),
+        "training_loss": path.squared_residual / terms,
+        "norms": safe_sqrt(path.squared_norm / spectrum.num_points),
+        "iterations": path.iterations,
+        "error_bounds": chain_error_bounds(spectrum, path, chain) if isinstance(spectrum, KrylovSpectrum) else None,
+    }
 
 
 def _times_labels(diagonals: Float[Array, "T K *Q"], z: Float[Array, "K *P"]) -> Float[Array, "T K *P"]:
     return diagonals.reshape(diagonals.shape + (1,) * (z.ndim + 1 - diagonals.ndim)) * z[None]
 
 
-def _unrotate(spectrum: Spectrum, z: Float[Array, "T K *P"]) -> Float[Array, "T K *P"]:
+def _unrotate(spectrum: AnySpectrum, z: Float[Array, "T m *P"]) -> Float[Array, "T K *P"]:
     """All rounds and outputs back from the eigenbasis in one matrix product."""
-    rounds, num_points = z.shape[:2]
-    columns = jnp.moveaxis(z, 1, 0).reshape(num_points, -1)
-    return jnp.moveaxis(spectrum.unrotate(columns).reshape((num_points, rounds, *z.shape[2:])), 0, 1)
+    return jnp.moveaxis(spectrum.unrotate(jnp.moveaxis(z, 1, 0)), 0, 1)
 
 
 @jax.jit
@@ -300,9 +315,10 @@ def _targets(run: Distillation) -> Float[Array, "T K *P"]:
 def _dual_coefficients(run: Distillation) -> Float[Array, "T K *P"]:
     c = _with_infinity(run)
     _, targets = filters.distillation(run.eigenvalues, c, run.ground_truth_weight)
-    d = run.eigenvalues.reshape((1, -1) + (1,) * (c.ndim - 1))
+    d, c = run.eigenvalues[None], c[:, None]
+    d, c = (a.reshape(a.shape + (1,) * (max(d.ndim, c.ndim) - a.ndim)) for a in (d, c))
     # With an infinite c the quotient is 0; so is what the null space of G adds to f, but for rounding over c.
-    shrunk = jnp.where(d > 0, targets / (c[:, None] + d), 0)
+    shrunk = jnp.where(d > 0, targets / (c + d), 0)
     return _unrotate(run.spectrum, _times_labels(shrunk, run.rotated_labels))
 
 
@@ -315,16 +331,16 @@ def _raise_if_infeasible(run: Distillation, level: Float[Array, "*Q"]) -> None:
     infeasible = np.asarray(run.status == Status.INFEASIBLE).any(axis=0)
     if not infeasible.any():
         return
-    floor = np.asarray(null_space_loss(run.eigenvalues, run.rotated_labels))
+    floor = np.asarray(null_space_loss(run.eigenvalues, run.rotated_labels, run.spectrum.num_points))
     first = int(np.argmax(infeasible))
     worst = float(floor[first] if infeasible.ndim else floor.mean())
     asked = float(np.ravel(level)[first])
     which = f" for output {first}" if infeasible.ndim else ""
-    null = run.spectrum.num_points - int(run.spectrum.rank)
+    rank = int(np.max(run.spectrum.rank))
     raise ValueError(
         f"tolerance {format_number(asked)} is infeasible{which}: no function of this space comes closer to the labels than "
-        f"a mean squared error of {format_number(worst)}, because {null} of {run.spectrum.num_points} eigenvalues of the "
-        f"Gram matrix are zero. The smallest feasible tolerance lies just above {format_number(worst)}."
+        f"a mean squared error of {format_number(worst)}, because all but {rank} of the {run.spectrum.num_points} "
+        f"eigenvalues of the Gram matrix are zero. The smallest feasible tolerance lies just above {format_number(worst)}."
     )
 
 
@@ -332,7 +348,7 @@ def _warn_if_imprecise(run: Distillation) -> None:
     multipliers = np.asarray(run.multipliers)[np.asarray(run.status) == Status.ACTIVE]
     if multipliers.size == 0:
         return
-    c_min, d_max, eps = float(multipliers.min()), float(run.eigenvalues[-1]), run.spectrum.machine_epsilon
+    c_min, d_max, eps = float(multipliers.min()), float(run.eigenvalues.max()), run.spectrum.machine_epsilon
     ratio = eps * d_max / c_min if c_min > 0 else np.inf
     if ratio > PRECISION_TOLERANCE:
         warnings.warn(

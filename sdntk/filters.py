@@ -44,7 +44,7 @@ def mix(filters: ArrayLike, ground_truth_weight: ArrayLike) -> Float[Array, "...
 
 def distillation(
     eigenvalues: Float[Array, "m *q"], multipliers: Float[Array, "T *Q"], ground_truth_weight: ArrayLike = 0.0
-) -> tuple[Float[Array, "T m *Q"], Float[Array, "T m *Q"]]:
+) -> tuple[Float[Array, "T m *p"], Float[Array, "T m *p"]]:
     """Every round's filter, and the filter of every round's targets, given every round's multiplier.
 
     F_t = A_t P_t with P_t = alpha I + (1 - alpha) F_{t-1}, P_0 = I and A_t = D (c_t I + D)^-1. With alpha = 0,
@@ -65,8 +65,8 @@ def distillation(
     """
     d = eigenvalues if eigenvalues.ndim >= multipliers.ndim else eigenvalues[:, None]
 
-    def round_(targets: Float[Array, "m *Q"], c: Float[Array, "*Q"]) -> tuple[Float[Array, "m *Q"], tuple[Array, Array]]:
-        fitted = ridge(d, jnp.expand_dims(c, 0)) * targets
+    def round_(targets: Float[Array, "m *p"], c: Float[Array, "*Q"]) -> tuple[Float[Array, "m *p"], tuple[Array, Array]]:
+        fitted = ridge(d, c.reshape((1,) * (d.ndim - c.ndim) + c.shape)) * targets
         return mix(fitted, ground_truth_weight), (fitted, targets)
 
     shape = jnp.broadcast_shapes(d.shape, (1, *multipliers.shape[1:]))

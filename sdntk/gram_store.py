@@ -137,12 +137,7 @@ class GramStore(NDArrayOperatorsMixin):
         """A rectangle, every tile read once, be it wanted as it is, as its transpose, or both."""
         out = np.empty((rows.stop - rows.start, columns.stop - columns.start), self.dtype)
         wanted = [t for t in self.tiling.tiles if any(_overlap(p, rows, columns) for p, _ in self._places(t))]
-        for tile, values, error in self._read_tiles(wanted):
-            if error is not None:
-                raise ValueError(
-                    f"tile {tile} of {self.path} is {_state(error)} ({error}); "
-                    "sdntk.gram(kernel, x, path=...) with the same kernel and points computes it again."
-                )
+        for tile, values in self.read_tiles(wanted):
             for (r, c), transposed in self._places(tile):
                 if overlap := _overlap((r, c), rows, columns):
                     out[_within(overlap, (rows, columns))] = (values.T if transposed else values)[_within(overlap, (r, c))]
@@ -154,7 +149,21 @@ class GramStore(NDArrayOperatorsMixin):
         mirrored = self.tiling.symmetric and not self.tiling.is_diagonal(tile)
         return [((rows, columns), False), *([((columns, rows), True)] if mirrored else [])]
 
-    def _read_tiles(self, tiles: Iterable[Tile]) -> Iterator[tuple[Tile, Any, ValueError | None]]:
+    def read_tiles(self, tiles: Iterable[Tile]) -> Iterator[tuple[Tile, Any]]:
+        """Tiles with their values.
+
+        Raises:
+            ValueError: one is missing or damaged.
+        """
+        for tile, values, error in self._try_tiles(tiles):
+            if error is not None:
+                raise ValueError(
+                    f"tile {tile} of {self.path} is {_state(error)} ({error}); "
+                    "sdntk.gram(kernel, x, path=...) with the same kernel and points computes it again."
+                )
+            yield tile, values
+
+    def _try_tiles(self, tiles: Iterable[Tile]) -> Iterator[tuple[Tile, Any, ValueError | None]]:
         """Tiles with their values, or with what is wrong with them, the next ones being read meanwhile."""
         under_way: collections.deque[Any] = collections.deque()
 
@@ -175,7 +184,7 @@ class GramStore(NDArrayOperatorsMixin):
     def _unfinished(self) -> list[Tile]:
         """The tiles that are not there or not whole; the latter with a warning."""
         tiles = self.tiling.tiles
-        found = track(self._read_tiles(tiles), f"Checking the tiles of {self.path}", len(tiles))
+        found = track(self._try_tiles(tiles), f"Checking the tiles of {self.path}", len(tiles))
         bad = {tile: error for tile, _, error in found if error is not None}
         damaged = [tile for tile, error in bad.items() if _state(error) == "damaged"]
         if damaged:

@@ -6,7 +6,9 @@ is chosen on the held-out images, as the chain's best round is.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,14 +17,21 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from sdntk._linalg import matmul
+from sdntk._progress import track
 from sdntk.datasets import Dataset, balanced_subsets, label_noise, one_hot, standardise
 from sdntk.distillation import Distillation, distill_spectrum
 from sdntk.gram import gram
 from sdntk.kernels import KernelFunction
+from sdntk.krylov import KrylovSpectrum
+from sdntk.krylov_steps import krylov
 from sdntk.multiplier import Status
+from sdntk.products import Products, products
 from sdntk.records import Records
-from sdntk.spectrum import decompose
+from sdntk.spectrum import Spectrum, decompose
 
+#: Up to so many training images the default is an eigendecomposition (minutes); beyond, the Krylov method.
+DENSE_IMAGES = 6000
 #: The single fits to choose from, beside the chains' own: their tolerances, as fractions of the labels' mean square.
 SINGLE_FITS = tuple(round(0.02 * step, 2) for step in range(1, 50))
 
@@ -38,6 +47,8 @@ class Experiment:
             :func:`sdntk.datasets.label_noise`.
         outputs: "separate", a multiplier for each class, or "joint".
         unit_norm: scale images to norm 1 after standardising.
+        method: "dense", "krylov", or "auto": the first up to :data:`DENSE_IMAGES` training images.
+        accuracy: of the Krylov method; gram_dtype: in which it keeps the values of the Gram matrix.
         seeds: one repetition for each.
     """
 
@@ -51,16 +62,26 @@ class Experiment:
     flips: Mapping[int, int] | None = None
     outputs: Any = "separate"
     unit_norm: bool = False
+    method: Any = "auto"
+    accuracy: float = 1e-6
+    gram_dtype: Any = "float64"
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
         if not self.seeds:
             raise ValueError("seeds must hold at least one seed.")
+        if self.method not in ("auto", "dense", "krylov"):
+            raise ValueError(f'method must be "auto", "dense" or "krylov"; got {self.method!r}.')
         for tolerance in self.tolerances:
             if not 0 < tolerance < 1:
                 raise ValueError(
                     f"tolerances must be fractions of the labels' mean square, between 0 and 1; got {tolerance}."
                 )
+
+    @property
+    def by_krylov(self) -> bool:
+        """Whether the method is the Krylov method, be it by its name or by the number of images."""
+        return bool(self.method == "krylov" or (self.method == "auto" and self.train > DENSE_IMAGES))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +100,9 @@ class Draw:
 def draw(data: Dataset, experiment: Experiment, seed: int) -> Draw:
     """A seed's training and held-out images, disjoint and balanced by class, and the label noise."""
     choice, noise = jax.random.split(jax.random.key(seed))
-    train, held_out = balanced_subsets(data.train_labels, [experiment.train, experiment.held_out], choice)
+    sizes = [experiment.train, *([experiment.held_out] if experiment.held_out else [])]
+    train, *others = balanced_subsets(data.train_labels, sizes, choice)
+    held_out = np.concatenate([*others, np.zeros(0, int)])
     if not 0 < experiment.test <= len(data.test_labels):
         raise ValueError(
             f"test must be from 1 to {len(data.test_labels)}, the test images there are; got {experiment.test}."
@@ -88,68 +111,113 @@ def draw(data: Dataset, experiment: Experiment, seed: int) -> Draw:
     noisy = label_noise(
         labels, experiment.label_noise, noise, data.num_classes, kind=experiment.noise, flips=experiment.flips
     )
-    x_train, x_held_out, x_test = standardise(
-        data.train_images[train], data.train_images[held_out], data.test_images[: experiment.test],
-        unit_norm=experiment.unit_norm,
-    )  # fmt: skip
+    new = np.concatenate([data.train_images[held_out], data.test_images[: experiment.test]])
+    x_train, x_new = standardise(data.train_images[train], new, unit_norm=experiment.unit_norm)
     return Draw(
-        x_train, np.concatenate([x_held_out, x_test]), labels[: len(train)], noisy[: len(train)], noisy[len(train) :],
+        x_train, x_new, labels[: len(train)], noisy[: len(train)], noisy[len(train) :],
         data.test_labels[: experiment.test], data.num_classes,
     )  # fmt: skip
 
 
-def run(data: Dataset, kernel: KernelFunction, experiment: Experiment, records: Records) -> Iterator[int]:
+def run(
+    data: Dataset, kernel: KernelFunction, experiment: Experiment, records: Records, *, store: Path | None = None
+) -> Iterator[int]:
     """Run every seed that the records lack, write its rows, and yield it. The records then hold these tables.
 
     * ``rounds``: a row for each seed, tolerance and round, with accuracies and losses;
     * ``classes``: a row for each of those and each class, with multiplier, status, training loss and norm;
     * ``single_fits``: a row for each seed and each single fit, with the same measurements as ``rounds``;
     * ``comparison``: see :func:`compare`.
+
+    The Krylov method keeps its Gram matrix in the folder ``store``, a seed's own within it, and goes on with what is there;
+    in memory when that is None. Single fits are then at no smaller tolerances than the chains', for which steps are taken.
     """
     done = set(records["single_fits"].get("seed", ()))  # the table that is written last
     for seed in experiment.seeds:
         if seed not in done:
-            _run_seed(draw(data, experiment, seed), kernel, experiment, records, seed)
+            _run_seed(draw(data, experiment, seed), kernel, experiment, records, seed, store)
         records.put("comparison", compare(records["rounds"], records["single_fits"]))
         yield seed
 
 
-def _run_seed(drawn: Draw, kernel: KernelFunction, experiment: Experiment, records: Records, seed: int) -> None:
-    spectrum = decompose(gram(kernel, drawn.x_train))
-    cross = gram(kernel, drawn.x_new, drawn.x_train)
+def _run_seed(
+    drawn: Draw, kernel: KernelFunction, experiment: Experiment, records: Records, seed: int, store: Path | None
+) -> None:
     labels = one_hot(drawn.noisy, drawn.num_classes, centred=True)
-    mean_square = jnp.mean(labels**2, axis=0)
+    mean_square = jnp.mean(labels**2, axis=0, keepdims=True)
+    scale = mean_square if experiment.outputs == "separate" else jnp.mean(mean_square, keepdims=True)
+    tolerances = np.array(experiment.tolerances)[:, None] * scale
+    spectrum: Spectrum | KrylovSpectrum
+    if experiment.by_krylov:
+        known = _products(kernel, drawn.x_train, experiment, None if store is None else store / f"seed{seed}")
+        spectrum = krylov(
+            known, labels, tolerance=tolerances, rounds=experiment.rounds, outputs=experiment.outputs,
+            accuracy=experiment.accuracy,
+        )  # fmt: skip
+        del known
+    else:
+        spectrum = decompose(gram(kernel, drawn.x_train))
 
-    def chain(fraction: float, rounds: int) -> tuple[Distillation, list[dict[str, Any]]]:
-        tolerance = fraction * (mean_square if experiment.outputs == "separate" else jnp.mean(mean_square))
-        chained = distill_spectrum(spectrum, labels, tolerance=tolerance, rounds=rounds, outputs=experiment.outputs)
-        named = {"seed": seed, "tolerance": fraction}
-        return chained, [named | row for row in measure(chained, cross, drawn)]
+    def chain(fraction: float, rounds: int) -> Distillation:
+        tolerance = fraction * (scale[0] if experiment.outputs == "separate" else scale[0, 0])
+        return distill_spectrum(spectrum, labels, tolerance=tolerance, rounds=rounds, outputs=experiment.outputs)
 
-    rounds, classes, single_fits = [], [], []
-    for fraction in experiment.tolerances:
-        chained, rows = chain(fraction, experiment.rounds)
-        rounds += rows
-        classes += [{"seed": seed, "tolerance": fraction, **row} for row in per_class(chained)]
-    for fraction in sorted({*SINGLE_FITS, *experiment.tolerances}):
-        single_fits += chain(fraction, 1)[1]
-    for table, rows in (("rounds", rounds), ("classes", classes), ("single_fits", single_fits)):
+    fits = sorted({*SINGLE_FITS, *experiment.tolerances})
+    fits = [fraction for fraction in fits if not experiment.by_krylov or fraction >= min(experiment.tolerances)]
+    planned = [("rounds", fraction, experiment.rounds) for fraction in experiment.tolerances]
+    planned += [("single_fits", fraction, 1) for fraction in fits]
+    runs = [chain(fraction, rounds) for _, fraction, rounds in planned]
+    tables: dict[str, list[dict[str, Any]]] = {"rounds": [], "classes": [], "single_fits": []}
+    for (table, fraction, _), run, new in zip(planned, runs, _predictions(kernel, drawn, runs), strict=True):
+        tables[table] += [{"seed": seed, "tolerance": fraction, **row} for row in measure(run, new, drawn)]
+        if table == "rounds":
+            tables["classes"] += [{"seed": seed, "tolerance": fraction, **row} for row in per_class(run)]
+    for table, rows in tables.items():
         others = records[table]
         kept = others[others["seed"] != seed] if len(others) else others  # of a run that was killed between two tables
         records.put(table, pd.concat([kept, pd.DataFrame(rows)], ignore_index=True))
 
 
-def measure(chained: Distillation, cross: Any, drawn: Draw) -> list[dict[str, Any]]:
+def _products(kernel: KernelFunction, x: Float[np.ndarray, "K ..."], experiment: Experiment, store: Path | None) -> Products:
+    """The Gram matrix of the Krylov method, in memory or on the disk."""
+    if store is None:
+        return products(kernel, x, keep=True, dtype=experiment.gram_dtype)
+    return products(gram(kernel, x, path=store, dtype=experiment.gram_dtype))
+
+
+#: Predictions at so many images are made at a time, of all rounds of all chains together.
+_AT_ONCE = 500
+
+
+def _predictions(kernel: KernelFunction, drawn: Draw, runs: list[Distillation]) -> list[Float[np.ndarray, "T n Q"]]:
+    """Every run's predictions for the new images."""
+    duals = [np.moveaxis(np.asarray(run.dual_coefficients), 1, 0) for run in runs]
+    shapes = [dual.shape[1:] for dual in duals]
+    columns = jnp.concatenate([dual.reshape(len(dual), -1) for dual in duals], axis=1)
+    starts = range(0, len(drawn.x_new), _AT_ONCE)
+    values = np.concatenate([
+        np.asarray(matmul(jnp.asarray(gram(kernel, drawn.x_new[start : start + _AT_ONCE], drawn.x_train)), columns))
+        for start in track(starts, f"Predictions at {len(drawn.x_new)} images", len(starts))
+    ])  # fmt: skip
+    parts = np.split(values, np.cumsum([math.prod(shape) for shape in shapes])[:-1], axis=1)
+    return [np.moveaxis(part.reshape(-1, *shape), 0, 1) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def measure(chained: Distillation, new: Float[np.ndarray, "T n Q"], drawn: Draw) -> list[dict[str, Any]]:
     """For each round: accuracy on training (original and noisy labels), held-out (noisy) and test images, and losses.
 
     ``train_loss`` and ``test_loss`` are mean squared distances to the original labels' rows, ``training_loss`` to the
     round's own targets. A class that has collapsed predicts 0; where all have, every image counts as the first class.
+    ``error_bound`` is that of the Krylov method on multipliers and fitted values, the largest over classes.
     """
-    fitted, new = np.asarray(chained.fitted), np.asarray(chained.predict_from(cross))
+    fitted = np.asarray(chained.fitted)
     held_out, test = new[:, : len(drawn.held_out)], new[:, len(drawn.held_out) :]
     active = np.asarray(chained.status) == Status.ACTIVE
+    bounds = chained.error_bounds or [np.full(active.shape, np.nan)]
 
     def accuracy(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        if not len(labels):
+            return np.full(len(outputs), np.nan)
         return np.mean(outputs.argmax(axis=-1) == labels, axis=-1)
 
     def loss(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -165,6 +233,7 @@ def measure(chained: Distillation, cross: Any, drawn: Draw) -> list[dict[str, An
         "train_loss": loss(fitted, drawn.clean),
         "test_loss": loss(test, drawn.test),
         "training_loss": np.asarray(chained.training_loss).reshape(len(fitted), -1).mean(axis=1),
+        "error_bound": np.max([np.reshape(bound, (len(fitted), -1)).max(axis=1) for bound in bounds], axis=0),
         "active_classes": active.reshape(len(fitted), -1).sum(axis=1) * (1 if active.ndim == 2 else drawn.num_classes),
     }
     return pd.DataFrame(columns).to_dict("records")
@@ -192,15 +261,16 @@ def compare(rounds: pd.DataFrame, single_fits: pd.DataFrame) -> pd.DataFrame:
     (which), ``single_fit`` (test accuracy of the single fit that was chosen), ``single_tolerance`` (which), ``gain``
     (best_round - single_fit), and the same by hindsight, chosen on the test images: ``hindsight_best_round``,
     ``hindsight_single_fit``. The smaller tolerance, and the earlier round, wins a tie. In the row of tolerance "chosen" the
-    chain's tolerance, too, is chosen on the held-out images.
+    chain's tolerance, too, is chosen on the held-out images. Without held-out images all is chosen by hindsight, on the test
+    images.
     """
-    rows = []
+    judge, rows = chosen_by(rounds), []
     for seed, chains in rounds[rounds["seed"].isin(single_fits["seed"])].groupby("seed"):
         singles = single_fits[single_fits["seed"] == seed]
-        single = singles.loc[singles["held_out_accuracy"].idxmax()]
+        single = singles.loc[singles[judge].idxmax()]
         named = [(f"{tolerance:g}", chain) for tolerance, chain in chains.groupby("tolerance")]
         for name, chain in [*named, ("chosen", chains.sort_values(["tolerance", "round"]))]:
-            best = chain.loc[chain["held_out_accuracy"].idxmax()]
+            best = chain.loc[chain[judge].idxmax()]
             start = chain[(chain["round"] == 0) & (chain["tolerance"] == best["tolerance"])].iloc[0]
             rows.append({
                 "seed": seed,
@@ -215,3 +285,8 @@ def compare(rounds: pd.DataFrame, single_fits: pd.DataFrame) -> pd.DataFrame:
                 "hindsight_single_fit": singles["test_accuracy"].max(),
             })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def chosen_by(table: pd.DataFrame) -> str:
+    """The column that rounds and tolerances are chosen by: accuracy on held-out images where there are any."""
+    return "held_out_accuracy" if table["held_out_accuracy"].notna().any() else "test_accuracy"

@@ -7,7 +7,7 @@ that goes from round to round is the filter. jit, vmap over labels and tolerance
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple, no_type_check
+from typing import Any, NamedTuple, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from sdntk import filters
+from sdntk._arguments import ArrayLike, as_count, as_positive, as_unit_interval
+from sdntk._linalg import safe_sqrt
 from sdntk.multiplier import Multiplier, Status, range_part, solve, weighted_sums
 
 
@@ -110,6 +112,75 @@ def _measure(d: Float[Array, " m"], z2: Float[Array, " m"], null2: Float[Array, 
     a = jnp.where(collapsed, 1, c * w)  # I - A, without the cancellation of 1 - d/(c + d)
     squared_residual, squared_norm = weighted_sums(a**2, d * w**2, weights=z2)
     return Trajectory(found.value, found.status, squared_residual + null2, squared_norm, found.iterations)
+
+
+@no_type_check  # in the tests: transformations rebuild pytrees with leaves of other shapes
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """What a chain is asked for.
+
+    Attributes:
+        level: the tolerance of every round, or its multiplier, shape () or (Q,).
+        ground_truth_weight: alpha.
+        rounds: T.
+        joint: whether all outputs share one multiplier.
+        by_tolerance: whether ``level`` is a tolerance.
+    """
+
+    level: Float[Array, "*Q"]
+    ground_truth_weight: Float[Array, ""]
+    rounds: int = dataclasses.field(metadata={"static": True})
+    joint: bool = dataclasses.field(metadata={"static": True})
+    by_tolerance: bool = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def of(
+        cls,
+        labels: Float[Array, "K *Q"],
+        *,
+        tolerance: ArrayLike | None,
+        multiplier: ArrayLike | None,
+        rounds: Any,
+        ground_truth_weight: ArrayLike,
+        outputs: Any,
+    ) -> "Chain":
+        """What was asked for, checked.
+
+        Raises:
+            ValueError, TypeError: each names the argument.
+        """
+        rounds = as_count("rounds", rounds, at_least=1)
+        if outputs not in ("separate", "joint"):
+            raise ValueError(f'outputs must be "separate" or "joint"; got {outputs!r}.')
+        if (tolerance is None) == (multiplier is None):
+            given = "neither" if tolerance is None else "both"
+            raise ValueError(f"exactly one of tolerance and multiplier must be given; {given} was.")
+        shape = labels.shape[1:] if outputs == "separate" else ()
+        alpha = as_unit_interval("ground_truth_weight", ground_truth_weight, dtype=labels.dtype)
+        name, value = ("multiplier", multiplier) if tolerance is None else ("tolerance", tolerance)
+        level = as_positive(name, value, shape, dtype=labels.dtype)  # type: ignore[arg-type]
+        return cls(level, alpha, rounds, outputs == "joint", tolerance is not None)
+
+    def terms(self, labels: Float[Array, "K *Q"]) -> int:
+        """The number of terms that the training loss averages over."""
+        return labels.size if self.joint else labels.shape[0]
+
+
+def run_chain(d: Float[Array, "m *q"], z: Float[Array, "m *Q"], chain: Chain, terms: int) -> Trajectory:
+    """The recurrence for rotated labels of one output or many; each of these may have eigenvalues of its own."""
+    of_one = distill_to_tolerance if chain.by_tolerance else distill_with_multiplier
+    alpha, rounds = chain.ground_truth_weight, chain.rounds
+    knob = terms * chain.level if chain.by_tolerance else chain.level
+    if chain.joint and z.ndim == 2:  # one multiplier for all outputs filters all alike
+        if d.ndim == 2:
+            return of_one(d.ravel(), z.ravel(), knob, alpha, rounds)
+        return of_one(d, safe_sqrt(jnp.sum(z**2, axis=1)), knob, alpha, rounds)
+    if z.ndim == 1:
+        return of_one(d, z, knob, alpha, rounds)
+    if d.ndim == 2:
+        return map_outputs(lambda d, z, knob: of_one(d, z, knob, alpha, rounds), d, z, knob)
+    return map_outputs(lambda z, knob: of_one(d, z, knob, alpha, rounds), z, knob)
 
 
 def map_outputs(chain: Callable[..., Trajectory], *arguments: Array) -> Trajectory:

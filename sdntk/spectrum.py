@@ -49,8 +49,8 @@ class Spectrum:
         return matmul(self.eigenvectors.T, y)
 
     def unrotate(self, z: Float[Array, "K *Q"]) -> Float[Array, "K *Q"]:
-        """Y = V^T z: back from the eigenbasis."""
-        return matmul(self.eigenvectors, z)
+        """Y = V^T z: back from the eigenbasis, all axes behind the first carried along."""
+        return matmul(self.eigenvectors, z.reshape(len(z), -1)).reshape(z.shape)
 
     def floor(self, y: ArrayLike) -> Float[Array, "*Q"]:
         """F = (1/K) sum over {d_k = 0} of z_k^2: the training loss that no function of this space can go below.
@@ -58,13 +58,13 @@ class Spectrum:
         A tolerance is feasible when it exceeds the floor. Shape () or (Q,), in the labels' units squared.
         """
         labels = as_labels("y", y, self.num_points, dtype=self.eigenvalues.dtype)
-        return null_space_loss(self.eigenvalues, self.rotate(labels))
+        return null_space_loss(self.eigenvalues, self.rotate(labels), self.num_points)
 
 
-def null_space_loss(eigenvalues: Float[Array, " K"], z: Float[Array, "K *Q"]) -> Float[Array, "*Q"]:
+def null_space_loss(eigenvalues: Float[Array, "m *q"], z: Float[Array, "m *Q"], num_points: int) -> Float[Array, "*Q"]:
     """(1/K) sum over {d_k = 0} of z_k^2, for each output."""
-    null = (eigenvalues <= 0).reshape((-1,) + (1,) * (z.ndim - 1))
-    return jnp.mean(jnp.where(null, z, 0) ** 2, axis=0)
+    null = (eigenvalues <= 0).reshape(eigenvalues.shape + (1,) * (z.ndim - eigenvalues.ndim))
+    return jnp.sum(jnp.where(null, z, 0) ** 2, axis=0) / num_points
 
 
 def decompose(G: ArrayLike, rank_tolerance: ArrayLike | None = None) -> Spectrum:  # noqa: N803 (theory's name)

@@ -219,6 +219,43 @@ def test_bad_settings_are_named(digits, change, message, tmp_path):
         list(run(digits, KERNEL, Experiment(**{**vars(SMALL), **change}), Records(tmp_path, {})))
 
 
+@pytest.mark.parametrize("outputs", ["separate", "joint"])
+def test_the_krylov_method_records_the_same(digits, tmp_path, outputs):
+    """From memory and from the disk, without held-out images: then rounds and tolerances are chosen by hindsight."""
+    common = {**vars(SMALL), "held_out": 0, "seeds": (0,), "outputs": outputs}
+    tables = {}
+    for name in ("dense", "memory", "disk"):
+        experiment = Experiment(**{**common, "method": "dense" if name == "dense" else "krylov"})
+        settings = {"dataset": "digits", "kernel": "Matern", "seeds": [0], "train": 100, "label_noise": 0.2}
+        records = Records(tmp_path / name, settings)
+        store = tmp_path / "tiles" if name == "disk" else None
+        assert list(run(digits, KERNEL, experiment, records, store=store)) == [0]
+        tables[name] = records
+    assert (tmp_path / "tiles" / "seed0" / "zarr.json").exists()
+    dense = tables["dense"]
+    for name in ("memory", "disk"):
+        rounds = tables[name]["rounds"]
+        assert rounds["error_bound"].max() <= 1e-6
+        assert rounds["held_out_accuracy"].isna().all()
+        pd.testing.assert_frame_equal(
+            rounds.drop(columns="error_bound"), dense["rounds"].drop(columns="error_bound"), rtol=1e-5
+        )
+        fits = dense["single_fits"].query("tolerance >= 0.05").reset_index(drop=True)
+        columns = ["tolerance", "test_accuracy", "train_loss", "test_loss"]
+        pd.testing.assert_frame_equal(tables[name]["single_fits"][columns], fits[columns], rtol=1e-5)
+        best = tables[name]["comparison"].query("tolerance == 'chosen'").iloc[0]
+        assert best["best_round"] == rounds["test_accuracy"].max() == best["hindsight_best_round"]
+    assert "chosen by hindsight on the test images" in classification_report.verdict(tables["memory"])
+    assert set(classification_report.draw(tables["memory"])) == {"rounds", "single_fits", "multipliers"}
+
+
+def test_the_method_follows_the_number_of_images(monkeypatch):
+    assert not SMALL.by_krylov
+    monkeypatch.setattr(kernel_classification, "DENSE_IMAGES", 99)
+    assert SMALL.by_krylov
+    assert not Experiment(**{**vars(SMALL), "method": "dense"}).by_krylov
+
+
 def test_the_command(command, tmp_path):
     """Tables, configuration and figures from one command; it goes on with what is there, and refuses another's folder."""
     small = ["--train", "100", "--held-out", "50", "--test", "50", "--rounds", "3", "--depth", "1", "--out", "run"]

@@ -1,0 +1,144 @@
+"""How far a chain on a Krylov spectrum is from the chain on the Gram matrix itself: bounds from what Lanczos knows.
+
+Three things part the two.
+
+* With the chain's multipliers fixed, the resolvent of T in place of G's errs, on coordinates p, by at most
+
+      tau_i(p) = beta_m |e_m^T (T + c_i)^{-1} p|,
+
+  so that the targets x_t are off by at most the sum of tau_i(u_i) over the rounds before, u_i the coordinates of theirs.
+* The multiplier of a round is a root of h = |c (c + G)^{-1} x_t| = s. Squared norms are known to second order in the above
+  (as those of Gauss quadrature are): the cross term is a product of two residuals. A root moves by the error of h^2 over its
+  slope, and the roots before it move the targets: |d log x_t / d log c_i| <= q_i = c_i/(c_i + d) in the basis of G.
+* Rounding acts like a perturbation of G.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from sdntk import filters
+from sdntk.multiplier import Status
+
+#: Shifts of log c that are larger, all rounds together, are not bounded: within them slopes are steady to 10%.
+LARGEST_SHIFT = 0.02
+
+
+class ErrorBounds(NamedTuple):
+    """Bounds on relative errors, each of shape (T,) or (T, Q); infinite where nothing is known.
+
+    Attributes:
+        multipliers: |c_t - c| / c, c the multiplier of the exact chain.
+        fitted: |f_t - f| / |f| on the training points; with joint outputs, of all together. 0 once collapsed.
+    """
+
+    multipliers: Float[Array, "T *Q"]
+    fitted: Float[Array, "T *Q"]
+
+
+@partial(jax.jit, static_argnames="by_tolerance")
+def error_bounds(
+    d: Float[Array, "m P"],
+    z: Float[Array, "m P"],
+    residuals: Float[Array, "m P"],
+    perturbation: Float[Array, " P"],
+    multipliers: Float[Array, " T"],
+    status: Int[Array, " T"],
+    s: Float[Array, ""],
+    alpha: Float[Array, ""],
+    *,
+    by_tolerance: bool,
+) -> ErrorBounds:
+    """Bounds for P outputs that share their multipliers.
+
+    Args:
+        d: the Ritz values of a :class:`sdntk.krylov.KrylovSpectrum`.
+        z: its rotated labels.
+        residuals: of its Ritz pairs.
+        perturbation: that rounding amounts to.
+        multipliers: c_t of the chain on it, infinite once collapsed.
+        status: of its rounds.
+        s: sqrt(K eps), the radius of every round.
+        alpha: the ground truth's weight.
+        by_tolerance: whether the multipliers came from the tolerance, or were given and are exact.
+    """
+    c = jnp.where(status == Status.ACTIVE, multipliers, 1.0)
+    targets = filters.distillation(d, jnp.where(status == Status.ACTIVE, multipliers, jnp.inf), alpha)[1] * z[None]  # u_t
+    own = jax.vmap(lambda u, c: _resolvent_errors(d, residuals, perturbation, u, c))(targets, c)
+    q = c[:, None, None] / (c[:, None, None] + d[None])  # c_t (c_t + T)^{-1} of every round
+    shrunk = q * targets
+    cross = _cross_residuals(d, residuals, c, shrunk)
+    rounds = jnp.arange(len(c))
+
+    def round_(carry: Any, now: Any) -> tuple[Any, ErrorBounds]:
+        (exact, rounded, before, shifts), (t, u, p, tau, rounding, cross) = carry, now
+        exact, rounded, kept = exact + tau, rounded + rounding, u - p
+        fixed, size_p = exact + rounded, jnp.linalg.norm(p)
+
+        def known(v: Array) -> Array:
+            """tau_i(v) of every round i, rounding included."""
+            tau, rounding = jax.vmap(lambda c: _resolvent_errors(d, residuals, perturbation, v, c))(c)
+            return tau + rounding
+
+        # How h^2/2 moves with log c of the rounds before, at most, and with this round's own, at least.
+        doubt = fixed * (2 * size_p + fixed) + size_p * known(p)
+        by_others = jnp.sum(jnp.where(rounds < t, shifts * (jnp.sum(p[None] ** 2 * q, axis=(1, 2)) + doubt), 0))
+        slope = jnp.sum(p**2 * (1 - q[t])) - doubt[t]
+        off = exact * cross + size_p * rounded + fixed**2 / 2 + by_others
+        shift = 1.11 * off / jnp.where(slope > 0, slope, 1)
+        allowed = (slope > 0) & (shift + jnp.sum(shifts) <= LARGEST_SHIFT)
+        shifts = shifts.at[t].set(jnp.where(allowed, shift, jnp.inf) if by_tolerance else 0)
+        moves = jnp.sqrt(jnp.sum((kept[None] * q) ** 2, axis=(1, 2))) + known(kept) + fixed
+        error = fixed + 1.03 * jnp.sum(jnp.where(shifts > 0, shifts * moves, 0))
+        size = jnp.linalg.norm(kept)
+        bounds = ErrorBounds(jnp.expm1(shifts[t]), jnp.where(size > error, error / (size - error), jnp.inf))
+        # No doubt that a collapsed round is one; what is infeasible by a Krylov spectrum need not be so.
+        ended = jnp.where((status[t] == Status.COLLAPSED) & (jnp.linalg.norm(u) + before <= s), 0.0, jnp.inf)
+        active = status[t] == Status.ACTIVE
+        bounds = jax.tree.map(lambda bound: jnp.where(active, bound, ended), bounds)
+        rest = 1 - alpha
+        after = (rest * exact, rest * rounded, rest * jnp.where(active, error, ended), jnp.where(active, shifts, 0 * shifts))
+        return after, bounds
+
+    zero = jnp.zeros_like(s)
+    start = (zero, zero, zero, jnp.zeros_like(c))
+    return lax.scan(round_, start, (rounds, targets, shrunk, *own, cross))[1]
+
+
+def _resolvent_errors(
+    d: Float[Array, "m P"],
+    residuals: Float[Array, "m P"],
+    perturbation: Float[Array, " P"],
+    p: Float[Array, "m P"],
+    c: Array,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """tau(p) of the shift c, and what rounding adds to it."""
+    shrunk = p / (c + d)
+    return (
+        jnp.linalg.norm(jnp.sum(residuals * shrunk, axis=0)),
+        jnp.linalg.norm(perturbation * jnp.linalg.norm(shrunk, axis=0)),
+    )
+
+
+def _cross_residuals(
+    d: Float[Array, "m P"], residuals: Float[Array, "m P"], c: Float[Array, " T"], p: Float[Array, "T m P"]
+) -> Float[Array, " T"]:
+    """For each round t, the sum of tau_i over the rounds i = t, t - 1, .., 0 run backwards on p_t = c_t (c_t + T)^{-1} u_t.
+
+    It bounds |v_{m+1}^T F(G) V p_t| for every product F of the filters of these rounds.
+    """
+    rounds = jnp.arange(len(c))
+
+    def back(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
+        p, total = carry
+        shrunk = p / (c[i] + d)[None]
+        residual = jnp.linalg.norm(jnp.sum(residuals[None] * shrunk, axis=1), axis=1)
+        applied = jnp.where((rounds == i)[:, None, None], c[i], d[None]) * shrunk
+        inside = i <= rounds
+        return (jnp.where(inside[:, None, None], applied, p), total + jnp.where(inside, residual, 0)), None
+
+    return lax.scan(back, (p, jnp.zeros_like(c)), rounds[::-1])[0][1]

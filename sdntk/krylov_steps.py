@@ -1,0 +1,171 @@
+"""As many Lanczos steps as a chain asks for: the recurrence runs on what is known so far, and its error bound decides."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from sdntk import capacity
+from sdntk._arguments import ArrayLike, as_count, as_float_array, as_labels, format_number
+from sdntk._progress import Bar
+from sdntk.krylov import KrylovSpectrum, begin, extend, spectrum_of
+from sdntk.krylov_bounds import ErrorBounds, error_bounds
+from sdntk.products import Products
+from sdntk.recurrence import Chain, Trajectory, run_chain
+
+#: The first look at the error bound, and how many more steps are taken, as a fraction, up to the next look.
+FIRST_LOOK, GROWTH = 16, 0.05
+
+
+class AccuracyError(ValueError):
+    """The accuracy asked for was not reached; the message names the one that was, and the ways out."""
+
+
+def krylov(
+    products: Products,
+    y: ArrayLike,
+    *,
+    tolerance: ArrayLike | None = None,
+    multiplier: ArrayLike | None = None,
+    rounds: Any,
+    ground_truth_weight: ArrayLike = 0.0,
+    outputs: Any = "separate",
+    accuracy: Any = 1e-6,
+    max_steps: Any = None,
+) -> KrylovSpectrum:
+    """The spectrum that a chain of self-distillation needs, from products with the Gram matrix alone.
+
+    Lanczos runs from each output's labels, all outputs in one product, until for every round the bound on the relative
+    error of multipliers and fitted values is at most ``accuracy``. The result goes into :func:`sdntk.distill_spectrum`, with
+    the same labels and any tolerance (``run.error_bounds`` then says what it is worth).
+
+    Args:
+        products: G, see :func:`sdntk.products`.
+        y: labels, shape (K,) or (K, Q).
+        tolerance: of the chain, as :func:`sdntk.distill` takes it; of shape (n, 1) or (n, Q), of n chains, to serve all of
+            which steps are taken.
+        multiplier: in place of the tolerance, likewise.
+        rounds: T.
+        ground_truth_weight: alpha.
+        outputs: "separate" or "joint".
+        accuracy: the largest relative error.
+        max_steps: the most Lanczos steps; K/4, but 200 to 2,000 when left out, and no more than fit into a quarter of the
+            free memory.
+
+    Returns:
+        A :class:`sdntk.KrylovSpectrum`.
+
+    Raises:
+        AccuracyError: the bound stays above ``accuracy``: multipliers so small, or a spectrum so steep, that rounding or the
+            number of steps forbids it. TypeError, ValueError: other bad input.
+
+    Source: Saad 2011, *Numerical Methods for Large Eigenvalue Problems*, section 6.6; Golub and Meurant 2010, *Matrices,
+    Moments and Quadrature with Applications*.
+
+    Example:
+        >>> from sdntk import distill_spectrum, kernels, products
+        >>> x = jax.random.normal(jax.random.key(0), (300, 3))
+        >>> y = jnp.sign(x[:, 0])
+        >>> spectrum = krylov(products(kernels.matern(1.5, 2.0), x), y, tolerance=0.1, rounds=4)
+        >>> run = distill_spectrum(spectrum, y, tolerance=0.1, rounds=4)
+        >>> spectrum.steps < 100, bool(run.error_bounds.fitted.max() < 1e-6)
+        (True, True)
+    """
+    labels = as_labels("y", y, products.num_points, dtype=jnp.result_type(float))
+    accuracy = float(as_float_array("accuracy", accuracy))
+    if not accuracy > 0:
+        raise ValueError(f"accuracy must be positive; got {accuracy}.")
+    most = _most_steps(labels) if max_steps is None else as_count("max_steps", max_steps, at_least=1)
+    chains = _chains(labels, tolerance, multiplier, rounds=rounds, ground_truth_weight=ground_truth_weight, outputs=outputs)
+    return _take_steps(products, labels, chains, accuracy, min(most, len(labels)))
+
+
+def _chains(
+    labels: Float[Array, "K *Q"], tolerance: ArrayLike | None, multiplier: ArrayLike | None, **settings: Any
+) -> list[Chain]:
+    """A chain for each row of a tolerance or multiplier of two axes; a single one otherwise."""
+    name, value = ("tolerance", tolerance) if multiplier is None else ("multiplier", multiplier)
+    levels = None if value is None else as_float_array(name, value)
+    if levels is None or levels.ndim != 2:
+        return [Chain.of(labels, tolerance=tolerance, multiplier=multiplier, **settings)]
+    rows = [row[0] if row.size == 1 else row for row in levels]
+    other = {"tolerance": None, "multiplier": None}
+    return [Chain.of(labels, **(other | {name: row}), **settings) for row in rows]
+
+
+def _most_steps(labels: Float[Array, "K *Q"]) -> int:
+    fit = capacity.free_memory() // 4 // max(labels.nbytes, 1)
+    return max(1, min(max(200, min(len(labels) // 4, 2000)), fit))
+
+
+def _take_steps(
+    products: Products, labels: Float[Array, "K *Q"], chains: list[Chain], accuracy: float, most: int
+) -> KrylovSpectrum:
+    process, steps = begin(labels), min(FIRST_LOOK, most)
+    eps = max(float(jnp.finfo(dtype).eps) for dtype in (products.dtype, labels.dtype))
+    before, before_rounding = np.inf, np.inf
+    with Bar(f"Lanczos steps, {len(labels)} points, {products.what}", total=most) as bar:
+        while True:
+            process, taken = extend(process, products, steps), steps - int(process.steps)
+            spectrum = spectrum_of(process, machine_epsilon=eps)
+            found = [_reached(spectrum, chain) for chain in chains]
+            reached, rounding = (max(float(bounds[i]) for bounds in found) for i in (0, 1))
+            exhausted = not np.asarray(process.following).any()
+            # What rounding alone forbids, once multipliers are known well enough to tell, more steps do not mend.
+            hopeless = min(rounding, before_rounding) > accuracy and max(reached, before) < 1
+            bar.advance(taken, f"error below {reached:.1e}")
+            if reached <= accuracy:
+                return spectrum
+            if steps >= most or exhausted or hopeless:
+                raise AccuracyError(_complaint(spectrum, reached, rounding, accuracy, exhausted or hopeless))
+            before, before_rounding = reached, rounding
+            steps = min(most, steps + max(4, int(GROWTH * steps)))
+
+
+@jax.jit
+def _reached(spectrum: KrylovSpectrum, chain: Chain) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The largest error bound of a chain's rounds, and what of it no further steps would mend."""
+    path = run_chain(spectrum.eigenvalues, spectrum.rotated_labels, chain, chain.terms(spectrum.labels))
+    no_residuals = {"residuals": jnp.zeros_like(spectrum.residuals)}
+    bounds = [chain_error_bounds(spectrum, path, chain, **other) for other in ({}, no_residuals)]
+    largest = [jnp.maximum(bound.multipliers.max(), bound.fitted.max()) for bound in bounds]
+    return largest[0], largest[1]
+
+
+def chain_error_bounds(
+    spectrum: KrylovSpectrum, path: Trajectory, chain: Chain, *, residuals: Float[Array, "m *Q"] | None = None
+) -> ErrorBounds:
+    """How far a chain on a Krylov spectrum is at most from that on the Gram matrix, for each round (and output)."""
+    residuals = spectrum.residuals if residuals is None else residuals
+    d, z, labels = spectrum.eigenvalues, spectrum.rotated_labels, spectrum.labels
+    alpha = chain.ground_truth_weight
+    s = jnp.sqrt(chain.terms(labels) * chain.level) if chain.by_tolerance else jnp.ones_like(chain.level)
+    bounds = partial(error_bounds, by_tolerance=chain.by_tolerance)
+    if labels.ndim == 1:
+        d, z, residuals, perturbation = d[:, None], z[:, None], residuals[:, None], spectrum.perturbation[None]
+        return bounds(d, z, residuals, perturbation, path.multipliers, path.status, s, alpha)
+    if chain.joint:
+        return bounds(d, z, residuals, spectrum.perturbation, path.multipliers, path.status, s, alpha)
+    of_each = jax.vmap(bounds, in_axes=(2, 2, 2, 1, 1, 1, 0, None), out_axes=1)
+    columns = (a[:, None, :] for a in (d, z, residuals))
+    return of_each(*columns, spectrum.perturbation[None], path.multipliers, path.status, s, alpha)
+
+
+def _complaint(spectrum: KrylovSpectrum, reached: float, rounding: float, accuracy: float, final: bool) -> str:
+    cause = (
+        f"rounding alone amounts to {format_number(rounding)} of it: multipliers are too small against the largest "
+        "eigenvalue, or a round is too close to collapse or to what the kernel can express"
+        if final
+        else "each round needs directions of small eigenvalue that so few steps do not find"
+    )
+    single = spectrum.labels.dtype == jnp.float32
+    return (
+        f"accuracy {format_number(accuracy)} was not reached: after {int(spectrum.steps)} Lanczos steps the relative error "
+        f"is bounded by {format_number(reached)} only; {cause}. Ways out: larger tolerance, fewer rounds, larger accuracy, "
+        + ("float64, " if single else "")
+        + ("" if final else "more steps (max_steps), ")
+        + 'or the dense path (method="dense").'
+    )

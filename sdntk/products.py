@@ -1,0 +1,163 @@
+"""G times vectors: the one thing that Krylov methods ask of a Gram matrix, from four kinds of them.
+
+A dense array (sharded over devices or not), tiles on disk, tiles kept in memory, and tiles computed again in every product.
+Of tiles only those on and above the diagonal are there: each serves twice, as itself and as its transpose.
+"""
+
+import abc
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from sdntk import capacity
+from sdntk._arguments import ArrayLike, as_count, as_float_array, as_float_dtype, as_points
+from sdntk._linalg import matmul
+from sdntk._progress import track
+from sdntk.gram_store import GramStore
+from sdntk.kernels import KernelFunction
+from sdntk.tiles import Tiling, compute_tiles
+
+
+class Products(abc.ABC):
+    """A symmetric Gram matrix G that is known by its products: ``products(v)`` is G v.
+
+    Attributes:
+        num_points: K.
+        dtype: of the values of G. Products are computed in float64 when x64 is on, whatever it is.
+        what: where the values come from, in words.
+    """
+
+    num_points: int
+    dtype: np.dtype
+    what: str
+
+    @abc.abstractmethod
+    def __call__(self, v: Float[Array, "K Q"]) -> Float[Array, "K Q"]:
+        """G v."""
+
+
+def products(
+    source: ArrayLike | GramStore | KernelFunction | Products,
+    x: ArrayLike | None = None,
+    *,
+    keep: bool | None = None,
+    block_size: Any = None,
+    dtype: Any = None,
+) -> Products:
+    """A Gram matrix as its products with vectors, for :func:`sdntk.krylov`.
+
+    Args:
+        source: a Gram matrix, an array (on one device or sharded over many) or a :class:`sdntk.GramStore`; or a kernel, with
+            the points ``x``.
+        x: points, shape (K, ...), with a kernel.
+        keep: with a kernel, whether the tiles on and above the diagonal are computed once and kept in memory, or computed
+            again in every product and never stored; kept, when left out, if half of the free memory holds them.
+        block_size: points on the side of a tile, with a kernel; chosen when left out.
+        dtype: in which tiles are kept, with a kernel; the kernel's own when left out.
+
+    Returns:
+        :class:`Products`.
+
+    Raises:
+        TypeError, ValueError: a source of another kind or shape, x missing or superfluous.
+
+    Example:
+        >>> G = products(lambda x, t: x[:, None] * t[None, :], jnp.array([1.0, 2.0]))
+        >>> G(jnp.array([[1.0], [1.0]])).tolist(), G.what
+        ([[1.5], [3.0]], 'tiles kept in memory, 32 bytes')
+    """
+    if callable(source) and not isinstance(source, Products):
+        if x is None:
+            raise ValueError("x must hold the points that the kernel is to be evaluated at.")
+        return _of_kernel(source, as_points("x", x), keep, block_size, dtype)
+    if x is not None:
+        raise ValueError("x must be left out unless source is a kernel.")
+    if isinstance(source, Products):
+        return source
+    shape = getattr(source, "shape", None) or np.shape(source)
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
+        raise ValueError(f"source must be a square matrix, shape (K, K) with K >= 1; its shape is {shape}.")
+    if isinstance(source, GramStore):
+        return _Tiles(source.tiling, source.dtype, f"tiles of {source.path}", lambda: source.read_tiles(source.tiling.tiles))
+    return _Dense(as_float_array("source", source))
+
+
+def _of_kernel(kernel: KernelFunction, x: Float[Array, "K ..."], keep: bool | None, block_size: Any, dtype: Any) -> Products:
+    size = (
+        capacity.choose_block_size(kernel, (x, x)) if block_size is None else as_count("block_size", block_size, at_least=1)
+    )
+    tiling = Tiling((len(x), len(x)), min(size, len(x)), symmetric=True)
+    kept_as = np.dtype(jnp.result_type(x.dtype)) if dtype is None else as_float_dtype("dtype", dtype)
+    needed = capacity.matrix_bytes((len(x), len(x) + tiling.block_size), kept_as) // 2
+    compute = functools.partial(compute_tiles, kernel, x, x, tiling, dtype=dtype)
+    if keep is None:
+        keep = needed <= capacity.host_memory() // 2
+    if not keep:
+        return _Tiles(tiling, kept_as, "tiles computed in every product", lambda: compute(tiling.tiles))
+    what = f"Gram matrix {len(x)} x {len(x)}, its upper half"
+    capacity.require_memory(needed + capacity.work_bytes(kernel, (x, x), tiling.block_size), what)
+    kept = list(track(compute(tiling.tiles), f"{what}, {capacity.format_bytes(needed)}", len(tiling.tiles)))
+    held = sum(values.nbytes for _, values in kept)
+    return _Tiles(tiling, kept[0][1].dtype, f"tiles kept in memory, {capacity.format_bytes(held)}", lambda: kept)
+
+
+class _Dense(Products):
+    """A matrix that fits on its devices."""
+
+    def __init__(self, matrix: Float[Array, "K K"]) -> None:
+        self.matrix, self.num_points, self.dtype, self.what = matrix, len(matrix), matrix.dtype, "a dense matrix"
+
+    def __call__(self, v: Float[Array, "K Q"]) -> Float[Array, "K Q"]:
+        return _dense_product(self.matrix, v)
+
+
+@jax.jit
+def _dense_product(matrix: Float[Array, "K K"], v: Float[Array, "K Q"]) -> Float[Array, "K Q"]:
+    return matmul(matrix.astype(v.dtype), v)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tiles(Products):
+    """Tiles on and above the diagonal, which ``source`` hands out, wherever it has them from."""
+
+    tiling: Tiling
+    dtype: Any
+    what: str
+    source: Any  # () -> tiles with their values
+
+    @property
+    def num_points(self) -> int:  # type: ignore[override]
+        return self.tiling.shape[0]
+
+    def __call__(self, v: Float[Array, "K Q"]) -> Float[Array, "K Q"]:
+        rows_of_v = v.T
+        total = jnp.zeros_like(rows_of_v)
+        for tile, values in self.source():
+            rows, columns = self.tiling.slices(tile)
+            total = _add(total, values, rows_of_v, rows.start, columns.start, diagonal=self.tiling.is_diagonal(tile))
+        return total.T
+
+
+@functools.partial(jax.jit, donate_argnames="total", static_argnames="diagonal")
+def _add(
+    total: Float[Array, "Q K"],
+    tile: Float[Any, "b b2"],
+    v: Float[Array, "Q K"],
+    row: int | Array,
+    column: int | Array,
+    *,
+    diagonal: bool,
+) -> Float[Array, "Q K"]:
+    """What a tile, and its transpose, contribute to G v; vectors are rows here, which multiplies faster on a CPU."""
+    # Converted before the product, not within it: XLA's fused loops are many times slower on a CPU.
+    tile = jax.lax.optimization_barrier(tile.astype(v.dtype))
+    for values, here, there in ((tile.T, row, column), (tile, column, row))[: 1 if diagonal else 2]:
+        part = matmul(jax.lax.dynamic_slice_in_dim(v, there, values.shape[0], 1), values)
+        sums = jax.lax.dynamic_slice_in_dim(total, here, values.shape[1], 1) + part
+        total = jax.lax.dynamic_update_slice_in_dim(total, sums, here, 1)
+    return total

@@ -1,0 +1,286 @@
+"""The Krylov path against the dense one.
+
+Must hold: relative error 1e-6 in every c_t and f_t over 10 rounds, the a-posteriori bound never below the true error, on
+Matern, NTK and RBF kernels, noise 0 to 0.5, tolerances 1e-1 to 1e-4 of |y|^2/K, or an honest refusal (then
+``distill(method="krylov")`` falls back to the dense path and says so). Here at K = 600, every case; statuses agree, and
+predictions at new points, dual coefficients, targets, norms and losses do. Lanczos itself: T and V satisfy their equations,
+V is orthonormal, an exhausted space ends it. The bound by itself: on random spectra (hypothesis), against the exact chain.
+"""
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sdntk
+from sdntk import krylov as krylov_function
+from sdntk.architectures import fully_connected
+from sdntk.krylov import ROUNDING, begin, extend, spectrum_of
+from sdntk.multiplier import Status
+
+K = 600
+X = jax.random.normal(jax.random.key(0), (K, 5))
+NEW = jax.random.normal(jax.random.key(1), (40, 5))
+KERNELS = {
+    "matern": sdntk.kernels.matern(1.5, 2.0),
+    "rough": sdntk.kernels.matern(0.5, 2.0),
+    "ntk": sdntk.kernels.ntk(fully_connected(2)),
+    "rbf": sdntk.kernels.rbf(2.0),
+}
+GRAMS = {name: sdntk.gram(kernel, X) for name, kernel in KERNELS.items()}
+SPECTRA = {name: sdntk.decompose(G) for name, G in GRAMS.items()}
+
+
+def labels(noise, outputs=None):
+    smooth = jnp.sin(X[:, 0]) + X[:, 1] * X[:, 2] / 2
+    if outputs:
+        smooth = jnp.stack([jnp.sin((1 + i / 3) * X[:, i % 5]) for i in range(outputs)], axis=1)
+    random = jax.random.normal(jax.random.key(2), smooth.shape)
+    return smooth / jnp.std(smooth, axis=0, keepdims=True) * (1 - noise) ** 0.5 + random * noise**0.5
+
+
+def relative_errors(run, exact, joint=False):
+    """Of multipliers and fitted values in active rounds."""
+    active = np.asarray(exact.status) == Status.ACTIVE
+    axes = (1, 2) if joint else 1
+    c = np.where(active, np.abs(np.asarray(run.multipliers) / np.asarray(exact.multipliers) - 1), 0)
+    size = np.sqrt(np.sum(np.square(exact.fitted), axis=axes))
+    f = np.sqrt(np.sum(np.square(run.fitted - exact.fitted), axis=axes)) / np.where(active, size, 1)
+    return c, np.where(active, f, 0)
+
+
+#: What the dense path itself errs by, relative to a multiplier: it is the yardstick, and no better than this.
+def rounding(exact):
+    c = np.asarray(exact.multipliers)
+    return 100 * 2.2e-16 * float(exact.eigenvalues.max()) / np.nanmin(c)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("noise", [0.0, 0.3, 0.5])
+def test_every_round_is_right_to_the_accuracy_and_the_bound_is_one(name, noise):
+    y, reached = labels(noise), 0
+    for fraction in (1e-1, 1e-2, 1e-3, 1e-4):
+        tolerance = fraction * float(jnp.mean(y**2))
+        try:
+            spectrum = sdntk.krylov(sdntk.products(GRAMS[name]), y, tolerance=tolerance, rounds=10)
+        except sdntk.AccuracyError:
+            continue
+        reached += 1
+        run, exact = (sdntk.distill_spectrum(s, y, tolerance=tolerance, rounds=10) for s in (spectrum, SPECTRA[name]))
+        np.testing.assert_array_equal(run.status, exact.status)
+        for error, bound in zip(relative_errors(run, exact), run.error_bounds, strict=True):
+            assert error.max() <= 1e-6
+            assert bound.max() <= 1e-6
+            assert (error <= np.asarray(bound) + rounding(exact)).all()
+    assert reached == REACHED.get((name, noise), 4)
+
+
+#: Of four tolerances those within reach of K/4 steps; all but where a smooth kernel must express noise.
+REACHED = {("rbf", 0.3): 0, ("rbf", 0.5): 0}
+
+
+@pytest.mark.parametrize("outputs", ["separate", "joint"])
+@pytest.mark.parametrize("alpha", [0.0, 0.3])
+def test_many_outputs(outputs, alpha):
+    y, joint = labels(0.3, 4), outputs == "joint"
+    options = {"rounds": 6, "outputs": outputs, "ground_truth_weight": alpha}
+    options["tolerance"] = 0.05 * float(jnp.mean(y**2)) if joint else 0.05 * jnp.mean(y**2, axis=0)
+    spectrum = sdntk.krylov(sdntk.products(GRAMS["rough"]), y, **options)
+    run, exact = (sdntk.distill_spectrum(s, y, **options) for s in (spectrum, SPECTRA["rough"]))
+    for error, bound in zip(relative_errors(run, exact, joint), run.error_bounds, strict=True):
+        assert error.shape == bound.shape == ((6,) if joint else (6, 4))
+        assert error.max() <= 1e-6
+        assert (error <= np.asarray(bound) + rounding(exact)).all()
+    cross = sdntk.gram(KERNELS["rough"], NEW, X)
+    for attribute in ("active_rounds", "training_loss", "norms", "targets", "status"):
+        np.testing.assert_allclose(getattr(run, attribute), getattr(exact, attribute), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(run.predict_from(cross), exact.predict_from(cross), rtol=0, atol=1e-6)
+    scale = np.abs(exact.dual_coefficients).max(axis=1, keepdims=True)
+    assert (np.abs(run.dual_coefficients - exact.dual_coefficients) <= 1e-2 * scale).all()
+    assert run.eigenvalues.shape == run.rotated_labels.shape == (run.filters.shape[1], 4)
+
+
+def test_a_fixed_multiplier_and_many_chains_on_one_spectrum():
+    y = labels(0.3)
+    levels = jnp.array([[1e-3], [1e-2]])
+    spectrum = sdntk.krylov(sdntk.products(GRAMS["matern"]), y, multiplier=levels, rounds=5)
+    for level in levels[:, 0]:
+        run, exact = (sdntk.distill_spectrum(s, y, multiplier=level, rounds=5) for s in (spectrum, SPECTRA["matern"]))
+        assert run.error_bounds.multipliers.max() == 0
+        error = relative_errors(run, exact)[1]
+        assert error.max() <= run.error_bounds.fitted.max() + rounding(exact) <= 2e-6
+    hardest = sdntk.krylov(sdntk.products(GRAMS["matern"]), y, multiplier=levels[0, 0], rounds=5)
+    assert int(hardest.steps) == int(spectrum.steps)
+
+
+@jax.jit
+def traced(spectrum, y, tolerance, alpha):
+    """Jitted: an infeasible chain is a status, not an error."""
+    return sdntk.distill_spectrum(spectrum, y, tolerance=tolerance, rounds=5, ground_truth_weight=alpha)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([1e-1, 1e-2, 1e-3]), st.integers(8, 40), st.floats(0, 0.5))
+def test_the_bound_holds_on_random_spectra_at_any_step(seed, fraction, steps, alpha):
+    rng = np.random.default_rng(seed)
+    d = np.sort(10.0 ** rng.uniform(-rng.uniform(1, 9), 0, 60))
+    Q = np.linalg.qr(rng.normal(size=(60, 60)))[0]
+    G = jnp.asarray(Q * d @ Q.T)
+    y = jnp.asarray(Q @ (rng.normal(size=60) * d ** rng.uniform(0, 1)))
+    process = extend(begin(y), sdntk.products((G + G.T) / 2), steps)
+    spectrum = spectrum_of(process, machine_epsilon=2.2e-16)
+    run, exact = (traced(s, y, fraction * jnp.mean(y**2), alpha) for s in (spectrum, sdntk.decompose((G + G.T) / 2)))
+    bounds = np.stack(run.error_bounds)
+    known = np.isfinite(bounds)
+    same = np.asarray(run.status) == np.asarray(exact.status)
+    assert (same | ~known.all(axis=0)).all()
+    errors = np.stack(relative_errors(run, exact))
+    assert (errors[known] <= (bounds + rounding(exact))[known]).all()
+
+
+def test_lanczos_satisfies_its_equation():
+    y, steps = labels(0.3, 3), 70
+    process = extend(extend(begin(y), sdntk.products(GRAMS["matern"]), 20), sdntk.products(GRAMS["matern"]), steps)
+    G = np.asarray(GRAMS["matern"])
+    for q in range(3):
+        V, alpha, beta = (np.asarray(a)[q, :steps] for a in (process.basis, process.alpha, process.beta))
+        np.testing.assert_allclose(V @ V.T, np.eye(steps), atol=1e-14)
+        np.testing.assert_allclose(V[0] * np.linalg.norm(y[:, q]), y[:, q], rtol=1e-12)
+        T = np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
+        residual = G @ V.T - V.T @ T
+        residual[:, -1] -= beta[-1] * np.asarray(process.following)[q]
+        assert np.linalg.norm(residual, 2) < ROUNDING * 2.2e-16 * np.linalg.norm(G, 2) / 2  # what the bound allows for
+    spectrum = spectrum_of(process, machine_epsilon=2.2e-16)
+    np.testing.assert_allclose(spectrum.unrotate(spectrum.rotate(y)), y, atol=1e-12)
+    product = spectrum.unrotate(spectrum.eigenvalues * spectrum.rotate(y))
+    np.testing.assert_allclose(product, G @ np.asarray(y), atol=1e-13)
+
+
+EIGHT_DEVICES = """
+    import jax, json
+    jax.config.update("jax_enable_x64", True)
+    import sys; sys.path.insert(0, sys.argv[1])
+    import sdntk
+    from test_krylov import GRAMS, KERNELS, X, labels
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec
+    G, y = GRAMS["matern"], labels(0.3, 3)
+    mesh = jax.make_mesh((8,), ("points",), axis_types=(AxisType.Auto,))
+    rows = jax.device_put(G, NamedSharding(mesh, PartitionSpec("points")))
+    sources = {"one": sdntk.products(G), "sharded": sdntk.products(rows)}
+    sources |= {f"keep={k}": sdntk.products(KERNELS["matern"], X, keep=k, block_size=60) for k in (True, False)}
+    options = {"tolerance": 0.05, "rounds": 4}
+    runs = {}
+    for name, source in sources.items():
+        spectrum = sdntk.krylov(source, y, **options)
+        runs[name] = sdntk.distill_spectrum(spectrum, y, **options)
+    spread = len(runs["sharded"].spectrum.basis.devices())
+    relative = lambda a, b: float(abs(a - b).max() / abs(b).max())
+    differences = [
+        relative(jax.device_get(a), jax.device_get(b))
+        for run in runs.values() for a, b in ((run.multipliers, runs["one"].multipliers), (run.fitted, runs["one"].fitted))
+    ]
+    print(json.dumps([len(rows.sharding.device_set), spread, max(differences)]))
+"""
+
+
+@pytest.mark.slow
+def test_one_device_or_eight_give_the_same_numbers(request):
+    """Must hold: 1e-10 on 1 device and 8 virtual ones, from a Gram matrix sharded by rows and from tiles."""
+    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"}
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(EIGHT_DEVICES), request.path.parent],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    devices, spread, difference = json.loads(ran.stdout)
+    assert devices == spread == 8
+    assert difference < 1e-10
+
+
+def test_an_exhausted_space_is_exact():
+    """Labels in the span of three eigenvectors: three steps know all, and more add nothing."""
+    spectrum = SPECTRA["matern"]
+    y = spectrum.eigenvectors[:, [-1, -4, -9]] @ jnp.array([3.0, 2.0, 1.0])
+    tolerance = 0.05 * float(jnp.mean(y**2))
+    krylov = sdntk.krylov(sdntk.products(GRAMS["matern"]), y, tolerance=tolerance, rounds=4)
+    run, exact = (sdntk.distill_spectrum(s, y, tolerance=tolerance, rounds=4) for s in (krylov, spectrum))
+    assert int(krylov.rank) <= 4
+    assert relative_errors(run, exact)[1].max() < 1e-10
+    zero = jnp.zeros(K)
+    assert sdntk.krylov(sdntk.products(GRAMS["matern"]), zero, tolerance=0.1, rounds=2).eigenvalues.max() == 0
+
+
+def test_distill_by_each_method():
+    y = labels(0.3)
+    options = {"tolerance": 0.05 * float(jnp.mean(y**2)), "rounds": 4}
+    runs = {m: sdntk.distill(KERNELS["matern"], X, y, method=m, **options) for m in ("dense", "krylov", "auto")}
+    assert runs["dense"].method == "dense: as asked for"
+    assert runs["auto"].method == "dense: 600 points are few"
+    assert runs["krylov"].method.startswith("krylov, ")
+    assert runs["dense"].error_bounds is None
+    np.testing.assert_allclose(runs["krylov"].fitted, runs["dense"].fitted, atol=1e-6)
+    np.testing.assert_allclose(runs["krylov"].predict(NEW), runs["dense"].predict(NEW), atol=1e-6)
+    coarse = sdntk.distill(KERNELS["matern"], X, y, method="krylov", accuracy=1e-2, **options)
+    assert int(coarse.spectrum.steps) < int(runs["krylov"].spectrum.steps)
+
+
+def test_auto_takes_the_krylov_path_for_many_points(monkeypatch):
+    monkeypatch.setattr(sdntk.distillation, "DENSE_POINTS", 500)
+    run = sdntk.distill(KERNELS["rough"], X, labels(0.3), method="auto", tolerance=0.1, rounds=2)
+    assert run.method.endswith("600 points are many")
+    assert run.error_bounds.fitted.max() <= 1e-6
+
+
+def test_where_the_accuracy_is_out_of_reach_the_dense_path_takes_over(monkeypatch):
+    y = labels(0.5)
+    options = {"tolerance": 0.01 * float(jnp.mean(y**2)), "rounds": 3, "method": "krylov"}
+    run = sdntk.distill(KERNELS["matern"], X, y, accuracy=1e-13, **options)
+    assert run.method.startswith("dense: the Krylov method failed (accuracy 1e-13 was not reached: after ")
+    np.testing.assert_array_equal(
+        run.fitted, sdntk.distill(KERNELS["matern"], X, y, **(options | {"method": "dense"})).fitted
+    )
+    monkeypatch.setattr(sdntk.distillation, "products", lambda *_: sdntk.products(GRAMS["matern"]))
+    monkeypatch.setattr(sdntk.capacity, "free_memory", lambda: 8 * 10**6)  # three matrices take more
+    with pytest.raises(sdntk.AccuracyError, match=r"rounding alone amounts to .*Ways out"):
+        sdntk.distill(KERNELS["matern"], X, y, accuracy=1e-13, **options)
+
+
+def test_too_few_steps_are_told():
+    y = labels(0.3)
+    with pytest.raises(sdntk.AccuracyError, match=r"after 10 Lanczos steps .* more steps \(max_steps\)"):
+        sdntk.krylov(sdntk.products(GRAMS["matern"]), y, tolerance=0.01, rounds=3, max_steps=10)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"accuracy": 0.0}, "accuracy must be positive"),
+        ({"max_steps": 0}, "max_steps must be at least 1"),
+        ({"rounds": 0}, "rounds must be at least 1"),
+        ({"tolerance": None}, "exactly one of tolerance and multiplier must be given; neither was"),
+        ({"tolerance": -1.0}, "tolerance must be positive"),
+        ({"y": jnp.ones(3)}, r"y must have shape \(600,\)"),
+    ],
+)
+def test_bad_input(change, message):
+    arguments = {"y": labels(0.3), "tolerance": 0.1, "rounds": 2} | change
+    with pytest.raises(ValueError, match=message):
+        krylov_function(sdntk.products(GRAMS["rough"]), **arguments)
+
+
+def test_bad_input_of_distill():
+    with pytest.raises(ValueError, match='method must be "dense", "krylov" or "auto"'):
+        sdntk.distill(KERNELS["rough"], X, labels(0.3), tolerance=0.1, rounds=1, method="lanczos")
+    with pytest.raises(ValueError, match="rank_tolerance must be left out"):
+        sdntk.distill(KERNELS["rough"], X, labels(0.3), tolerance=0.1, rounds=1, method="krylov", rank_tolerance=1e-9)
+    spectrum = sdntk.krylov(sdntk.products(GRAMS["rough"]), labels(0.3), tolerance=0.1, rounds=2)
+    with pytest.raises(ValueError, match="y must be the labels that this Krylov spectrum was made from"):
+        sdntk.distill_spectrum(spectrum, labels(0.5), tolerance=0.1, rounds=2)
