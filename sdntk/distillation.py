@@ -336,11 +336,11 @@ def _raise_if_infeasible(run: Distillation, level: Float[Array, "*Q"]) -> None:
     worst = float(floor[first] if infeasible.ndim else floor.mean())
     asked = float(np.ravel(level)[first])
     which = f" for output {first}" if infeasible.ndim else ""
-    rank = int(np.max(run.spectrum.rank))
+    null = run.spectrum.num_points - int(np.max(run.spectrum.rank))
     raise ValueError(
         f"tolerance {format_number(asked)} is infeasible{which}: no function of this space comes closer to the labels than "
-        f"a mean squared error of {format_number(worst)}, because all but {rank} of the {run.spectrum.num_points} "
-        f"eigenvalues of the Gram matrix are zero. The smallest feasible tolerance lies just above {format_number(worst)}."
+        f"a mean squared error of {format_number(worst)}, because {null} of {run.spectrum.num_points} eigenvalues "
+        f"of the Gram matrix are zero. The smallest feasible tolerance lies just above {format_number(worst)}."
     )
 
 

@@ -174,8 +174,9 @@ def train_groups(
             done.append(end(course, points, training))
     if len(done) == 1:
         return done[0]
-    here = jax.local_devices()[0]  # groups of different sizes lie on different devices
-    return jax.tree.map(lambda *leaves: jnp.concatenate([jax.device_put(leaf, here) for leaf in leaves]), *done)
+    if len({len(ended.steps.devices()) for ended in done}) > 1:  # groups of different sizes lie on different devices
+        done = jax.device_put(done, jax.local_devices()[0])
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *done)
 
 
 def require_keys(keys: Any) -> None:

@@ -219,6 +219,7 @@ def test_bad_settings_are_named(digits, change, message, tmp_path):
         list(run(digits, KERNEL, Experiment(**{**vars(SMALL), **change}), Records(tmp_path, {})))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outputs", ["separate", "joint"])
 def test_the_krylov_method_records_the_same(digits, tmp_path, outputs):
     """From memory and from the disk, without held-out images: then rounds and tolerances are chosen by hindsight."""
