@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from typing import Any, Literal, no_type_check
+from typing import Any, Literal, get_args, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -212,7 +212,7 @@ def _spectrum(
     rank_tolerance: ArrayLike | None,
 ) -> tuple[AnySpectrum, str]:
     """The spectrum by the method asked for, or that suits, and which it was and why."""
-    if method not in ("dense", "krylov", "auto"):
+    if method not in get_args(Method):
         raise ValueError(f'method must be "dense", "krylov" or "auto"; got {method!r}.')
     why = "as asked for"
     if method == "auto":
@@ -279,7 +279,7 @@ def distill_spectrum(
 def _distill(spectrum: AnySpectrum, z: Float[Array, "m *P"], chain: Chain) -> dict[str, Any]:
     """What the chain adds to the spectrum and its labels, attributes of :class:`Distillation`."""
     d = spectrum.eigenvalues
-    terms = spectrum.num_points * (z.shape[1] if chain.joint and z.ndim == 2 else 1)
+    terms = chain.terms(spectrum.num_points, z)
     path = run_chain(d, z, chain, terms)
     diagonals, _ = filters.distillation(d, path.multipliers, chain.ground_truth_weight)
     active = path.status == Status.ACTIVE

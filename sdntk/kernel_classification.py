@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from sdntk._arguments import checked_before
 from sdntk._linalg import matmul
 from sdntk._progress import track
 from sdntk.datasets import Dataset, balanced_subsets, label_noise, one_hot, standardise
@@ -194,11 +195,12 @@ def _predictions(kernel: KernelFunction, drawn: Draw, runs: list[Distillation]) 
     duals = [np.moveaxis(np.asarray(run.dual_coefficients), 1, 0) for run in runs]
     shapes = [dual.shape[1:] for dual in duals]
     columns = jnp.concatenate([dual.reshape(len(dual), -1) for dual in duals], axis=1)
-    starts = range(0, len(drawn.x_new), _AT_ONCE)
-    values = np.concatenate([
-        np.asarray(matmul(jnp.asarray(gram(kernel, drawn.x_new[start : start + _AT_ONCE], drawn.x_train)), columns))
-        for start in track(starts, f"Predictions at {len(drawn.x_new)} images", len(starts))
-    ])  # fmt: skip
+    x, starts = jnp.asarray(drawn.x_train), range(0, len(drawn.x_new), _AT_ONCE)
+    with checked_before():  # the images were, when they were standardised: not once more for every block
+        values = np.concatenate([
+            np.asarray(matmul(jnp.asarray(gram(kernel, drawn.x_new[start : start + _AT_ONCE], x)), columns))
+            for start in track(starts, f"Predictions at {len(drawn.x_new)} images", len(starts))
+        ])  # fmt: skip
     parts = np.split(values, np.cumsum([math.prod(shape) for shape in shapes])[:-1], axis=1)
     return [np.moveaxis(part.reshape(-1, *shape), 0, 1) for part, shape in zip(parts, shapes, strict=True)]
 

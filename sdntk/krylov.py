@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sdntk._arguments import ArrayLike, as_labels, is_traced
+from sdntk._linalg import matmul
 from sdntk.products import Products
 from sdntk.spectrum import null_space_loss
 
@@ -86,8 +87,8 @@ class KrylovSpectrum:
 
         def back(item: tuple[Array, Array, Array]) -> Array:
             basis, vectors, z = item
-            inner = jnp.matmul(vectors, z.reshape(len(z), -1), precision="highest")
-            return jnp.matmul(basis.T, inner, precision="highest").reshape(-1, *z.shape[1:])
+            inner = matmul(vectors, z.reshape(len(z), -1))
+            return matmul(basis.T, inner).reshape(-1, *z.shape[1:])
 
         values = jnp.moveaxis(jax.lax.map(back, (self.basis, self.ritz_vectors, coordinates)), 0, -1)
         return values[..., 0] if self.labels.ndim == 1 else values
@@ -162,7 +163,7 @@ def _step(
         known, vector, w = item
         diagonal = jnp.vdot(vector, w, precision="highest")
         for _ in range(2):
-            w = w - jnp.matmul(jnp.matmul(known, w, precision="highest"), known, precision="highest")
+            w = w - matmul(known.T, matmul(known, w))
         return w, diagonal, jnp.linalg.norm(w)
 
     w, diagonal, norm = jax.lax.map(of_one, (basis, vector, product.T))

@@ -128,7 +128,7 @@ def _take_steps(
 @jax.jit
 def _reached(spectrum: KrylovSpectrum, chain: Chain) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The largest error bound of a chain's rounds, and what of it no further steps would mend."""
-    path = run_chain(spectrum.eigenvalues, spectrum.rotated_labels, chain, chain.terms(spectrum.labels))
+    path = run_chain(spectrum.eigenvalues, spectrum.rotated_labels, chain, chain.terms(spectrum.num_points, spectrum.labels))
     no_residuals = {"residuals": jnp.zeros_like(spectrum.residuals)}
     bounds = [chain_error_bounds(spectrum, path, chain, **other) for other in ({}, no_residuals)]
     largest = [jnp.maximum(bound.multipliers.max(), bound.fitted.max()) for bound in bounds]
@@ -142,7 +142,11 @@ def chain_error_bounds(
     residuals = spectrum.residuals if residuals is None else residuals
     d, z, labels = spectrum.eigenvalues, spectrum.rotated_labels, spectrum.labels
     alpha = chain.ground_truth_weight
-    s = jnp.sqrt(chain.terms(labels) * chain.level) if chain.by_tolerance else jnp.ones_like(chain.level)
+    s = (
+        jnp.sqrt(chain.terms(spectrum.num_points, labels) * chain.level)
+        if chain.by_tolerance
+        else jnp.ones_like(chain.level)
+    )
     bounds = partial(error_bounds, by_tolerance=chain.by_tolerance)
     if labels.ndim == 1:
         d, z, residuals, perturbation = d[:, None], z[:, None], residuals[:, None], spectrum.perturbation[None]

@@ -162,9 +162,9 @@ class Chain:
         level = as_positive(name, value, shape, dtype=labels.dtype)  # type: ignore[arg-type]
         return cls(level, alpha, rounds, outputs == "joint", tolerance is not None)
 
-    def terms(self, labels: Float[Array, "K *Q"]) -> int:
-        """The number of terms that the training loss averages over."""
-        return labels.size if self.joint else labels.shape[0]
+    def terms(self, num_points: int, z: Float[Array, "m *Q"]) -> int:
+        """The number of terms that the training loss averages over, for labels of K points, rotated or not."""
+        return num_points * (z.shape[1] if self.joint and z.ndim == 2 else 1)
 
 
 def run_chain(d: Float[Array, "m *q"], z: Float[Array, "m *Q"], chain: Chain, terms: int) -> Trajectory:
