@@ -7,11 +7,13 @@ from typing import Any, Literal, get_args, no_type_check
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from sdntk import capacity, filters
 from sdntk._arguments import ArrayLike, as_float_array, as_labels, as_points, format_number, is_traced
 from sdntk._linalg import matmul, safe_sqrt
+from sdntk.fits import Fits, fits
 from sdntk.gram import gram
 from sdntk.kernels import Kernel, KernelFunction
 from sdntk.krylov import KrylovSpectrum
@@ -62,7 +64,7 @@ class Distillation:
         x: the training points, if known.
         method: how the spectrum was had, in words: "dense" or "krylov" and why.
 
-    Krylov runs have m Ritz vectors of each output in place of K eigenvectors: ``filters`` are (T, m) or (T, m, Q).
+    Krylov runs have M Ritz vectors in place of K eigenvectors: ``filters`` are (T, M) or (T, M, Q).
     """
 
     multipliers: Float[Array, "T *Q"]
@@ -82,9 +84,11 @@ class Distillation:
     method: str = dataclasses.field(default="", metadata={"static": True})
 
     @property
-    def eigenvalues(self) -> Float[Array, "m *q"]:
-        """d, shape (K,), ascending, with those that are rounding set to zero; of Krylov runs (m,) or (m, Q), Ritz values."""
-        return self.spectrum.eigenvalues
+    def eigenvalues(self) -> Float[Array, "m *Q"]:
+        """d, shape (K,), ascending, with those that are rounding set to zero; of Krylov runs Ritz values, (M,) or (M, Q)."""
+        d = self.spectrum.eigenvalues
+        several = isinstance(self.spectrum, KrylovSpectrum) and self.rotated_labels.ndim == 2
+        return jnp.broadcast_to(d[:, None], self.rotated_labels.shape) if several else d
 
     @property
     def targets(self) -> Float[Array, "T K *P"]:
@@ -121,7 +125,7 @@ class Distillation:
     def predict_from(self, cross_gram: ArrayLike) -> Float[Array, "T n *P"]:
         """Every round's f_t at new points, given ``gram(kernel, x_new, x)``, shape (n, K) (eqs. 16, 44)."""
         num_points = self.spectrum.num_points
-        cross = as_float_array("cross_gram", cross_gram, dtype=self.eigenvalues.dtype)
+        cross = as_float_array("cross_gram", cross_gram, dtype=self.rotated_labels.dtype)
         if cross.ndim != 2 or cross.shape[1] != num_points:
             raise ValueError(
                 f"cross_gram must have shape (n, {num_points}), as gram(kernel, x_new, x) has; its shape is {cross.shape}."
@@ -244,7 +248,8 @@ def distill_spectrum(
     """:func:`distill` on a decomposition that is at hand, for many label sets and tolerances on one Gram matrix.
 
     Arguments, result, errors and warnings are those of :func:`distill`. It may be jitted, vmapped over labels and
-    tolerances, and differentiated with respect to labels, tolerance and multiplier.
+    tolerances, and differentiated with respect to labels, tolerance and multiplier; with respect to the Gram matrix, when it
+    was decomposed under the same transformation, eigenvalues may coincide as they like (first derivatives only).
 
     Example:
         >>> from sdntk import datasets, decompose, distill_spectrum, gram, kernels
@@ -278,26 +283,29 @@ def distill_spectrum(
 @jax.jit
 def _distill(spectrum: AnySpectrum, z: Float[Array, "m *P"], chain: Chain) -> dict[str, Any]:
     """What the chain adds to the spectrum and its labels, attributes of :class:`Distillation`."""
-    d = spectrum.eigenvalues
-    terms = chain.terms(spectrum.num_points, z)
-    path = run_chain(d, z, chain, terms)
-    diagonals, _ = filters.distillation(d, path.multipliers, chain.ground_truth_weight)
-    active = path.status == Status.ACTIVE
+    d, alpha, terms = spectrum.eigenvalues, chain.ground_truth_weight, chain.terms(spectrum.num_points, z)
+    path = run_chain(lax.stop_gradient(d) if _is_differentiable(spectrum) else d, z, chain, terms)
+    found = fits(spectrum, z, path.multipliers, alpha, terms * chain.level if chain.by_tolerance else None)
+    c, active = found.multipliers, path.status == Status.ACTIVE
+    rows = c.reshape(len(c), 1, *c.shape[1:], *(1 for _ in range(z.ndim - c.ndim)))
+    residuals = jnp.where(jnp.isinf(rows), found.targets, jnp.where(jnp.isinf(rows), 1, rows) * found.duals)
+    over = 1 if c.ndim == z.ndim else (1, 2)
     return {
-        "multipliers": jnp.where(active, path.multipliers, jnp.nan),
+        "multipliers": jnp.where(active, c, jnp.nan),
         "status": path.status,
         "active_rounds": jnp.sum(active, axis=0, dtype=jnp.int32),
-        "filters": diagonals,
-        "fitted": _unrotate(spectrum, _times_labels(diagonals, z)),
-        "training_loss": path.squared_residual / terms,
-        "norms": safe_sqrt(path.squared_norm / spectrum.num_points),
+        "filters": filters.distillation(d, c, alpha)[0],
+        "fitted": _unrotate(spectrum, found.fitted),
+        "training_loss": jnp.sum(residuals**2, axis=over) / terms,
+        "norms": safe_sqrt(jnp.sum(found.duals * found.fitted, axis=over) / spectrum.num_points),
         "iterations": path.iterations,
         "error_bounds": chain_error_bounds(spectrum, path, chain) if isinstance(spectrum, KrylovSpectrum) else None,
     }
 
 
-def _times_labels(diagonals: Float[Array, "T K *Q"], z: Float[Array, "K *P"]) -> Float[Array, "T K *P"]:
-    return diagonals.reshape(diagonals.shape + (1,) * (z.ndim + 1 - diagonals.ndim)) * z[None]
+def _is_differentiable(spectrum: AnySpectrum) -> bool:
+    """Whether the spectrum carries its Gram matrix, so that there are derivatives by it."""
+    return isinstance(spectrum, Spectrum) and spectrum.matrix is not None
 
 
 def _unrotate(spectrum: AnySpectrum, z: Float[Array, "T m *P"]) -> Float[Array, "T K *P"]:
@@ -307,19 +315,21 @@ def _unrotate(spectrum: AnySpectrum, z: Float[Array, "T m *P"]) -> Float[Array, 
 
 @jax.jit
 def _targets(run: Distillation) -> Float[Array, "T K *P"]:
-    _, targets = filters.distillation(run.eigenvalues, _with_infinity(run), run.ground_truth_weight)
-    return _unrotate(run.spectrum, _times_labels(targets, run.rotated_labels))
+    return _unrotate(run.spectrum, _fits(run).targets)
 
 
 @jax.jit
 def _dual_coefficients(run: Distillation) -> Float[Array, "T K *P"]:
-    c = _with_infinity(run)
-    _, targets = filters.distillation(run.eigenvalues, c, run.ground_truth_weight)
-    d, c = run.eigenvalues[None], c[:, None]
-    d, c = (a.reshape(a.shape + (1,) * (max(d.ndim, c.ndim) - a.ndim)) for a in (d, c))
-    # With an infinite c the quotient is 0; so is what the null space of G adds to f, but for rounding over c.
-    shrunk = jnp.where(d > 0, targets / (c + d), 0)
-    return _unrotate(run.spectrum, _times_labels(shrunk, run.rotated_labels))
+    duals = _fits(run).duals
+    if not _is_differentiable(run.spectrum):
+        # What the null space of G adds to f is 0, but for rounding over c.
+        kept = run.spectrum.eigenvalues > 0
+        duals = jnp.where(kept.reshape(1, -1, *(1 for _ in duals.shape[2:])), duals, 0)
+    return _unrotate(run.spectrum, duals)
+
+
+def _fits(run: Distillation) -> Fits:
+    return fits(run.spectrum, run.rotated_labels, _with_infinity(run), run.ground_truth_weight)
 
 
 def _with_infinity(run: Distillation) -> Float[Array, "T *Q"]:
@@ -331,12 +341,12 @@ def _raise_if_infeasible(run: Distillation, level: Float[Array, "*Q"]) -> None:
     infeasible = np.asarray(run.status == Status.INFEASIBLE).any(axis=0)
     if not infeasible.any():
         return
-    floor = np.asarray(null_space_loss(run.eigenvalues, run.rotated_labels, run.spectrum.num_points))
+    floor = np.asarray(null_space_loss(run.spectrum.eigenvalues, run.rotated_labels, run.spectrum.num_points))
     first = int(np.argmax(infeasible))
     worst = float(floor[first] if infeasible.ndim else floor.mean())
     asked = float(np.ravel(level)[first])
     which = f" for output {first}" if infeasible.ndim else ""
-    null = run.spectrum.num_points - int(np.max(run.spectrum.rank))
+    null = run.spectrum.num_points - int(run.spectrum.rank)
     raise ValueError(
         f"tolerance {format_number(asked)} is infeasible{which}: no function of this space comes closer to the labels than "
         f"a mean squared error of {format_number(worst)}, because {null} of {run.spectrum.num_points} eigenvalues "
@@ -348,7 +358,7 @@ def _warn_if_imprecise(run: Distillation) -> None:
     multipliers = np.asarray(run.multipliers)[np.asarray(run.status) == Status.ACTIVE]
     if multipliers.size == 0:
         return
-    c_min, d_max, eps = float(multipliers.min()), float(run.eigenvalues.max()), run.spectrum.machine_epsilon
+    c_min, d_max, eps = float(multipliers.min()), float(run.spectrum.eigenvalues.max()), run.spectrum.machine_epsilon
     ratio = eps * d_max / c_min if c_min > 0 else np.inf
     if ratio > PRECISION_TOLERANCE:
         warnings.warn(

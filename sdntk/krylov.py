@@ -1,12 +1,13 @@
-"""The spectrum from matrix-vector products alone: Lanczos from each output's labels.
+"""The spectrum from matrix-vector products alone: block Lanczos from the labels of all outputs.
 
-The fits f_t on the training points are functions of G applied to the labels y, and a Krylov space span(y, G y, G^2 y, ...)
-stays what it is under every shift c I. After m steps
+The fits f_t on the training points are functions of G applied to the labels Y, and a Krylov space span(Y, G Y, G^2 Y, ...)
+stays what it is under every shift c I. With Y = V_1 R, r columns of V_1 for labels of rank r, and after m steps
 
-    G V = V T + beta_m v_{m+1} e_m^T,      V^T V = I,   V e_1 = y/|y|,   T tridiagonal (m, m),
+    G V = V T + V_{m+1} B E_m^T,      V = (V_1, .., V_m),  V^T V = I,      T block tridiagonal (m r, m r),
 
-the Ritz values of T stand in for d, |y| times the first components of T's eigenvectors for z. The recurrence runs on them
-as on a dense spectrum, for every tolerance and every round.
+the Ritz values of T stand in for d, its eigenvectors' first r components times R for z. The recurrence runs on them as on a
+dense spectrum, for every tolerance and every round. All outputs share one space: what G does to the labels of one tells of
+the others, and ten outputs take less than half the steps that each would take alone.
 """
 
 import dataclasses
@@ -23,8 +24,9 @@ from sdntk._linalg import matmul
 from sdntk.products import Products
 from sdntk.spectrum import null_space_loss
 
-#: Room for Lanczos vectors is made in steps of so many, and code is compiled once for each.
-CAPACITY_STEP = 64
+#: Room is made for K/64 Lanczos vectors (orthogonalising then reads a sixteenth of what a product reads of a dense G), at
+#: least for 64, and doubled where they do not suffice; code is compiled once for each.
+LEAST_ROOM = 64
 #: Rounding acts like a perturbation of G of so many units of machine_eps * d_max (the tests check it).
 ROUNDING = 16
 
@@ -33,30 +35,30 @@ ROUNDING = 16
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KrylovSpectrum:
-    """What m Lanczos steps from each of Q outputs' labels know of a Gram matrix; padded with zeros to a common length.
+    """What Lanczos steps from labels know of a Gram matrix: M Ritz pairs, some of them zero, for padding.
 
     It stands wherever a :class:`sdntk.Spectrum` does, for the labels that it was made from.
 
     Attributes:
-        eigenvalues: the Ritz values, shape (m,) or (m, Q), never negative; those that are rounding are exactly zero.
-        rotated_labels: z, the labels' coordinates on the Ritz vectors, shape (m,) or (m, Q).
-        residuals: beta_m times the last component of each eigenvector of T, shape (m,) or (m, Q): by how much each Ritz
-            pair fails to be an eigenpair of G.
-        basis: V^T of each output, shape (Q, m, K).
-        ritz_vectors: the eigenvectors of each T, shape (Q, m, m).
+        eigenvalues: the Ritz values, shape (M,), never negative; those that are rounding are exactly zero.
+        rotated_labels: z, the labels' coordinates on the Ritz vectors, shape (M,) or (M, Q).
+        residuals: B times the last r components of each eigenvector of T, shape (r, M): by how much each Ritz pair fails to
+            be an eigenpair of G.
+        basis: V^T, shape (M, K).
+        ritz_vectors: the eigenvectors of T, shape (M, M).
         labels: y, shape (K,) or (K, Q).
-        perturbation: the norm of the perturbation of G that rounding amounts to, shape () or (Q,).
+        perturbation: the norm of the perturbation of G that rounding amounts to.
         steps: how many Lanczos steps were taken.
         machine_epsilon: relative rounding of G's values.
     """
 
-    eigenvalues: Float[Array, "m *Q"]
-    rotated_labels: Float[Array, "m *Q"]
-    residuals: Float[Array, "m *Q"]
-    basis: Float[Array, "q m K"]
-    ritz_vectors: Float[Array, "q m m"]
+    eigenvalues: Float[Array, " M"]
+    rotated_labels: Float[Array, "M *Q"]
+    residuals: Float[Array, "r M"]
+    basis: Float[Array, "M K"]
+    ritz_vectors: Float[Array, "M M"]
     labels: Float[Array, "K *Q"]
-    perturbation: Float[Array, "*Q"]
+    perturbation: Float[Array, ""]
     steps: Any
     machine_epsilon: float = dataclasses.field(metadata={"static": True})
 
@@ -67,31 +69,23 @@ class KrylovSpectrum:
 
     @property
     def rank(self) -> Array:
-        """The number of nonzero Ritz values, shape () or (Q,): the dimension of G that the labels see."""
-        return jnp.sum(self.eigenvalues > 0, axis=0)
+        """The number of nonzero Ritz values: the dimension of G that the labels see."""
+        return jnp.sum(self.eigenvalues > 0)
 
-    def rotate(self, y: Float[Array, "K *Q"]) -> Float[Array, "m *Q"]:
+    def rotate(self, y: Float[Array, "K *Q"]) -> Float[Array, "M *Q"]:
         """Z: the coordinates of the labels that the spectrum was made from.
 
         Raises:
-            ValueError: other labels, which it knows nothing of.
+            ValueError: other labels, which it knows nothing of. NotImplementedError: derivatives by the labels.
         """
         if y.shape != self.labels.shape or not (is_traced(y, self.labels) or np.array_equal(y, self.labels)):
             raise ValueError("y must be the labels that this Krylov spectrum was made from: it knows no others.")
-        return self.rotated_labels
+        return _without_derivatives(y, self.rotated_labels)
 
-    def unrotate(self, z: Float[Array, "m *Q"]) -> Float[Array, "K *Q"]:
-        """Back to the training points; axes between the first (Ritz vectors) and the last (outputs) are carried along."""
-        outputs = z[..., None] if self.labels.ndim == 1 else z
-        coordinates = jnp.moveaxis(outputs, -1, 0)
-
-        def back(item: tuple[Array, Array, Array]) -> Array:
-            basis, vectors, z = item
-            inner = matmul(vectors, z.reshape(len(z), -1))
-            return matmul(basis.T, inner).reshape(-1, *z.shape[1:])
-
-        values = jnp.moveaxis(jax.lax.map(back, (self.basis, self.ritz_vectors, coordinates)), 0, -1)
-        return values[..., 0] if self.labels.ndim == 1 else values
+    def unrotate(self, z: Float[Array, "M *Q"]) -> Float[Array, "K *Q"]:
+        """Back to the training points, all axes behind the first carried along."""
+        inner = matmul(self.ritz_vectors, z.reshape(len(z), -1))
+        return matmul(self.basis.T, inner).reshape(-1, *z.shape[1:])
 
     def floor(self, y: ArrayLike) -> Float[Array, "*Q"]:
         """As :meth:`sdntk.Spectrum.floor`, for its own labels."""
@@ -99,89 +93,126 @@ class KrylovSpectrum:
         return null_space_loss(self.eigenvalues, self.rotate(labels), self.num_points)
 
 
+@jax.custom_jvp
+def _without_derivatives(y: Float[Array, "K *Q"], z: Float[Array, "M *Q"]) -> Float[Array, "M *Q"]:
+    del y
+    return z
+
+
+@_without_derivatives.defjvp
+def _refuse(primals: Any, tangents: Any) -> Any:
+    raise NotImplementedError(
+        "Derivatives by the labels leave the Krylov space: a Krylov spectrum has those by tolerance and multiplier only. "
+        "Use a dense one, decompose(G)."
+    )
+
+
 @no_type_check  # in the tests: transformations rebuild pytrees with leaves of other shapes
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Lanczos:
-    """Where the Lanczos processes of Q outputs are, side by side; :func:`extend` goes on with them.
+    """Where a block Lanczos process is; :func:`extend` goes on with it.
 
     Attributes:
         labels: y, shape (K,) or (K, Q).
-        basis: the orthonormal vectors v_1, v_2, ..., shape (Q, capacity, K), zero where there is none yet.
-        following: v_{m+1}, shape (Q, K); zero where the Krylov space is exhausted.
-        alpha, beta: the diagonal of T, and what is beside it, shape (Q, capacity).
+        start: R, with V_1 R = y, shape (r,) or (r, Q).
+        basis: V^T, shape (room, K), zero where there is none yet.
+        projected: T, shape (room, room), likewise.
+        following: V_{m+1}, shape (K, r); columns are zero where the Krylov space is exhausted.
+        coupling: B, shape (r, r): how G leads from the last block to the following one.
         steps: m.
     """
 
     labels: Float[Array, "K *Q"]
-    basis: Float[Array, "q capacity K"]
-    following: Float[Array, "q K"]
-    alpha: Float[Array, "q capacity"]
-    beta: Float[Array, "q capacity"]
+    start: Float[Array, "r *Q"]
+    basis: Float[Array, "room K"]
+    projected: Float[Array, "room room"]
+    following: Float[Array, "K r"]
+    coupling: Float[Array, "r r"]
     steps: Any
+
+    @property
+    def width(self) -> int:
+        """The number r of vectors that each step adds."""
+        return self.following.shape[1]
 
 
 def begin(labels: Float[Array, "K *Q"]) -> Lanczos:
-    """The processes before their first step."""
-    y = labels.reshape(len(labels), -1).T
-    norms = jnp.linalg.norm(y, axis=1, keepdims=True)
-    empty = jnp.zeros((len(y), 0), y.dtype)
-    start = jnp.where(norms > 0, y / jnp.where(norms > 0, norms, 1), 0)
-    return Lanczos(labels, jnp.zeros((len(y), 0, y.shape[1]), y.dtype), start, empty, empty, np.int64(0))
+    """The process before its first step."""
+    vectors, sizes, mixing = jnp.linalg.svd(labels.reshape(len(labels), -1), full_matrices=False)
+    rank = max(1, int(np.sum(np.asarray(sizes) > ROUNDING * jnp.finfo(labels.dtype).eps * sizes[0])))
+    start = (sizes[:, None] * mixing)[:rank].reshape(rank, *labels.shape[1:])
+    following = jnp.where(sizes[None, :rank] > 0, vectors[:, :rank], 0)
+    empty = jnp.zeros((0, 0), labels.dtype)
+    nothing = jnp.zeros((rank, rank), labels.dtype)
+    return Lanczos(labels, start, jnp.zeros((0, len(labels)), labels.dtype), empty, following, nothing, np.int64(0))
 
 
 def extend(process: Lanczos, products: Products, steps: int) -> Lanczos:
-    """The processes after ``steps`` steps in all; ``process`` is given up.
+    """The process after ``steps`` steps in all; ``process`` is given up.
 
-    All outputs share each product. New vectors are orthogonalised against all before them, twice: without that,
-    rounding makes copies of Ritz values, and takes about 2.5 times as many steps.
+    New vectors are orthogonalised against all before them, twice: without that, rounding makes copies of Ritz values, and
+    takes about 2.5 times as many steps.
     """
-    capacity = -(-steps // CAPACITY_STEP) * CAPACITY_STEP
-    missing = capacity - process.alpha.shape[1]
-    if missing > 0:
-        grow = lambda a: jnp.pad(a, [(0, missing if axis == 1 else 0) for axis in range(a.ndim)])  # noqa: E731
-        process = dataclasses.replace(process, basis=grow(process.basis), alpha=grow(process.alpha), beta=grow(process.beta))
-    state = (process.basis, process.following, process.alpha, process.beta)
+    process = _with_room(process, steps)
+    state = (process.basis, process.projected, process.following, process.coupling)
     for step in range(int(process.steps), steps):
-        state = _step(*state, products(state[1].T), step)
-    return Lanczos(process.labels, *state, np.int64(max(steps, int(process.steps))))
+        state = _step(*state, products(state[2]), step)
+    return Lanczos(process.labels, process.start, *state, np.int64(max(steps, int(process.steps))))
+
+
+def _with_room(process: Lanczos, steps: int) -> Lanczos:
+    room, num_points = len(process.basis), len(process.labels)
+    needed = steps * process.width
+    if needed <= room:
+        return process
+    size = max(LEAST_ROOM, num_points // LEAST_ROOM, room)
+    while size < needed:
+        size *= 2
+    more = size - room
+    basis = jnp.pad(process.basis, ((0, more), (0, 0)))
+    return dataclasses.replace(process, basis=basis, projected=jnp.pad(process.projected, ((0, more), (0, more))))
 
 
 @partial(jax.jit, donate_argnums=(0, 1, 2, 3))
 def _step(
-    basis: Float[Array, "q m K"],
-    vector: Float[Array, "q K"],
-    alpha: Float[Array, "q m"],
-    beta: Float[Array, "q m"],
-    product: Float[Array, "K q"],
+    basis: Float[Array, "room K"],
+    projected: Float[Array, "room room"],
+    block: Float[Array, "K r"],
+    coupling: Float[Array, "r r"],
+    product: Float[Array, "K r"],
     step: int | Array,
 ) -> tuple[Array, ...]:
-    """One step, given G times its vector: the vector joins the basis, the next one comes out."""
-    basis = jax.lax.dynamic_update_slice_in_dim(basis, vector[:, None], step, 1)
+    """One step, given G times its block: the block joins the basis, the next one comes out."""
+    here, width = step * block.shape[1], block.shape[1]
+    before = jnp.maximum(here - width, 0)
+    basis = jax.lax.dynamic_update_slice(basis, block.T, (here, 0))
+    diagonal = matmul(block.T, product)
+    size = jnp.max(jnp.abs(projected)) + jnp.linalg.norm(diagonal)
+    for values, row, column in (
+        (coupling, here, before), (coupling.T, before, here), ((diagonal + diagonal.T) / 2, here, here)
+    ):  # fmt: skip
+        projected = jax.lax.dynamic_update_slice(projected, values, (row, column))
+    w = product - matmul(basis.T, matmul(basis, product))
+    w, coupling = _orthonormal(w, ROUNDING * jnp.finfo(w.dtype).eps * size)  # what is below is rounding
+    w = w - matmul(basis.T, matmul(basis, w))
+    w, rest = jnp.linalg.qr(w)
+    return basis, projected, jnp.where(jnp.diagonal(rest)[None] == 0, 0, w), matmul(rest, coupling)
 
-    def of_one(item: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        known, vector, w = item
-        diagonal = jnp.vdot(vector, w, precision="highest")
-        for _ in range(2):
-            w = w - matmul(known.T, matmul(known, w))
-        return w, diagonal, jnp.linalg.norm(w)
 
-    w, diagonal, norm = jax.lax.map(of_one, (basis, vector, product.T))
-    alpha = jax.lax.dynamic_update_slice_in_dim(alpha, diagonal[:, None], step, 1)
-    size = jnp.max(jnp.abs(alpha) + beta, axis=1)
-    exhausted = norm <= ROUNDING * jnp.finfo(w.dtype).eps * size  # what is left is rounding
-    norm = jnp.where(exhausted, 0, norm)
-    beta = jax.lax.dynamic_update_slice_in_dim(beta, norm[:, None], step, 1)
-    return basis, jnp.where(exhausted[:, None], 0, w / jnp.where(exhausted, 1, norm)[:, None]), alpha, beta
+def _orthonormal(w: Float[Array, "K r"], least: Float[Array, ""]) -> tuple[Float[Array, "K r"], Float[Array, "r r"]]:
+    """Orthonormal columns V and B with W = V B, singular values of at most ``least`` and their columns set to zero."""
+    columns, triangular = jnp.linalg.qr(w)
+    left, sizes, right = jnp.linalg.svd(triangular)
+    sizes = jnp.where(sizes <= least, 0, sizes)
+    return jnp.where(sizes[None] > 0, matmul(columns, left), 0), sizes[:, None] * right
 
 
 def spectrum_of(process: Lanczos, *, machine_epsilon: float) -> KrylovSpectrum:
-    """What the processes know so far. It shares their basis: :func:`extend` ends its use."""
+    """What the process knows so far. It shares its basis: :func:`extend` ends its use."""
     d, z, residuals, vectors, perturbation = _ritz(
-        process.labels, process.alpha, process.beta, process.steps, machine_epsilon
+        process.projected, process.start, process.coupling, process.steps, len(process.labels), machine_epsilon
     )
-    if process.labels.ndim == 1:
-        d, z, residuals, perturbation = (array[..., 0] for array in (d, z, residuals, perturbation))
     return KrylovSpectrum(
         d, z, residuals, process.basis, vectors, process.labels, perturbation, process.steps, machine_epsilon
     )  # fmt: skip
@@ -189,27 +220,20 @@ def spectrum_of(process: Lanczos, *, machine_epsilon: float) -> KrylovSpectrum:
 
 @jax.jit
 def _ritz(
-    labels: Float[Array, "K *Q"],
-    alpha: Float[Array, "q m"],
-    beta: Float[Array, "q m"],
+    projected: Float[Array, "room room"],
+    start: Float[Array, "r *Q"],
+    coupling: Float[Array, "r r"],
     steps: int | Array,
+    num_points: int | Array,
     machine_epsilon: float | Array,
 ) -> tuple[Array, ...]:
-    """Ritz values, rotated labels and residuals, each (m, q), eigenvectors of T, and what rounding amounts to."""
-    places = jnp.arange(alpha.shape[1])
-    beside = jnp.where(places < steps - 1, beta, 0)[:, :-1]
-    last = (places == steps - 1).astype(alpha.dtype)
-    eps, num_points = jnp.finfo(alpha.dtype).eps, labels.shape[0]
-
-    def of_one(alpha: Array, beside: Array, beta: Array, norm: Array) -> tuple[Array, ...]:
-        raw, vectors = jnp.linalg.eigh(jnp.diag(alpha) + jnp.diag(beside, 1) + jnp.diag(beside, -1))
-        size = jnp.max(jnp.abs(raw))
-        zero = raw <= num_points * eps * size
-        dropped = jnp.max(jnp.where(zero, jnp.abs(raw), 0))
-        negative = jnp.min(raw) < -num_points * jnp.maximum(eps, machine_epsilon) * size
-        d = jnp.where(zero, jnp.where(negative, jnp.nan, 0), raw)
-        return d, norm * vectors[0], jnp.dot(last, beta) * (last @ vectors), vectors, ROUNDING * eps * size + dropped
-
-    norms = jnp.linalg.norm(labels.reshape(num_points, -1), axis=0)
-    d, z, residuals, vectors, perturbation = jax.vmap(of_one)(alpha, beside, beta, norms)
-    return d.T, z.T, residuals.T, vectors, perturbation
+    """Ritz values, rotated labels, residuals, eigenvectors of T, and what rounding amounts to."""
+    width, eps = len(coupling), jnp.finfo(projected.dtype).eps
+    raw, vectors = jnp.linalg.eigh(projected)
+    size = jnp.max(jnp.abs(raw))
+    zero = raw <= num_points * eps * size
+    dropped = jnp.max(jnp.where(zero, jnp.abs(raw), 0))
+    negative = jnp.min(raw) < -num_points * jnp.maximum(eps, machine_epsilon) * size
+    d = jnp.where(zero, jnp.where(negative, jnp.nan, 0), raw)
+    last = jax.lax.dynamic_slice_in_dim(vectors, (steps - 1) * width, width)
+    return d, matmul(vectors[:width].T, start), matmul(coupling, last), vectors, ROUNDING * eps * size + dropped

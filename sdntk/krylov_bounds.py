@@ -4,7 +4,7 @@ Three things part the two.
 
 * With the chain's multipliers fixed, the resolvent of T in place of G's errs, on coordinates p, by at most
 
-      tau_i(p) = beta_m |e_m^T (T + c_i)^{-1} p|,
+      tau_i(p) = |B E_m^T (T + c_i)^{-1} p|,
 
   so that the targets x_t are off by at most the sum of tau_i(u_i) over the rounds before, u_i the coordinates of theirs.
 * The multiplier of a round is a root of h = |c (c + G)^{-1} x_t| = s. Squared norms are known to second order in the above
@@ -22,6 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from sdntk import filters
+from sdntk._linalg import matmul
 from sdntk.multiplier import Status
 
 #: Shifts of log c that are larger, all rounds together, are not bounded: within them slopes are steady to 10%.
@@ -42,10 +43,10 @@ class ErrorBounds(NamedTuple):
 
 @partial(jax.jit, static_argnames="by_tolerance")
 def error_bounds(
-    d: Float[Array, "m P"],
-    z: Float[Array, "m P"],
-    residuals: Float[Array, "m P"],
-    perturbation: Float[Array, " P"],
+    d: Float[Array, " M"],
+    z: Float[Array, "M P"],
+    residuals: Float[Array, "r M"],
+    perturbation: Float[Array, ""],
     multipliers: Float[Array, " T"],
     status: Int[Array, " T"],
     s: Float[Array, ""],
@@ -67,9 +68,10 @@ def error_bounds(
         by_tolerance: whether the multipliers came from the tolerance, or were given and are exact.
     """
     c = jnp.where(status == Status.ACTIVE, multipliers, 1.0)
-    targets = filters.distillation(d, jnp.where(status == Status.ACTIVE, multipliers, jnp.inf), alpha)[1] * z[None]  # u_t
+    _, diagonals = filters.distillation(d, jnp.where(status == Status.ACTIVE, multipliers, jnp.inf), alpha)
+    targets = diagonals[..., None] * z[None]  # u_t
     own = jax.vmap(lambda u, c: _resolvent_errors(d, residuals, perturbation, u, c))(targets, c)
-    q = c[:, None, None] / (c[:, None, None] + d[None])  # c_t (c_t + T)^{-1} of every round
+    q = (c[:, None] / (c[:, None] + d[None]))[..., None]  # c_t (c_t + T)^{-1} of every round
     shrunk = q * targets
     cross = _cross_residuals(d, residuals, c, shrunk)
     rounds = jnp.arange(len(c))
@@ -110,34 +112,27 @@ def error_bounds(
 
 
 def _resolvent_errors(
-    d: Float[Array, "m P"],
-    residuals: Float[Array, "m P"],
-    perturbation: Float[Array, " P"],
-    p: Float[Array, "m P"],
-    c: Array,
+    d: Float[Array, " M"], residuals: Float[Array, "r M"], perturbation: Float[Array, ""], p: Float[Array, "M P"], c: Array
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """tau(p) of the shift c, and what rounding adds to it."""
-    shrunk = p / (c + d)
-    return (
-        jnp.linalg.norm(jnp.sum(residuals * shrunk, axis=0)),
-        jnp.linalg.norm(perturbation * jnp.linalg.norm(shrunk, axis=0)),
-    )
+    shrunk = p / (c + d)[:, None]
+    return jnp.linalg.norm(matmul(residuals, shrunk)), perturbation * jnp.linalg.norm(shrunk)
 
 
 def _cross_residuals(
-    d: Float[Array, "m P"], residuals: Float[Array, "m P"], c: Float[Array, " T"], p: Float[Array, "T m P"]
+    d: Float[Array, " M"], residuals: Float[Array, "r M"], c: Float[Array, " T"], p: Float[Array, "T M P"]
 ) -> Float[Array, " T"]:
     """For each round t, the sum of tau_i over the rounds i = t, t - 1, .., 0 run backwards on p_t = c_t (c_t + T)^{-1} u_t.
 
-    It bounds |v_{m+1}^T F(G) V p_t| for every product F of the filters of these rounds.
+    It bounds |V_{m+1}^T F(G) V p_t| for every product F of the filters of these rounds.
     """
     rounds = jnp.arange(len(c))
 
     def back(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
         p, total = carry
-        shrunk = p / (c[i] + d)[None]
-        residual = jnp.linalg.norm(jnp.sum(residuals[None] * shrunk, axis=1), axis=1)
-        applied = jnp.where((rounds == i)[:, None, None], c[i], d[None]) * shrunk
+        shrunk = p / (c[i] + d)[None, :, None]
+        residual = jnp.linalg.norm(jax.vmap(partial(matmul, residuals))(shrunk), axis=(1, 2))
+        applied = jnp.where((rounds == i)[:, None, None], c[i], d[None, :, None]) * shrunk
         inside = i <= rounds
         return (jnp.where(inside[:, None, None], applied, p), total + jnp.where(inside, residual, 0)), None
 

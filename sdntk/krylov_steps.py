@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sdntk import capacity
-from sdntk._arguments import ArrayLike, as_count, as_float_array, as_labels, format_number
+from sdntk._arguments import ArrayLike, as_count, as_float_array, as_labels, format_number, is_traced
 from sdntk._progress import Bar
-from sdntk.krylov import KrylovSpectrum, begin, extend, spectrum_of
+from sdntk.krylov import KrylovSpectrum, Lanczos, begin, extend, spectrum_of
 from sdntk.krylov_bounds import ErrorBounds, error_bounds
 from sdntk.products import Products
 from sdntk.recurrence import Chain, Trajectory, run_chain
@@ -38,8 +38,8 @@ def krylov(
 ) -> KrylovSpectrum:
     """The spectrum that a chain of self-distillation needs, from products with the Gram matrix alone.
 
-    Lanczos runs from each output's labels, all outputs in one product, until for every round the bound on the relative
-    error of multipliers and fitted values is at most ``accuracy``. The result goes into :func:`sdntk.distill_spectrum`, with
+    Lanczos runs from the labels of all outputs, one block for all, until for every round the bound on the relative error of
+    multipliers and fitted values is at most ``accuracy``. The result goes into :func:`sdntk.distill_spectrum`, with
     the same labels and any tolerance (``run.error_bounds`` then says what it is worth).
 
     Args:
@@ -52,15 +52,15 @@ def krylov(
         ground_truth_weight: alpha.
         outputs: "separate" or "joint".
         accuracy: the largest relative error.
-        max_steps: the most Lanczos steps; K/4, but 200 to 2,000 when left out, and no more than fit into a quarter of the
-            free memory.
+        max_steps: the most Lanczos steps, each of which takes as many vectors as labels are linearly independent; when left
+            out, steps for K/4 vectors, but 200 to 4,000, and no more than fit into a quarter of the free memory.
 
     Returns:
         A :class:`sdntk.KrylovSpectrum`.
 
     Raises:
         AccuracyError: the bound stays above ``accuracy``: multipliers so small, or a spectrum so steep, that rounding or the
-            number of steps forbids it. TypeError, ValueError: other bad input.
+            number of steps forbids it. NotImplementedError: traced arguments. TypeError, ValueError: other bad input.
 
     Source: Saad 2011, *Numerical Methods for Large Eigenvalue Problems*, section 6.6; Golub and Meurant 2010, *Matrices,
     Moments and Quadrature with Applications*.
@@ -78,9 +78,15 @@ def krylov(
     accuracy = float(as_float_array("accuracy", accuracy))
     if not accuracy > 0:
         raise ValueError(f"accuracy must be positive; got {accuracy}.")
-    most = _most_steps(labels) if max_steps is None else as_count("max_steps", max_steps, at_least=1)
+    if is_traced(labels, tolerance, multiplier, ground_truth_weight):
+        raise NotImplementedError(
+            "the Krylov method cannot be traced (jit, vmap, derivatives), since its number of steps follows from values: use "
+            'the dense one (method="dense").'
+        )
+    process = begin(labels)
+    most = _most_steps(process) if max_steps is None else as_count("max_steps", max_steps, at_least=1)
     chains = _chains(labels, tolerance, multiplier, rounds=rounds, ground_truth_weight=ground_truth_weight, outputs=outputs)
-    return _take_steps(products, labels, chains, accuracy, min(most, len(labels)))
+    return _take_steps(products, process, chains, accuracy, min(most, -(-len(labels) // process.width)))
 
 
 def _chains(
@@ -96,24 +102,25 @@ def _chains(
     return [Chain.of(labels, **(other | {name: row}), **settings) for row in rows]
 
 
-def _most_steps(labels: Float[Array, "K *Q"]) -> int:
-    fit = capacity.free_memory() // 4 // max(labels.nbytes, 1)
-    return max(1, min(max(200, min(len(labels) // 4, 2000)), fit))
+def _most_steps(process: Lanczos) -> int:
+    num_points = len(process.labels)
+    fit = capacity.free_memory() // 4 // (process.following.nbytes // process.width)
+    return max(1, min(max(200, min(num_points // 4, 4000)), fit) // process.width)
 
 
 def _take_steps(
-    products: Products, labels: Float[Array, "K *Q"], chains: list[Chain], accuracy: float, most: int
+    products: Products, process: Lanczos, chains: list[Chain], accuracy: float, most: int
 ) -> KrylovSpectrum:
-    process, steps = begin(labels), min(FIRST_LOOK, most)
-    eps = max(float(jnp.finfo(dtype).eps) for dtype in (products.dtype, labels.dtype))
+    num_points, steps = len(process.labels), min(FIRST_LOOK, most)
+    eps = max(float(jnp.finfo(dtype).eps) for dtype in (products.dtype, process.labels.dtype))
     before, before_rounding = np.inf, np.inf
-    with Bar(f"Lanczos steps, {len(labels)} points, {products.what}", total=most) as bar:
+    with Bar(f"Lanczos steps, {num_points} points, {products.what}", total=most) as bar:
         while True:
             process, taken = extend(process, products, steps), steps - int(process.steps)
             spectrum = spectrum_of(process, machine_epsilon=eps)
             found = [_reached(spectrum, chain) for chain in chains]
             reached, rounding = (max(float(bounds[i]) for bounds in found) for i in (0, 1))
-            exhausted = not np.asarray(process.following).any()
+            exhausted = not np.asarray(process.coupling).any()
             # What rounding alone forbids, once multipliers are known well enough to tell, more steps do not mend.
             hopeless = min(rounding, before_rounding) > accuracy and max(reached, before) < 1
             bar.advance(taken, f"error below {reached:.1e}")
@@ -136,7 +143,7 @@ def _reached(spectrum: KrylovSpectrum, chain: Chain) -> tuple[Float[Array, ""], 
 
 
 def chain_error_bounds(
-    spectrum: KrylovSpectrum, path: Trajectory, chain: Chain, *, residuals: Float[Array, "m *Q"] | None = None
+    spectrum: KrylovSpectrum, path: Trajectory, chain: Chain, *, residuals: Float[Array, "r M"] | None = None
 ) -> ErrorBounds:
     """How far a chain on a Krylov spectrum is at most from that on the Gram matrix, for each round (and output)."""
     residuals = spectrum.residuals if residuals is None else residuals
@@ -147,15 +154,16 @@ def chain_error_bounds(
         if chain.by_tolerance
         else jnp.ones_like(chain.level)
     )
-    bounds = partial(error_bounds, by_tolerance=chain.by_tolerance)
-    if labels.ndim == 1:
-        d, z, residuals, perturbation = d[:, None], z[:, None], residuals[:, None], spectrum.perturbation[None]
-        return bounds(d, z, residuals, perturbation, path.multipliers, path.status, s, alpha)
-    if chain.joint:
-        return bounds(d, z, residuals, spectrum.perturbation, path.multipliers, path.status, s, alpha)
-    of_each = jax.vmap(bounds, in_axes=(2, 2, 2, 1, 1, 1, 0, None), out_axes=1)
-    columns = (a[:, None, :] for a in (d, z, residuals))
-    return of_each(*columns, spectrum.perturbation[None], path.multipliers, path.status, s, alpha)
+    bounds = partial(error_bounds, d, residuals=residuals, perturbation=spectrum.perturbation, by_tolerance=chain.by_tolerance)
+
+    def of(z: Array, multipliers: Array, status: Array, s: Array) -> ErrorBounds:
+        return bounds(z=z, multipliers=multipliers, status=status, s=s, alpha=alpha)
+
+    if chain.joint and z.ndim == 2:
+        return of(z, path.multipliers, path.status, s)
+    if z.ndim == 1:
+        return of(z[:, None], path.multipliers, path.status, s)
+    return jax.vmap(of, in_axes=(2, 1, 1, 0), out_axes=1)(z[:, None, :], path.multipliers, path.status, s)
 
 
 def _complaint(spectrum: KrylovSpectrum, reached: float, rounding: float, accuracy: float, final: bool) -> str:

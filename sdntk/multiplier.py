@@ -16,11 +16,10 @@ which is exactly linear when there is a single eigenvalue. n - h is summed witho
 
 import dataclasses
 import enum
-from typing import Any, NamedTuple, no_type_check
+from typing import NamedTuple, no_type_check
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -161,24 +160,39 @@ def solve(
 ) -> Multiplier:
     """:func:`solve_multiplier` on split labels, for use inside jitted code: s2 = K eps, and a guess at c (or 0)."""
     fit = lax.stop_gradient(deflate(of_range, z2, null2, s2))
-    root, iterations = _root(of_range.d, z2, s2 - null2, fit, lax.stop_gradient((guess, of_range.d_min, of_range.d_max)))
+    root, iterations = _root(*lax.stop_gradient((of_range.d, z2, fit, guess, of_range.d_min, of_range.d_max)))
+    root = implicit_root(root, of_range.d, z2, s2 - null2)  # the fit knows s^2 with fewer digits lost: for the value
     no_root = jnp.where(fit.status == Status.COLLAPSED, jnp.inf, jnp.nan)
     return Multiplier(jnp.where(fit.status == Status.ACTIVE, root, no_root), fit.status, iterations)
 
 
-@jax.custom_jvp
+def implicit_root(
+    c: Float[Array, "*Q"], d: Float[Array, "m *q"], z2: Float[Array, "m *Q"], s2: Float[Array, "*Q"]
+) -> Float[Array, "*Q"]:
+    """A constant c, known to solve sum_k z_k^2 (c/(c + d_k))^2 = s^2, with the derivatives that this equation gives it.
+
+    Two Newton steps in log c, whose value is rounding and left out, have the derivatives of the root up to the third.
+    (``jax.custom_jvp`` would do for the first: inside a scan, JAX loses such rules on the way to second ones.)
+    """
+    x = jnp.zeros_like(c)
+    for _ in range(2):
+        a = 1 / (1 + d / (c * jnp.exp(x))[None])
+        h2, slope = jnp.sum(z2 * a**2, axis=0), 2 * jnp.sum(z2 * a**2 * (1 - a), axis=0)
+        x = x - (h2 - s2) / jnp.where(slope > 0, slope, 1)
+    return c * jnp.exp(x - lax.stop_gradient(x))
+
+
 def _root(
     d: Float[Array, " m"],
     z2: Float[Array, " m"],
-    s2: Float[Array, ""],
     fit: Deflated,
-    start: tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]],
+    guess: Float[Array, ""],
+    d_min: Float[Array, ""],
+    d_max: Float[Array, ""],
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """The root c of sum_k z_k^2 (c/(c + d_k))^2 = s^2, and the iterations it took; 1, at once, unless the fit is active."""
-    del s2  # the fit knows it with fewer digits lost
     eps = float(jnp.finfo(z2.dtype).eps)
     active = fit.status == Status.ACTIVE
-    guess, d_min, d_max = start
     # The bounds (23), a little wider so that a root on one of them (a single eigenvalue) lies inside.
     margin = 1 + eps**0.25
     low = jnp.where(active, d_min * (fit.s / fit.gap) / margin, 1)
@@ -223,17 +237,3 @@ def _log_residual(
     s = fit.s / fit.n
     g = one_minus_a2 / (1 + h * s)  # (n - h)/n, summed without cancellation
     return jnp.log(h * (fit.gap / fit.n) / g), h2_slope / h2 * (1 + h * s / g)
-
-
-@_root.defjvp
-def _root_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-    """The derivative of c by the implicit function theorem; right where eigenvalues coincide, too."""
-    d, z2, _, fit, _ = primals
-    d_dot, z2_dot, s2_dot, *_ = tangents
-    c, iterations = _root(*primals)
-    w = 1 / (c + d)
-    a = c * w
-    by_c, by_d, by_z2 = 2 * jnp.sum(z2 * a * d * w**2), -2 * jnp.sum(z2 * a**2 * w * d_dot), jnp.sum(a**2 * z2_dot)
-    active = fit.status == Status.ACTIVE
-    c_dot = jnp.where(active, s2_dot - by_d - by_z2, 0) / jnp.where(active, by_c, 1)
-    return (c, iterations), (c_dot, np.zeros(iterations.shape, jax.dtypes.float0))

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from sdntk import filters
 from sdntk._arguments import ArrayLike, as_count, as_positive, as_unit_interval
 from sdntk._linalg import safe_sqrt
-from sdntk.multiplier import Multiplier, Status, range_part, solve, weighted_sums
+from sdntk.multiplier import Status, range_part, solve
 
 
 @no_type_check  # in the tests: transformations rebuild pytrees with leaves of other shapes
@@ -29,15 +29,11 @@ class Trajectory:
     Attributes:
         multipliers: c_t; infinity once collapsed, nan once infeasible.
         status: a :class:`sdntk.Status`.
-        squared_residual: || z_t - A_t z_t ||^2, K (or K Q) times the training loss against the round's own targets.
-        squared_norm: sum_k d_k (z_t)_k^2/(c_t + d_k)^2, K times the squared RKHS norm of f_t.
         iterations: Newton steps that the multiplier took.
     """
 
     multipliers: Float[Array, "T *Q"]
     status: Int[Array, "T *Q"]
-    squared_residual: Float[Array, "T *Q"]
-    squared_norm: Float[Array, "T *Q"]
     iterations: Int[Array, "T *Q"]
 
 
@@ -71,13 +67,12 @@ def distill_to_tolerance(
         guess = jnp.where(state.last_but_one > 0, state.last * (state.last / state.last_but_one), state.last)
         found = solve(of_range, z2_t, null2_t, s2, guess)
         targets = filters.mix(filters.ridge(of_range.d, found.value) * state.targets, alpha)
-        step = _measure(of_range.d, z2_t, null2_t, found)
+        step = Trajectory(found.value, found.status, found.iterations)
         return _State(targets, alpha, found.value, state.last, found.status), step
 
     def ended_round(state: _State) -> tuple[_State, Trajectory]:
         c = jnp.where(state.status == Status.COLLAPSED, jnp.inf, jnp.nan).astype(s2.dtype)
-        ended = Multiplier(c, state.status, jnp.int32(0))
-        return state, _measure(of_range.d, alpha**2 * z2, alpha**2 * null2, ended)
+        return state, Trajectory(c, state.status, jnp.int32(0))
 
     def round_(state: _State, _: None) -> tuple[_State, Trajectory]:
         return lax.cond(state.status == Status.ACTIVE, active_round, ended_round, state)
@@ -87,31 +82,11 @@ def distill_to_tolerance(
     return lax.scan(round_, start, None, length=rounds)[1]
 
 
-def distill_with_multiplier(
-    d: Float[Array, " m"],
-    z: Float[Array, " m"],
-    multiplier: Float[Array, ""],
-    ground_truth_weight: Float[Array, ""],
-    rounds: int,
-) -> Trajectory:
+def distill_with_multiplier(multiplier: Float[Array, "*Q"], rounds: int) -> Trajectory:
     """Every round with the same multiplier; such a chain never collapses."""
-    always = Multiplier(multiplier, jnp.int32(Status.ACTIVE), jnp.int32(0))
-
-    def round_(targets: Float[Array, " m"], _: None) -> tuple[Float[Array, " m"], Trajectory]:
-        step = _measure(d, (targets * z) ** 2, jnp.zeros_like(multiplier), always)
-        return filters.mix(filters.ridge(d, multiplier) * targets, ground_truth_weight), step
-
-    return lax.scan(round_, jnp.ones_like(z), None, length=rounds)[1]
-
-
-def _measure(d: Float[Array, " m"], z2: Float[Array, " m"], null2: Float[Array, ""], found: Multiplier) -> Trajectory:
-    """What a round did with squared targets z2, and null2 in the null space."""
-    collapsed = jnp.isinf(found.value)
-    c = jnp.where(collapsed, 1, found.value)
-    w = jnp.where(collapsed, 0, 1 / (c + d))
-    a = jnp.where(collapsed, 1, c * w)  # I - A, without the cancellation of 1 - d/(c + d)
-    squared_residual, squared_norm = weighted_sums(a**2, d * w**2, weights=z2)
-    return Trajectory(found.value, found.status, squared_residual + null2, squared_norm, found.iterations)
+    shape = (rounds, *multiplier.shape)
+    active = jnp.full(shape, Status.ACTIVE, jnp.int32)
+    return Trajectory(jnp.broadcast_to(multiplier, shape), active, jnp.zeros(shape, jnp.int32))
 
 
 @no_type_check  # in the tests: transformations rebuild pytrees with leaves of other shapes
@@ -167,20 +142,16 @@ class Chain:
         return num_points * (z.shape[1] if self.joint and z.ndim == 2 else 1)
 
 
-def run_chain(d: Float[Array, "m *q"], z: Float[Array, "m *Q"], chain: Chain, terms: int) -> Trajectory:
-    """The recurrence for rotated labels of one output or many; each of these may have eigenvalues of its own."""
-    of_one = distill_to_tolerance if chain.by_tolerance else distill_with_multiplier
-    alpha, rounds = chain.ground_truth_weight, chain.rounds
-    knob = terms * chain.level if chain.by_tolerance else chain.level
-    if chain.joint and z.ndim == 2:  # one multiplier for all outputs filters all alike
-        if d.ndim == 2:
-            return of_one(d.ravel(), z.ravel(), knob, alpha, rounds)
-        return of_one(d, safe_sqrt(jnp.sum(z**2, axis=1)), knob, alpha, rounds)
+def run_chain(d: Float[Array, " m"], z: Float[Array, "m *Q"], chain: Chain, terms: int) -> Trajectory:
+    """The recurrence for rotated labels of one output or many."""
+    if not chain.by_tolerance:
+        return distill_with_multiplier(chain.level, chain.rounds)
+    s2, alpha, rounds = terms * chain.level, chain.ground_truth_weight, chain.rounds
     if z.ndim == 1:
-        return of_one(d, z, knob, alpha, rounds)
-    if d.ndim == 2:
-        return map_outputs(lambda d, z, knob: of_one(d, z, knob, alpha, rounds), d, z, knob)
-    return map_outputs(lambda z, knob: of_one(d, z, knob, alpha, rounds), z, knob)
+        return distill_to_tolerance(d, z, s2, alpha, rounds)
+    if chain.joint:  # one multiplier for all outputs filters all alike
+        return distill_to_tolerance(d, safe_sqrt(jnp.sum(z**2, axis=1)), s2, alpha, rounds)
+    return map_outputs(lambda z, s2: distill_to_tolerance(d, z, s2, alpha, rounds), z, s2)
 
 
 def map_outputs(chain: Callable[..., Trajectory], *arguments: Array) -> Trajectory:

@@ -24,15 +24,21 @@ class PrecisionWarning(UserWarning):
 class Spectrum:
     """A decomposed Gram matrix, G = V^T D V.
 
+    Derivatives by G hold the eigenvectors constant, since where eigenvalues coincide they have none. Eigenvalues have the
+    diagonal of V dG V^T, exact for whatever treats them all alike; rotated labels have none. Chains on the spectrum
+    (:func:`sdntk.distill_spectrum`) take theirs from the matrix, which a spectrum of a traced matrix carries.
+
     Attributes:
         eigenvalues: d, shape (K,), ascending, never negative; those that are rounding are exactly zero.
         eigenvectors: V^T, shape (K, K); column k belongs to d_k.
         machine_epsilon: relative rounding of the Gram matrix, hence of d / d_max.
+        matrix: G, for derivatives only; None unless G was traced.
     """
 
     eigenvalues: Float[Array, " K"]
     eigenvectors: Float[Array, "K K"]
     machine_epsilon: float = dataclasses.field(metadata={"static": True})
+    matrix: Float[Array, "K K"] | None = None
 
     @property
     def num_points(self) -> int:
@@ -61,9 +67,9 @@ class Spectrum:
         return null_space_loss(self.eigenvalues, self.rotate(labels), self.num_points)
 
 
-def null_space_loss(eigenvalues: Float[Array, "m *q"], z: Float[Array, "m *Q"], num_points: int) -> Float[Array, "*Q"]:
+def null_space_loss(eigenvalues: Float[Array, " m"], z: Float[Array, "m *Q"], num_points: int) -> Float[Array, "*Q"]:
     """(1/K) sum over {d_k = 0} of z_k^2, for each output."""
-    null = (eigenvalues <= 0).reshape(eigenvalues.shape + (1,) * (z.ndim - eigenvalues.ndim))
+    null = (eigenvalues <= 0).reshape(-1, *(1 for _ in z.shape[1:]))
     return jnp.sum(jnp.where(null, z, 0) ** 2, axis=0) / num_points
 
 
@@ -82,7 +88,7 @@ def decompose(G: ArrayLike, rank_tolerance: ArrayLike | None = None) -> Spectrum
 
     Raises:
         ValueError, TypeError: not a square matrix of finite numbers, not symmetric, or (unless traced) indefinite beyond
-            rounding. A traced indefinite matrix gives nan eigenvalues. NotImplementedError: derivatives with respect to G.
+            rounding. A traced indefinite matrix gives nan eigenvalues.
 
     Warns:
         PrecisionWarning: G or the decomposition is in float32.
@@ -111,7 +117,7 @@ def decompose(G: ArrayLike, rank_tolerance: ArrayLike | None = None) -> Spectrum
             f"{format_number(float(raw[-1]))}, and rounding explains only {format_number(float(rounding))}. The kernel is "
             "not positive definite, or its values are less precise than their dtype (then raise rank_tolerance)."
         )
-    return Spectrum(d, vectors, machine_eps)
+    return Spectrum(d, vectors, machine_eps, (matrix + matrix.T) / 2 if is_traced(matrix) else None)
 
 
 @partial(jax.jit, static_argnums=2)
@@ -169,9 +175,6 @@ def _eigh(matrix: Float[Array, "K K"]) -> tuple[Float[Array, " K"], Float[Array,
 
 
 @_eigh.defjvp
-def _eigh_jvp(primals: Any, tangents: Any) -> Any:
-    raise NotImplementedError(
-        "Derivatives with respect to the Gram matrix (kernel hyperparameters, points) are not available: those of an "
-        "eigendecomposition are silently wrong where eigenvalues coincide. Derivatives with respect to labels, "
-        "tolerance, multiplier and eigenvalues are."
-    )
+def _eigh_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    d, vectors = _eigh(*primals)
+    return (d, vectors), (jnp.sum(vectors * matmul(tangents[0], vectors), axis=0), jnp.zeros_like(vectors))

@@ -246,29 +246,6 @@ def test_vmap_over_label_sets_and_tolerances():
         np.testing.assert_array_equal(together.status[i].T, separate.status)
 
 
-def test_derivatives_with_respect_to_labels_and_tolerance():
-    x, y = regression()
-    spectrum = sdntk.decompose(sdntk.gram(kernels.rbf(1.0), x))
-    value = lambda y, eps: sdntk.distill_spectrum(spectrum, y, tolerance=eps, rounds=4).fitted[3, 5]  # noqa: E731
-    y, eps = jnp.asarray(y), jnp.asarray(0.05)
-    by_y, by_eps = jax.grad(value, argnums=(0, 1))(y, eps)
-    step = 1e-6
-    np.testing.assert_allclose(by_eps, (value(y, eps + step) - value(y, eps - step)) / (2 * step), rtol=1e-6)
-    direction = jnp.cos(jnp.arange(30.0))
-    slope = (value(y + step * direction, eps) - value(y - step * direction, eps)) / (2 * step)
-    np.testing.assert_allclose(by_y @ direction, slope, rtol=1e-6)
-
-
-def test_derivatives_through_the_decomposition_are_refused_not_wrong():
-    x, y = regression()
-
-    def loss(length_scale):
-        return jnp.sum(sdntk.distill(kernels.rbf(length_scale), x, y, tolerance=0.1, rounds=2).fitted)
-
-    with pytest.raises(NotImplementedError, match="silently wrong where eigenvalues coincide"):
-        jax.grad(loss)(1.0)
-
-
 @pytest.mark.parametrize("outputs", ["separate", "joint"])
 def test_nothing_recompiles_when_only_values_change(outputs):
     from sdntk import distillation

@@ -105,7 +105,7 @@ def test_many_outputs(outputs, alpha):
     np.testing.assert_allclose(run.predict_from(cross), exact.predict_from(cross), rtol=0, atol=1e-6)
     scale = np.abs(exact.dual_coefficients).max(axis=1, keepdims=True)
     assert (np.abs(run.dual_coefficients - exact.dual_coefficients) <= 1e-2 * scale).all()
-    assert run.eigenvalues.shape == run.rotated_labels.shape == (run.filters.shape[1], 4)
+    assert run.rotated_labels.shape == (*run.eigenvalues.shape, 4) == (run.filters.shape[1], 4)
 
 
 def test_a_fixed_multiplier_and_many_chains_on_one_spectrum():
@@ -146,22 +146,67 @@ def test_the_bound_holds_on_random_spectra_at_any_step(seed, fraction, steps, al
     assert (errors[known] <= (bounds + rounding(exact))[known]).all()
 
 
-def test_lanczos_satisfies_its_equation():
-    y, steps = labels(0.3, 3), 70
-    process = extend(extend(begin(y), sdntk.products(GRAMS["matern"]), 20), sdntk.products(GRAMS["matern"]), steps)
-    G = np.asarray(GRAMS["matern"])
-    for q in range(3):
-        V, alpha, beta = (np.asarray(a)[q, :steps] for a in (process.basis, process.alpha, process.beta))
-        np.testing.assert_allclose(V @ V.T, np.eye(steps), atol=1e-14)
-        np.testing.assert_allclose(V[0] * np.linalg.norm(y[:, q]), y[:, q], rtol=1e-12)
-        T = np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
-        residual = G @ V.T - V.T @ T
-        residual[:, -1] -= beta[-1] * np.asarray(process.following)[q]
-        assert np.linalg.norm(residual, 2) < ROUNDING * 2.2e-16 * np.linalg.norm(G, 2) / 2  # what the bound allows for
+def lanczos_errors(process, G):
+    """Of T, V and the following block, in units of machine_eps |G|: what the bound takes to be below ROUNDING."""
+    width, steps = process.width, int(process.steps)
+    V, T = np.asarray(process.basis)[: steps * width].T, np.asarray(process.projected)[: steps * width, : steps * width]
+    residual = G @ V - V @ T
+    residual[:, -width:] -= np.asarray(process.following) @ np.asarray(process.coupling)
+    together = np.concatenate([V, np.asarray(process.following)], axis=1)
+    kept = np.linalg.norm(together, axis=0) > 0
+    np.testing.assert_allclose((together.T @ together)[np.ix_(kept, kept)], np.eye(kept.sum()), atol=1e-14)
+    above = np.abs(np.arange(len(T))[:, None] // width - np.arange(len(T))[None] // width) > 1
+    assert (T[above] == 0).all()
+    return np.linalg.norm(residual, 2) / (2.2e-16 * np.linalg.norm(G, 2))
+
+
+@pytest.mark.parametrize("name", ["matern", "rbf"])
+def test_lanczos_satisfies_its_equation(name):
+    y, G = labels(0.3, 3), np.asarray(GRAMS[name])
+    process = extend(extend(begin(y), sdntk.products(GRAMS[name]), 20), sdntk.products(GRAMS[name]), 70)
+    np.testing.assert_allclose(np.asarray(process.basis)[:3].T @ process.start, y, atol=1e-13)
+    assert lanczos_errors(process, G) < ROUNDING / 2
     spectrum = spectrum_of(process, machine_epsilon=2.2e-16)
     np.testing.assert_allclose(spectrum.unrotate(spectrum.rotate(y)), y, atol=1e-12)
-    product = spectrum.unrotate(spectrum.eigenvalues * spectrum.rotate(y))
+    product = spectrum.unrotate(spectrum.eigenvalues[:, None] * spectrum.rotate(y))
     np.testing.assert_allclose(product, G @ np.asarray(y), atol=1e-13)
+    residuals = np.linalg.norm(G @ spectrum.unrotate(jnp.eye(len(spectrum.eigenvalues))) - spectrum.unrotate(
+        jnp.diag(spectrum.eigenvalues)
+    ), axis=0)  # fmt: skip
+    assert (residuals <= np.linalg.norm(spectrum.residuals, axis=0) + float(spectrum.perturbation)).all()
+
+
+def test_dependent_labels_take_no_more_vectors_than_their_rank():
+    """Rows of centred one-hot labels sum to zero; and two of these outputs are the same."""
+    y = labels(0.3, 3)
+    y = jnp.stack([y[:, 0], y[:, 1], y[:, 0], -2 * y[:, 0] - y[:, 1], jnp.zeros(K)], axis=1)
+    process = extend(begin(y), sdntk.products(GRAMS["matern"]), 50)
+    assert process.width == 2
+    assert lanczos_errors(process, np.asarray(GRAMS["matern"])) < ROUNDING / 2
+    tolerance = 0.05 * jnp.mean(y**2, axis=0) + jnp.array([0, 0, 0, 0, 1.0])
+    spectrum = sdntk.krylov(sdntk.products(GRAMS["matern"]), y, tolerance=tolerance, rounds=4)
+    run, exact = (sdntk.distill_spectrum(s, y, tolerance=tolerance, rounds=4) for s in (spectrum, SPECTRA["matern"]))
+    assert max(error.max() for error in relative_errors(run, exact)) < 1e-6
+    np.testing.assert_array_equal(run.status, exact.status)
+
+
+def test_blocks_lose_the_directions_that_are_exhausted_and_go_on_with_the_others():
+    """One output is exhausted after three steps, the other is not."""
+    y = labels(0.3)
+    y = jnp.stack([SPECTRA["matern"].eigenvectors[:, [-1, -4, -9]] @ jnp.array([3.0, 2.0, 1.0]), y], axis=1)
+    process = extend(begin(y), sdntk.products(GRAMS["matern"]), 30)
+    columns = np.linalg.norm(np.asarray(process.basis)[:60], axis=1).reshape(30, 2)
+    assert (columns[:3] > 0).all()
+    assert (columns[5:] > 0).sum(axis=1).tolist() == [1] * 25
+    assert lanczos_errors(process, np.asarray(GRAMS["matern"])) < ROUNDING / 2
+
+
+def test_one_space_for_ten_outputs_takes_fewer_steps_than_one_output_alone():
+    y = labels(0.3, 10)
+    steps = [
+        int(sdntk.krylov(sdntk.products(GRAMS["rough"]), part, tolerance=0.05, rounds=3).steps) for part in (y, y[:, 0])
+    ]
+    assert steps[0] < 0.6 * steps[1]
 
 
 EIGHT_DEVICES = """
