@@ -1,5 +1,6 @@
-"""``python -m benchmarks core`` (or gram, krylov, networks): times a claim on JAX's device; writes benchmarks/results/."""
+"""``python -m benchmarks``: times every claim, or one, on JAX's device; tables, JSON and plots go to benchmarks/results/."""
 
+import sys
 from enum import StrEnum
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import jax
 import matplotlib as mpl
 import typer
 
-from benchmarks import core, gram, krylov, networks
+from benchmarks import chains, claims, core, gram, networks, report
 
 
 class Claim(StrEnum):
@@ -15,21 +16,36 @@ class Claim(StrEnum):
 
     CORE = "core"
     GRAM = "gram"
-    KRYLOV = "krylov"
+    CHAINS = "chains"
     NETWORKS = "networks"
 
 
-RUN = {Claim.CORE: core.main, Claim.GRAM: gram.main, Claim.KRYLOV: krylov.main, Claim.NETWORKS: networks.main}
+RUN = {Claim.CORE: core.main, Claim.GRAM: gram.main, Claim.CHAINS: chains.main, Claim.NETWORKS: networks.main}
 
 
 def main(
-    claim: Annotated[Claim, typer.Argument(help="Which one.")],
+    claim: Annotated[Claim | None, typer.Argument(help="Which one. [default: all, one after another]")] = None,
     quick: Annotated[bool, typer.Option(help="Smallest sizes only; overwrites the results.")] = False,
+    kept: Annotated[bool, typer.Option("--kept", help="Run nothing: show what the last runs left.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Fail where a figure is 20% behind its goal.")] = False,
 ) -> None:
-    """Time a claim of the library against what a user would pick instead."""
+    """Time the library's claims against what a user would pick instead, and show a row for each."""
     jax.config.update("jax_enable_x64", True)
     mpl.use("agg")
-    RUN[claim](quick=quick)
+    for name in [] if kept else [claim] if claim else list(Claim):
+        RUN[name](quick=quick)
+    suffix = "" if jax.default_backend() == "cpu" else f"_{jax.default_backend()}"
+    records = {name: record for name, record in claims.kept(suffix).items() if claim in (None, name)}
+    rows = claims.table(records)
+    title = "Claims, and the goals stated for them"
+    if claim or kept:
+        report.show(title, rows)
+    else:
+        report.write(f"claims{suffix}", title, {"slack of --check": claims.SLACK}, rows)
+    behind = claims.fallen_behind(rows)
+    if check and behind:
+        print("fallen behind by more than 20%:", *behind, sep="\n  ", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -19,13 +19,18 @@ def write(name: str, title: str, settings: dict[str, Any], rows: list[dict[str, 
     as_json, as_text = RESULTS / f"{name}.json", RESULTS / f"{name}.md"
     as_json.write_text(json.dumps(record, indent=1) + "\n")
     as_text.write_text(_markdown(record))
+    show(title, rows)
+    return [as_json, as_text]
+
+
+def show(title: str, rows: list[dict[str, Any]]) -> None:
+    """Print the rows as a table."""
     table = Table(title=title)
     for column in rows[0]:
         table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     Console(width=160).print(table)
-    return [as_json, as_text]
 
 
 def _markdown(record: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from sdntk.krylov_steps import AccuracyError, krylov
 from sdntk.multiplier import Multiplier, Status, solve_multiplier
 from sdntk.products import Products, products
 from sdntk.spectrum import PrecisionWarning, Spectrum, decompose
+from sdntk.tridiagonal import TridiagonalSpectrum, tridiagonalise
 
 if TYPE_CHECKING:
     from sdntk import losses, networks, optimisers
@@ -36,6 +37,7 @@ __all__ = [
     "Stop",
     "Trained",
     "Training",
+    "TridiagonalSpectrum",
     "architectures",
     "bounds",
     "compare",
@@ -55,6 +57,7 @@ __all__ = [
     "products",
     "solve_multiplier",
     "train",
+    "tridiagonalise",
 ]
 
 #: The networks' side is imported on use: Flax and optax take long to import.

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from sdntk import capacity, filters
+from sdntk import capacity, filters, tridiagonal
 from sdntk._arguments import ArrayLike, as_float_array, as_labels, as_points, format_number, is_traced
 from sdntk._linalg import matmul, safe_sqrt
 from sdntk.fits import Fits, fits
@@ -18,15 +18,16 @@ from sdntk.gram import gram
 from sdntk.kernels import Kernel, KernelFunction
 from sdntk.krylov import KrylovSpectrum
 from sdntk.krylov_bounds import ErrorBounds
-from sdntk.krylov_steps import AccuracyError, chain_error_bounds, krylov
+from sdntk.krylov_steps import AccuracyError, chain_error_bounds, krylov, refuse_traced
 from sdntk.multiplier import Status
 from sdntk.products import products
 from sdntk.recurrence import Chain, run_chain
-from sdntk.spectrum import PrecisionWarning, Spectrum, decompose, null_space_loss
+from sdntk.spectrum import Eigenbasis, PrecisionWarning, Spectrum, decompose
+from sdntk.tridiagonal import TridiagonalSpectrum, tridiagonalise
 
 Outputs = Literal["separate", "joint"]
-Method = Literal["dense", "krylov", "auto"]
-AnySpectrum = Spectrum | KrylovSpectrum
+Method = Literal["dense", "tridiagonal", "krylov", "auto"]
+AnySpectrum = Spectrum | TridiagonalSpectrum | KrylovSpectrum
 
 #: Up to so many points an eigendecomposition takes about a second, and ``method="auto"`` takes it.
 DENSE_POINTS = 2000
@@ -50,7 +51,7 @@ class Distillation:
         multipliers: c_t, shape (T,) or (T, Q), in the units of G; nan where the round is not active.
         status: a :class:`sdntk.Status` for each round, same shape, int32.
         active_rounds: rounds before collapse, shape () or (Q,).
-        filters: the diagonal of B_t (eq. 45), shape (T, K) or (T, K, Q); 0 once collapsed.
+        filters: the diagonal of B_t (eq. 45), shape (T, K) or (T, K, Q); 0 once collapsed. None on the tridiagonal path.
         fitted: f_t on the training points, shape (T, K) or (T, K, Q); 0 once collapsed.
         training_loss: mean squared distance of f_t to round t's own targets, shape (T,) or (T, Q); equals the tolerance
             in an active round. With "joint", the mean is over points and outputs.
@@ -70,7 +71,7 @@ class Distillation:
     multipliers: Float[Array, "T *Q"]
     status: Int[Array, "T *Q"]
     active_rounds: Int[Array, "*Q"]
-    filters: Float[Array, "T K *Q"]
+    filters: Any  # Float[Array, "T K *Q"]
     fitted: Float[Array, "T K *P"]
     training_loss: Float[Array, "T *Q"]
     norms: Float[Array, "T *Q"]
@@ -166,7 +167,8 @@ def distill(
         outputs: "separate", each output with its own multiplier and its own collapse (the paper's, section 3.6), or
             "joint", one multiplier for all and the loss averaged over points and outputs.
         rank_tolerance: see :func:`sdntk.decompose`.
-        method: "dense", by an eigendecomposition; "krylov", by products with the Gram matrix alone, as many as the accuracy
+        method: "dense", by an eigendecomposition; "tridiagonal", as exact at half the price, but without eigenvectors, hence
+            without ``filters``; "krylov", by products with the Gram matrix alone, as many as the accuracy
             asks for; or "auto", which takes the first up to 2,000 points. Where the Krylov method does not reach its
             accuracy, and memory allows it, the dense one takes over. ``run.method`` says which it was, and why.
         accuracy: of the Krylov method: the largest relative error of every c_t and f_t; ``run.error_bounds`` holds what was
@@ -217,14 +219,18 @@ def _spectrum(
 ) -> tuple[AnySpectrum, str]:
     """The spectrum by the method asked for, or that suits, and which it was and why."""
     if method not in get_args(Method):
-        raise ValueError(f'method must be "dense", "krylov" or "auto"; got {method!r}.')
+        raise ValueError(f'method must be "dense", "tridiagonal", "krylov" or "auto"; got {method!r}.')
     why = "as asked for"
     if method == "auto":
-        method = "dense" if len(x) <= DENSE_POINTS or is_traced(x, y, chain) else "krylov"
-        why = f"{len(x)} points are " + ("few" if method == "dense" else "many")
+        method = "dense" if len(x) <= DENSE_POINTS or is_traced(kernel, x, y, chain) else "krylov"
+        why = f"{len(x)} points are " + ("many" if len(x) > DENSE_POINTS else "few")
+        why += ", but traced" if method == "dense" and len(x) > DENSE_POINTS else ""
+    if method != "dense" and rank_tolerance is not None:
+        raise ValueError(f'rank_tolerance must be left out unless method is "dense"; it is {method!r}.')
+    if method == "tridiagonal":
+        return tridiagonalise(gram(kernel, x)), f"tridiagonal: {why}"
     if method == "krylov":
-        if rank_tolerance is not None:
-            raise ValueError("rank_tolerance must be left out of the Krylov method, whose rank follows from its steps.")
+        refuse_traced(kernel, x, y, chain)
         try:
             spectrum = krylov(products(kernel, x), y, **chain, accuracy=accuracy)
             return spectrum, f"krylov, {int(spectrum.steps)} steps: {why}"
@@ -259,23 +265,28 @@ def distill_spectrum(
         >>> jax.vmap(rounds_before_collapse)(jnp.array([0.042, 0.045, 0.1])).tolist()
         [5, 4, 2]
     """
-    if not isinstance(spectrum, Spectrum | KrylovSpectrum):
+    if not isinstance(spectrum, AnySpectrum):
         raise TypeError(
-            f"spectrum must be a Spectrum or a KrylovSpectrum, as decompose(G) or krylov(G, y, ...) returns; got "
+            f"spectrum must be what decompose(G), tridiagonalise(G) or krylov(products, y, ...) returns; got "
             f"{type(spectrum).__name__}."
         )
-    labels = as_labels("y", y, spectrum.num_points, dtype=spectrum.eigenvalues.dtype)
+    labels = as_labels("y", y, spectrum.num_points, dtype=spectrum.dtype)
     chain = Chain.of(
         labels, tolerance=tolerance, multiplier=multiplier, rounds=rounds,
         ground_truth_weight=ground_truth_weight, outputs=outputs,
     )  # fmt: skip
     z = spectrum.rotate(labels)
     # The spectrum goes round the jitted part, not through it: what is large is not copied.
-    run = Distillation(
-        **_distill(spectrum, z, chain), spectrum=spectrum, rotated_labels=z, ground_truth_weight=chain.ground_truth_weight
-    )
+    known = spectrum
+    if spectrum.matrix is not None:  # derivatives are the matrix's
+        known = dataclasses.replace(lax.stop_gradient(spectrum), matrix=spectrum.matrix)
+    found = _distill(known, z, chain)
+    c = found.pop("c")
+    diagonals = _filters(spectrum.eigenvalues, c, chain) if isinstance(spectrum, Eigenbasis) else None
+    alpha = chain.ground_truth_weight
+    run = Distillation(**found, filters=diagonals, spectrum=spectrum, rotated_labels=z, ground_truth_weight=alpha)
     if not is_traced(run):
-        _raise_if_infeasible(run, chain.level)
+        _raise_if_infeasible(run, labels, chain.level)
         _warn_if_imprecise(run)
     return run
 
@@ -283,18 +294,23 @@ def distill_spectrum(
 @jax.jit
 def _distill(spectrum: AnySpectrum, z: Float[Array, "m *P"], chain: Chain) -> dict[str, Any]:
     """What the chain adds to the spectrum and its labels, attributes of :class:`Distillation`."""
-    d, alpha, terms = spectrum.eigenvalues, chain.ground_truth_weight, chain.terms(spectrum.num_points, z)
-    path = run_chain(lax.stop_gradient(d) if _is_differentiable(spectrum) else d, z, chain, terms)
-    found = fits(spectrum, z, path.multipliers, alpha, terms * chain.level if chain.by_tolerance else None)
+    alpha, terms = chain.ground_truth_weight, chain.terms(spectrum.num_points, z)
+    s2 = terms * chain.level if chain.by_tolerance else None
+    if isinstance(spectrum, TridiagonalSpectrum):
+        path = tridiagonal.trajectory(spectrum, z, chain, terms)
+    else:
+        d = spectrum.eigenvalues if spectrum.matrix is None else lax.stop_gradient(spectrum.eigenvalues)
+        path, s2 = run_chain(d, z, chain, terms), s2 if spectrum.matrix is not None else None
+    found = fits(spectrum, z, path.multipliers, alpha, s2)
     c, active = found.multipliers, path.status == Status.ACTIVE
     rows = c.reshape(len(c), 1, *c.shape[1:], *(1 for _ in range(z.ndim - c.ndim)))
     residuals = jnp.where(jnp.isinf(rows), found.targets, jnp.where(jnp.isinf(rows), 1, rows) * found.duals)
     over = 1 if c.ndim == z.ndim else (1, 2)
     return {
+        "c": c,
         "multipliers": jnp.where(active, c, jnp.nan),
         "status": path.status,
         "active_rounds": jnp.sum(active, axis=0, dtype=jnp.int32),
-        "filters": filters.distillation(d, c, alpha)[0],
         "fitted": _unrotate(spectrum, found.fitted),
         "training_loss": jnp.sum(residuals**2, axis=over) / terms,
         "norms": safe_sqrt(jnp.sum(found.duals * found.fitted, axis=over) / spectrum.num_points),
@@ -303,9 +319,10 @@ def _distill(spectrum: AnySpectrum, z: Float[Array, "m *P"], chain: Chain) -> di
     }
 
 
-def _is_differentiable(spectrum: AnySpectrum) -> bool:
-    """Whether the spectrum carries its Gram matrix, so that there are derivatives by it."""
-    return isinstance(spectrum, Spectrum) and spectrum.matrix is not None
+@jax.jit
+def _filters(d: Float[Array, " m"], multipliers: Float[Array, "T *Q"], chain: Chain) -> Float[Array, "T m *Q"]:
+    """Apart from the rest, whose derivatives do not need those of eigenvalues."""
+    return filters.distillation(d, multipliers, chain.ground_truth_weight)[0]
 
 
 def _unrotate(spectrum: AnySpectrum, z: Float[Array, "T m *P"]) -> Float[Array, "T K *P"]:
@@ -321,7 +338,7 @@ def _targets(run: Distillation) -> Float[Array, "T K *P"]:
 @jax.jit
 def _dual_coefficients(run: Distillation) -> Float[Array, "T K *P"]:
     duals = _fits(run).duals
-    if not _is_differentiable(run.spectrum):
+    if run.spectrum.matrix is None and isinstance(run.spectrum, Eigenbasis):
         # What the null space of G adds to f is 0, but for rounding over c.
         kept = run.spectrum.eigenvalues > 0
         duals = jnp.where(kept.reshape(1, -1, *(1 for _ in duals.shape[2:])), duals, 0)
@@ -337,11 +354,11 @@ def _with_infinity(run: Distillation) -> Float[Array, "T *Q"]:
     return jnp.where(run.status == Status.COLLAPSED, jnp.inf, run.multipliers)
 
 
-def _raise_if_infeasible(run: Distillation, level: Float[Array, "*Q"]) -> None:
+def _raise_if_infeasible(run: Distillation, labels: Float[Array, "K *P"], level: Float[Array, "*Q"]) -> None:
     infeasible = np.asarray(run.status == Status.INFEASIBLE).any(axis=0)
     if not infeasible.any():
         return
-    floor = np.asarray(null_space_loss(run.spectrum.eigenvalues, run.rotated_labels, run.spectrum.num_points))
+    floor = np.asarray(run.spectrum.floor(labels))
     first = int(np.argmax(infeasible))
     worst = float(floor[first] if infeasible.ndim else floor.mean())
     asked = float(np.ravel(level)[first])
@@ -358,7 +375,7 @@ def _warn_if_imprecise(run: Distillation) -> None:
     multipliers = np.asarray(run.multipliers)[np.asarray(run.status) == Status.ACTIVE]
     if multipliers.size == 0:
         return
-    c_min, d_max, eps = float(multipliers.min()), float(run.spectrum.eigenvalues.max()), run.spectrum.machine_epsilon
+    c_min, d_max, eps = float(multipliers.min()), float(run.spectrum.largest), run.spectrum.machine_epsilon
     ratio = eps * d_max / c_min if c_min > 0 else np.inf
     if ratio > PRECISION_TOLERANCE:
         warnings.warn(

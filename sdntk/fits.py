@@ -1,7 +1,7 @@
 """Every round's fit, given its multiplier, and what a change of the Gram matrix does to it.
 
 Fit t has dual coefficients a_t = (c_t I + G)^-1 y_t, f_t = G a_t. In a basis that is held constant while G moves away from
-the G_0 that it diagonalises, this is, exactly,
+the G_0 that it simplifies, this is, exactly,
 
     a_t = (c_t I + G_0)^-1 (y_t - e_t),      f_t = G_0 a_t + e_t,      e_t = (G - G_0) a_t:
 
@@ -18,8 +18,6 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from sdntk._linalg import matmul
-from sdntk.multiplier import implicit_root, range_part
-from sdntk.spectrum import Spectrum
 
 
 class Fits(NamedTuple):
@@ -48,57 +46,60 @@ def fits(
     """Every round's fit with multipliers that are known.
 
     Args:
-        spectrum: dense or Krylov; a dense one that carries its Gram matrix gives derivatives by it.
+        spectrum: dense, tridiagonal or Krylov; one that carries its Gram matrix gives derivatives by it.
         z: the rotated labels.
         multipliers: c_t, infinite once collapsed.
         ground_truth_weight: alpha.
-        s2: s^2 = K eps, when the multipliers solve for it and are to have the derivatives that this gives them by G; None
-            when their derivatives are known.
+        s2: s^2 = K eps, when the multipliers solve for it and are to have the derivatives that this gives them; None when
+            they have theirs.
     """
-    d, alpha = spectrum.eigenvalues, ground_truth_weight
-    matrix = spectrum.matrix if isinstance(spectrum, Spectrum) else None
-    if matrix is None:
-        return _rounds(d, z, multipliers, alpha, None, jnp.zeros((len(multipliers), *z.shape), z.dtype))
-    d = lax.stop_gradient(d)  # the matrix says all about it
-    duals = _rounds(d, z, multipliers, alpha, None, jnp.zeros((len(multipliers), *z.shape), z.dtype)).duals
-    coefficients = spectrum.unrotate(jnp.moveaxis(duals, 1, 0))
-    moved = _change(matrix, coefficients.reshape(len(coefficients), -1)).reshape(coefficients.shape)
-    shifts = spectrum.rotate(moved.reshape(len(moved), -1)).reshape(moved.shape)
-    return _rounds(d, z, multipliers, alpha, s2, jnp.moveaxis(shifts, 0, 1))
+    known = multipliers, ground_truth_weight, s2
+    unmoved = jnp.zeros((len(multipliers), *z.shape), z.dtype)
+    if spectrum.matrix is None:
+        return _rounds(spectrum, z, *known, unmoved)
+    constant = lax.stop_gradient(spectrum)  # the matrix says all about it
+    duals = jnp.moveaxis(_rounds(constant, z, *known, unmoved).duals, 1, 0)
+    moved = _change(spectrum.matrix, constant.unrotate(duals).reshape(len(duals), -1))
+    shifts = constant.rotate(moved).reshape(duals.shape)
+    return _rounds(constant, z, *known, jnp.moveaxis(shifts, 0, 1))
 
 
 def _rounds(
-    d: Float[Array, " m"],
+    spectrum: Any,
     z: Float[Array, "m *P"],
     multipliers: Float[Array, "T *Q"],
     alpha: Float[Array, ""],
     s2: Float[Array, "*Q"] | None,
     shifts: Float[Array, "T m *P"],
 ) -> Fits:
-    of_range, column = range_part(d), d.reshape(-1, *(1 for _ in z.shape[1:]))
-
-    def derived(c: Float[Array, "*Q"], seen: Float[Array, "m *P"]) -> Float[Array, "*Q"]:
-        """The multiplier, with the derivatives that its equation gives it."""
-        squared = seen**2 if seen.ndim == 1 + c.ndim else jnp.sum(seen**2, axis=1)  # joint outputs share it
-        kept = of_range.kept.reshape(-1, *(1 for _ in c.shape))
-        null2 = jnp.sum(jnp.where(kept, 0, squared), axis=0)
-        active = jnp.isfinite(c)
-        root = implicit_root(
-            lax.stop_gradient(jnp.where(active, c, 1)), of_range.d.reshape(kept.shape), jnp.where(kept, squared, 0), s2 - null2
-        )
-        return jnp.where(active, root, lax.stop_gradient(c))
-
     def round_(targets: Float[Array, "m *P"], now: tuple[Array, Array]) -> tuple[Float[Array, "m *P"], Fits]:
         c, shift = now
         seen = targets - shift
-        c = c if s2 is None else derived(c, seen)
-        row = c[None] if c.ndim else c
-        active = ~jnp.isinf(row)
-        duals = jnp.where(active, seen / (jnp.where(active, row, 1) + column), 0)
-        fitted = jnp.where(active, column * duals + shift, 0)
+        c = c if s2 is None else _derived(spectrum, c, seen, s2)
+        going = ~jnp.isinf(c)  # not collapsed
+        rows = going[None] if c.ndim else going
+        duals = jnp.where(rows, spectrum.resolvent(jnp.where(going, c, 1), seen), 0)
+        fitted = jnp.where(rows, spectrum.apply(duals) + shift, 0)
         return alpha * z + (1 - alpha) * fitted, Fits(c, targets, duals, fitted)
 
     return lax.scan(round_, z, (multipliers, shifts))[1]
+
+
+def _derived(
+    spectrum: Any, multiplier: Float[Array, "*Q"], seen: Float[Array, "m *P"], s2: Float[Array, "*Q"]
+) -> Float[Array, "*Q"]:
+    """The multiplier, with the derivatives that |c (c I + G)^-1 u| = s gives it, as ``multiplier.implicit_root``."""
+    active = jnp.isfinite(multiplier)
+    c = lax.stop_gradient(jnp.where(active, multiplier, 1))
+    over = 0 if seen.ndim == 1 + c.ndim else (0, 1)  # joint outputs share a multiplier
+    x = jnp.zeros_like(c)
+    for _ in range(2):
+        moved = c * jnp.exp(x)
+        duals = spectrum.resolvent(moved, seen)
+        h2 = moved**2 * jnp.sum(duals**2, axis=over)
+        slope = 2 * moved**2 * jnp.sum(duals * spectrum.apply(spectrum.resolvent(moved, duals)), axis=over)
+        x = x - jnp.where(active, h2 - s2, 0) / jnp.where(active & (slope > 0), slope, 1)
+    return jnp.where(active, c * jnp.exp(x - lax.stop_gradient(x)), lax.stop_gradient(multiplier))
 
 
 def _change(matrix: Float[Array, "K K"], vectors: Float[Array, "K n"]) -> Float[Array, "K n"]:
@@ -119,7 +120,7 @@ def _once_differentiable_jvp(primals: tuple[Array], tangents: tuple[Array]) -> t
 
 @jax.custom_jvp
 def _one(matrix: Float[Array, "K K"]) -> Float[Array, ""]:
-    """1, which refuses to be differentiated; as a factor, for linearisation keeps factors and drops what is merely called."""
+    """1, which refuses to be differentiated. A factor, since linearisation drops what is merely called."""
     return jnp.ones((), matrix.dtype)
 
 

@@ -186,23 +186,37 @@ def _products(kernel: KernelFunction, x: Float[np.ndarray, "K ..."], experiment:
     return products(gram(kernel, x, path=store, dtype=experiment.gram_dtype))
 
 
-#: Predictions at so many images are made at a time, of all rounds of all chains together.
-_AT_ONCE = 500
+#: Predictions are made of all rounds of all chains together, at so many images from so many training images at a time.
+_AT_ONCE, _FROM = 500, 5000
 
 
 def _predictions(kernel: KernelFunction, drawn: Draw, runs: list[Distillation]) -> list[Float[np.ndarray, "T n Q"]]:
     """Every run's predictions for the new images."""
     duals = [np.moveaxis(np.asarray(run.dual_coefficients), 1, 0) for run in runs]
     shapes = [dual.shape[1:] for dual in duals]
-    columns = jnp.concatenate([dual.reshape(len(dual), -1) for dual in duals], axis=1)
-    x, starts = jnp.asarray(drawn.x_train), range(0, len(drawn.x_new), _AT_ONCE)
+    columns = np.concatenate([dual.reshape(len(dual), -1) for dual in duals], axis=1)
+    del duals
+    known, new = drawn.x_train, drawn.x_new
+    parts = [slice(start, start + _FROM) for start in range(0, len(known), _FROM)]
+
+    def at(images: Float[np.ndarray, "n H W C"]) -> np.ndarray:
+        """In parts: images are on the device, and their Gram matrix is, as few at a time."""
+        terms = (
+            matmul(jnp.asarray(gram(kernel, images, known[part], block_size=_FROM)), jnp.asarray(columns[part]))
+            * len(known[part])
+            for part in parts
+        )
+        return np.asarray(sum(terms)) / len(known)
+
+    starts = range(0, len(new), _AT_ONCE)
     with checked_before():  # the images were, when they were standardised: not once more for every block
-        values = np.concatenate([
-            np.asarray(matmul(jnp.asarray(gram(kernel, drawn.x_new[start : start + _AT_ONCE], x)), columns))
-            for start in track(starts, f"Predictions at {len(drawn.x_new)} images", len(starts))
-        ])  # fmt: skip
-    parts = np.split(values, np.cumsum([math.prod(shape) for shape in shapes])[:-1], axis=1)
-    return [np.moveaxis(part.reshape(-1, *shape), 0, 1) for part, shape in zip(parts, shapes, strict=True)]
+        blocks = track(starts, f"Predictions at {len(new)} images", len(starts))
+        values = np.concatenate([at(new[start : start + _AT_ONCE]) for start in blocks])
+    ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+    return [
+        np.moveaxis(part.reshape(-1, *shape), 0, 1)
+        for part, shape in zip(np.split(values, ends, axis=1), shapes, strict=True)
+    ]
 
 
 def measure(chained: Distillation, new: Float[np.ndarray, "T n Q"], drawn: Draw) -> list[dict[str, Any]]:

@@ -22,11 +22,10 @@ from jaxtyping import Array, Float
 from sdntk._arguments import ArrayLike, as_labels, is_traced
 from sdntk._linalg import matmul
 from sdntk.products import Products
-from sdntk.spectrum import null_space_loss
+from sdntk.spectrum import Eigenbasis, null_space_loss
 
-#: Room is made for K/64 Lanczos vectors (orthogonalising then reads a sixteenth of what a product reads of a dense G), at
-#: least for 64, and doubled where they do not suffice; code is compiled once for each.
-LEAST_ROOM = 64
+#: So many Lanczos vectors at a time are taken to orthogonalise against.
+CHUNK = 64
 #: Rounding acts like a perturbation of G of so many units of machine_eps * d_max (the tests check it).
 ROUNDING = 16
 
@@ -34,7 +33,7 @@ ROUNDING = 16
 @no_type_check  # in the tests: transformations rebuild pytrees with leaves of other shapes
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class KrylovSpectrum:
+class KrylovSpectrum(Eigenbasis):
     """What Lanczos steps from labels know of a Gram matrix: M Ritz pairs, some of them zero, for padding.
 
     It stands wherever a :class:`sdntk.Spectrum` does, for the labels that it was made from.
@@ -68,9 +67,8 @@ class KrylovSpectrum:
         return self.labels.shape[0]
 
     @property
-    def rank(self) -> Array:
-        """The number of nonzero Ritz values: the dimension of G that the labels see."""
-        return jnp.sum(self.eigenvalues > 0)
+    def matrix(self) -> None:
+        """There are no derivatives by the Gram matrix."""
 
     def rotate(self, y: Float[Array, "K *Q"]) -> Float[Array, "M *Q"]:
         """Z: the coordinates of the labels that the spectrum was made from.
@@ -166,7 +164,8 @@ def _with_room(process: Lanczos, steps: int) -> Lanczos:
     needed = steps * process.width
     if needed <= room:
         return process
-    size = max(LEAST_ROOM, num_points // LEAST_ROOM, room)
+    # For some K/64 vectors at first, and twice as many where they do not suffice: code is compiled for each room.
+    size = max(room, CHUNK * -(-max(num_points // 64, CHUNK) // CHUNK))
     while size < needed:
         size *= 2
     more = size - room
@@ -193,10 +192,16 @@ def _step(
         (coupling, here, before), (coupling.T, before, here), ((diagonal + diagonal.T) / 2, here, here)
     ):  # fmt: skip
         projected = jax.lax.dynamic_update_slice(projected, values, (row, column))
-    w = product - matmul(basis.T, matmul(basis, product))
-    w, coupling = _orthonormal(w, ROUNDING * jnp.finfo(w.dtype).eps * size)  # what is below is rounding
-    w = w - matmul(basis.T, matmul(basis, w))
-    w, rest = jnp.linalg.qr(w)
+
+    def orthogonalised(w: Float[Array, "K r"]) -> Float[Array, "K r"]:
+        def against(i: Array, w: Float[Array, "K r"]) -> Float[Array, "K r"]:
+            vectors = jax.lax.dynamic_slice_in_dim(basis, i * CHUNK, CHUNK)
+            return w - matmul(vectors.T, matmul(vectors, w))
+
+        return jax.lax.fori_loop(0, -(-(here + width) // CHUNK), against, w)
+
+    w, coupling = _orthonormal(orthogonalised(product), ROUNDING * jnp.finfo(product.dtype).eps * size)  # below is rounding
+    w, rest = jnp.linalg.qr(orthogonalised(w))
     return basis, projected, jnp.where(jnp.diagonal(rest)[None] == 0, 0, w), matmul(rest, coupling)
 
 

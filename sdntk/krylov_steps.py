@@ -16,8 +16,8 @@ from sdntk.krylov_bounds import ErrorBounds, error_bounds
 from sdntk.products import Products
 from sdntk.recurrence import Chain, Trajectory, run_chain
 
-#: The first look at the error bound, and how many more steps are taken, as a fraction, up to the next look.
-FIRST_LOOK, GROWTH = 16, 0.05
+#: The first look at the error bound; and how many more steps are taken, as a fraction, up to the next one, at most.
+FIRST_LOOK, GROWTH = 16, 0.4
 
 
 class AccuracyError(ValueError):
@@ -78,15 +78,20 @@ def krylov(
     accuracy = float(as_float_array("accuracy", accuracy))
     if not accuracy > 0:
         raise ValueError(f"accuracy must be positive; got {accuracy}.")
-    if is_traced(labels, tolerance, multiplier, ground_truth_weight):
-        raise NotImplementedError(
-            "the Krylov method cannot be traced (jit, vmap, derivatives), since its number of steps follows from values: use "
-            'the dense one (method="dense").'
-        )
+    refuse_traced(labels, tolerance, multiplier, ground_truth_weight)
     process = begin(labels)
     most = _most_steps(process) if max_steps is None else as_count("max_steps", max_steps, at_least=1)
     chains = _chains(labels, tolerance, multiplier, rounds=rounds, ground_truth_weight=ground_truth_weight, outputs=outputs)
     return _take_steps(products, process, chains, accuracy, min(most, -(-len(labels) // process.width)))
+
+
+def refuse_traced(*values: Any) -> None:
+    """Raise unless all of these have values to look at."""
+    if is_traced(*values):
+        raise NotImplementedError(
+            "the Krylov method cannot be traced (jit, vmap, derivatives), since its number of steps follows from values: "
+            'use the dense one (method="dense").'
+        )
 
 
 def _chains(
@@ -108,12 +113,10 @@ def _most_steps(process: Lanczos) -> int:
     return max(1, min(max(200, min(num_points // 4, 4000)), fit) // process.width)
 
 
-def _take_steps(
-    products: Products, process: Lanczos, chains: list[Chain], accuracy: float, most: int
-) -> KrylovSpectrum:
+def _take_steps(products: Products, process: Lanczos, chains: list[Chain], accuracy: float, most: int) -> KrylovSpectrum:
     num_points, steps = len(process.labels), min(FIRST_LOOK, most)
     eps = max(float(jnp.finfo(dtype).eps) for dtype in (products.dtype, process.labels.dtype))
-    before, before_rounding = np.inf, np.inf
+    before, before_rounding, looks = np.inf, np.inf, []
     with Bar(f"Lanczos steps, {num_points} points, {products.what}", total=most) as bar:
         while True:
             process, taken = extend(process, products, steps), steps - int(process.steps)
@@ -129,7 +132,18 @@ def _take_steps(
             if steps >= most or exhausted or hopeless:
                 raise AccuracyError(_complaint(spectrum, reached, rounding, accuracy, exhausted or hopeless))
             before, before_rounding = reached, rounding
-            steps = min(most, steps + max(4, int(GROWTH * steps)))
+            looks.append((steps, reached))
+            steps = min(most, _next_look(looks, accuracy))
+
+
+def _next_look(looks: list[tuple[int, float]], accuracy: float) -> int:
+    """Where the bound will have come down to the accuracy, if it goes on falling geometrically."""
+    steps, bound = looks[-1]
+    furthest = steps + max(4, int(GROWTH * steps))
+    if len(looks) < 2 or not bound < looks[-2][1] < np.inf:
+        return furthest
+    per_step = np.log(looks[-2][1] / bound) / (steps - looks[-2][0])
+    return min(furthest, steps + max(2, int(np.ceil(np.log(bound / accuracy) / per_step))))
 
 
 @jax.jit
@@ -154,7 +168,9 @@ def chain_error_bounds(
         if chain.by_tolerance
         else jnp.ones_like(chain.level)
     )
-    bounds = partial(error_bounds, d, residuals=residuals, perturbation=spectrum.perturbation, by_tolerance=chain.by_tolerance)
+    bounds = partial(
+        error_bounds, d, residuals=residuals, perturbation=spectrum.perturbation, by_tolerance=chain.by_tolerance
+    )
 
     def of(z: Array, multipliers: Array, status: Array, s: Array) -> ErrorBounds:
         return bounds(z=z, multipliers=multipliers, status=status, s=s, alpha=alpha)

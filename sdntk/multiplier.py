@@ -161,14 +161,14 @@ def solve(
     """:func:`solve_multiplier` on split labels, for use inside jitted code: s2 = K eps, and a guess at c (or 0)."""
     fit = lax.stop_gradient(deflate(of_range, z2, null2, s2))
     root, iterations = _root(*lax.stop_gradient((of_range.d, z2, fit, guess, of_range.d_min, of_range.d_max)))
-    root = implicit_root(root, of_range.d, z2, s2 - null2)  # the fit knows s^2 with fewer digits lost: for the value
+    root = implicit_root(root, of_range.d, z2, s2 - null2, fit.status == Status.ACTIVE)
     no_root = jnp.where(fit.status == Status.COLLAPSED, jnp.inf, jnp.nan)
     return Multiplier(jnp.where(fit.status == Status.ACTIVE, root, no_root), fit.status, iterations)
 
 
 def implicit_root(
-    c: Float[Array, "*Q"], d: Float[Array, "m *q"], z2: Float[Array, "m *Q"], s2: Float[Array, "*Q"]
-) -> Float[Array, "*Q"]:
+    c: Float[Array, ""], d: Float[Array, " m"], z2: Float[Array, " m"], s2: Float[Array, ""], active: Bool[Array, ""]
+) -> Float[Array, ""]:
     """A constant c, known to solve sum_k z_k^2 (c/(c + d_k))^2 = s^2, with the derivatives that this equation gives it.
 
     Two Newton steps in log c, whose value is rounding and left out, have the derivatives of the root up to the third.
@@ -176,9 +176,9 @@ def implicit_root(
     """
     x = jnp.zeros_like(c)
     for _ in range(2):
-        a = 1 / (1 + d / (c * jnp.exp(x))[None])
-        h2, slope = jnp.sum(z2 * a**2, axis=0), 2 * jnp.sum(z2 * a**2 * (1 - a), axis=0)
-        x = x - (h2 - s2) / jnp.where(slope > 0, slope, 1)
+        a = 1 / (1 + d / (c * jnp.exp(x)))
+        h2, slope = weighted_sums(a**2, 2 * a**2 * (1 - a), weights=z2)
+        x = x - jnp.where(active, h2 - s2, 0) / jnp.where(active & (slope > 0), slope, 1)
     return c * jnp.exp(x - lax.stop_gradient(x))
 
 

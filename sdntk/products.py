@@ -2,6 +2,9 @@
 
 A dense array (sharded over devices or not), tiles on disk, tiles kept in memory, and tiles computed again in every product.
 Of tiles only those on and above the diagonal are there: each serves twice, as itself and as its transpose.
+
+Processes started with ``jax.distributed`` share a product: each multiplies its rows of a sharded array, or its share of the
+tiles, and all have the whole result. All must call alike; vectors are each process's own.
 """
 
 import abc
@@ -12,6 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from sdntk import capacity
@@ -20,7 +25,7 @@ from sdntk._linalg import matmul
 from sdntk._progress import track
 from sdntk.gram_store import GramStore
 from sdntk.kernels import KernelFunction
-from sdntk.tiles import Tiling, compute_tiles
+from sdntk.tiles import Tile, Tiling, compute_tiles
 
 
 class Products(abc.ABC):
@@ -83,8 +88,10 @@ def products(
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
         raise ValueError(f"source must be a square matrix, shape (K, K) with K >= 1; its shape is {shape}.")
     if isinstance(source, GramStore):
-        return _Tiles(source.tiling, source.dtype, f"tiles of {source.path}", lambda: source.read_tiles(source.tiling.tiles))
-    return _Dense(as_float_array("source", source))
+        own = _own(source.tiling)
+        return _Tiles(source.tiling, source.dtype, f"tiles of {source.path}", lambda: source.read_tiles(own))
+    matrix = as_float_array("source", source)
+    return _Dense(matrix) if matrix.is_fully_addressable else _Shared(matrix)
 
 
 def _of_kernel(kernel: KernelFunction, x: Float[Array, "K ..."], keep: bool | None, block_size: Any, dtype: Any) -> Products:
@@ -93,17 +100,24 @@ def _of_kernel(kernel: KernelFunction, x: Float[Array, "K ..."], keep: bool | No
     )
     tiling = Tiling((len(x), len(x)), min(size, len(x)), symmetric=True)
     kept_as = np.dtype(jnp.result_type(x.dtype)) if dtype is None else as_float_dtype("dtype", dtype)
-    needed = capacity.matrix_bytes((len(x), len(x) + tiling.block_size), kept_as) // 2
-    compute = functools.partial(compute_tiles, kernel, x, x, tiling, dtype=dtype)
+    needed = capacity.matrix_bytes((len(x), len(x) + tiling.block_size), kept_as) // 2 // jax.process_count()
+    own = _own(tiling)
+    compute = functools.partial(compute_tiles, kernel, x, x, tiling, own, dtype=dtype)
     if keep is None:
         keep = needed <= capacity.host_memory() // 2
     if not keep:
-        return _Tiles(tiling, kept_as, "tiles computed in every product", lambda: compute(tiling.tiles))
+        return _Tiles(tiling, kept_as, "tiles computed in every product", compute)
     what = f"Gram matrix {len(x)} x {len(x)}, its upper half"
     capacity.require_memory(needed + capacity.work_bytes(kernel, (x, x), tiling.block_size), what)
-    kept = list(track(compute(tiling.tiles), f"{what}, {capacity.format_bytes(needed)}", len(tiling.tiles)))
+    kept = list(track(compute(), f"{what}, {capacity.format_bytes(needed)}", len(own)))
     held = sum(values.nbytes for _, values in kept)
-    return _Tiles(tiling, kept[0][1].dtype, f"tiles kept in memory, {capacity.format_bytes(held)}", lambda: kept)
+    kept_as = kept[0][1].dtype if kept else kept_as
+    return _Tiles(tiling, kept_as, f"tiles kept in memory, {capacity.format_bytes(held)}", lambda: kept)
+
+
+def _own(tiling: Tiling) -> list[Tile]:
+    """This process's share of the tiles."""
+    return tiling.tiles[jax.process_index() :: jax.process_count()]
 
 
 class _Dense(Products):
@@ -119,6 +133,21 @@ class _Dense(Products):
 @jax.jit
 def _dense_product(matrix: Float[Array, "K K"], v: Float[Array, "K Q"]) -> Float[Array, "K Q"]:
     return matmul(matrix.astype(v.dtype), v)
+
+
+class _Shared(Products):
+    """A matrix that is sharded over the devices of several processes."""
+
+    def __init__(self, matrix: Float[Array, "K K"]) -> None:
+        if not isinstance(matrix.sharding, NamedSharding):
+            raise TypeError(f"a source of several processes must have a NamedSharding; its sharding is {matrix.sharding}.")
+        everywhere = NamedSharding(matrix.sharding.mesh, PartitionSpec())
+        self.matrix, self.num_points, self.dtype, self.what = matrix, len(matrix), matrix.dtype, "a matrix of many processes"
+        self.product = jax.jit(_dense_product, out_shardings=everywhere)
+
+    def __call__(self, v: Float[Array, "K Q"]) -> Float[Array, "K Q"]:
+        # Through the host: an array of this process alone does not go with one of them all, but a NumPy array does.
+        return jnp.asarray(np.asarray(self.product(self.matrix, np.asarray(v))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +169,8 @@ class _Tiles(Products):
         for tile, values in self.source():
             rows, columns = self.tiling.slices(tile)
             total = _add(total, values, rows_of_v, rows.start, columns.start, diagonal=self.tiling.is_diagonal(tile))
+        if jax.process_count() > 1:
+            total = jnp.sum(multihost_utils.process_allgather(total), axis=0)
         return total.T
 
 

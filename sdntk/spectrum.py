@@ -18,10 +18,39 @@ class PrecisionWarning(UserWarning):
     """Rounding may reach the digits that matter; the message names the cause."""
 
 
+class Eigenbasis:
+    """What eigenvalues, or Ritz values, say alone."""
+
+    eigenvalues: Float[Array, " m"]
+
+    @property
+    def dtype(self) -> Any:
+        """Of what is computed with it."""
+        return self.eigenvalues.dtype
+
+    @property
+    def rank(self) -> Array:
+        """The number of nonzero eigenvalues."""
+        return jnp.sum(self.eigenvalues > 0)
+
+    @property
+    def largest(self) -> Float[Array, ""]:
+        """d_max."""
+        return jnp.max(self.eigenvalues)
+
+    def apply(self, v: Float[Array, "m *P"]) -> Float[Array, "m *P"]:
+        """G in its eigenbasis, D v."""
+        return _column(self.eigenvalues, v) * v
+
+    def resolvent(self, c: Float[Array, "*Q"], u: Float[Array, "m *P"]) -> Float[Array, "m *P"]:
+        """(c I + D)^-1 u; c is a scalar, or one for each column."""
+        return u / (c + _column(self.eigenvalues, u) if c.ndim == 0 else c[None] + _column(self.eigenvalues, u))
+
+
 @no_type_check  # in the tests: transformations rebuild pytrees with leaves of other shapes
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Spectrum:
+class Spectrum(Eigenbasis):
     """A decomposed Gram matrix, G = V^T D V.
 
     Derivatives by G hold the eigenvectors constant, since where eigenvalues coincide they have none. Eigenvalues have the
@@ -45,11 +74,6 @@ class Spectrum:
         """K."""
         return self.eigenvalues.shape[0]
 
-    @property
-    def rank(self) -> Array:
-        """The number of nonzero eigenvalues."""
-        return jnp.sum(self.eigenvalues > 0)
-
     def rotate(self, y: Float[Array, "K *Q"]) -> Float[Array, "K *Q"]:
         """Z = V y: labels in the eigenbasis (eq. 19)."""
         return matmul(self.eigenvectors.T, y)
@@ -67,9 +91,13 @@ class Spectrum:
         return null_space_loss(self.eigenvalues, self.rotate(labels), self.num_points)
 
 
+def _column(d: Float[Array, " m"], like: Float[Array, "m *P"]) -> Float[Array, "m *p"]:
+    return d.reshape(-1, *(1 for _ in like.shape[1:]))
+
+
 def null_space_loss(eigenvalues: Float[Array, " m"], z: Float[Array, "m *Q"], num_points: int) -> Float[Array, "*Q"]:
     """(1/K) sum over {d_k = 0} of z_k^2, for each output."""
-    null = (eigenvalues <= 0).reshape(-1, *(1 for _ in z.shape[1:]))
+    null = _column(eigenvalues, z) <= 0
     return jnp.sum(jnp.where(null, z, 0) ** 2, axis=0) / num_points
 
 
@@ -100,15 +128,7 @@ def decompose(G: ArrayLike, rank_tolerance: ArrayLike | None = None) -> Spectrum
         >>> [round(float(d), 6) for d in spectrum.eigenvalues], int(spectrum.rank)
         ([0.0, 2.0, 2.0], 2)
     """
-    matrix = as_float_array("G", G)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
-        raise ValueError(f"G must be a square matrix, shape (K, K) with K >= 1; its shape is {matrix.shape}.")
-    machine_eps = float(jnp.finfo(matrix.dtype).eps)
-    matrix = matrix.astype(jnp.result_type(float))
-    machine_eps = max(machine_eps, float(jnp.finfo(matrix.dtype).eps))
-    _warn_if_single(machine_eps, matrix.dtype)
-    _check_symmetric(matrix, machine_eps)
-
+    matrix, machine_eps = as_gram(G)
     zero = jnp.nan if rank_tolerance is None else _as_rank_tolerance(rank_tolerance, matrix.dtype)
     raw, rounding, d, vectors = _decompose(matrix, jnp.asarray(zero, matrix.dtype), machine_eps)
     if not is_traced(d) and np.isnan(np.asarray(d)).any():
@@ -117,7 +137,25 @@ def decompose(G: ArrayLike, rank_tolerance: ArrayLike | None = None) -> Spectrum
             f"{format_number(float(raw[-1]))}, and rounding explains only {format_number(float(rounding))}. The kernel is "
             "not positive definite, or its values are less precise than their dtype (then raise rank_tolerance)."
         )
-    return Spectrum(d, vectors, machine_eps, (matrix + matrix.T) / 2 if is_traced(matrix) else None)
+    return Spectrum(d, vectors, machine_eps, matrix if is_traced(matrix) else None)
+
+
+def as_gram(G: ArrayLike) -> tuple[Float[Array, "K K"], float]:  # noqa: N803 (theory's name)
+    """A Gram matrix, checked, exactly symmetric, in float64 where x64 is on; and its relative rounding."""
+    matrix = as_float_array("G", G)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
+        raise ValueError(f"G must be a square matrix, shape (K, K) with K >= 1; its shape is {matrix.shape}.")
+    machine_eps = float(jnp.finfo(matrix.dtype).eps)
+    matrix = matrix.astype(jnp.result_type(float))
+    machine_eps = max(machine_eps, float(jnp.finfo(matrix.dtype).eps))
+    _warn_if_single(machine_eps, matrix.dtype)
+    _check_symmetric(matrix, machine_eps)
+    return _symmetric(matrix), machine_eps
+
+
+@jax.jit
+def _symmetric(matrix: Float[Array, "K K"]) -> Float[Array, "K K"]:
+    return (matrix + matrix.T) / 2
 
 
 @partial(jax.jit, static_argnums=2)
@@ -128,7 +166,7 @@ def _decompose(
 
     ``zero`` is the rank tolerance, nan for the default.
     """
-    raw, vectors = _eigh((matrix + matrix.T) / 2)
+    raw, vectors = _eigh(matrix)
     rounding = matrix.shape[0] * machine_eps * jnp.maximum(raw[-1], -raw[0])
     zero = jnp.where(jnp.isnan(zero), rounding, zero)
     rounding = jnp.maximum(rounding, zero)

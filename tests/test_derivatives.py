@@ -155,12 +155,17 @@ def test_of_a_krylov_spectrum_those_by_the_tolerance():
     tolerance = 0.1 * jnp.mean(y**2, axis=0)
     krylov = sdntk.krylov(sdntk.products(matern(1.5, 1.0), x), y, tolerance=tolerance, rounds=3)
     dense = sdntk.decompose(sdntk.gram(matern(1.5, 1.0), x))
-    fitted = lambda spectrum, tolerance: sdntk.distill_spectrum(  # noqa: E731
-        spectrum, y, tolerance=tolerance, rounds=3
-    ).fitted
+
+    def fitted(spectrum, tolerance):
+        return sdntk.distill_spectrum(spectrum, y, tolerance=tolerance, rounds=3).fitted
+
     of_each = [jax.jacrev(lambda t, s=s: fitted(s, t))(tolerance) for s in (krylov, dense)]
     np.testing.assert_allclose(of_each[0], of_each[1], rtol=1e-6, atol=1e-6)
     with pytest.raises(NotImplementedError, match="leave the Krylov space"):
         jax.grad(lambda y: jnp.sum(sdntk.distill_spectrum(krylov, y, tolerance=tolerance, rounds=3).fitted))(y)
+    with pytest.raises(NotImplementedError, match="cannot be traced"):
+        jax.grad(lambda s: jnp.sum(sdntk.distill(matern(1.5, s), x, y, tolerance=0.1, rounds=3, method="krylov").fitted))(
+            1.0
+        )
     with pytest.raises(NotImplementedError, match="cannot be traced"):
         jax.grad(lambda y: jnp.sum(sdntk.krylov(sdntk.products(matern(1.5, 1.0), x), y, tolerance=0.1, rounds=3).labels))(y)

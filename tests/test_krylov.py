@@ -322,7 +322,7 @@ def test_bad_input(change, message):
 
 
 def test_bad_input_of_distill():
-    with pytest.raises(ValueError, match='method must be "dense", "krylov" or "auto"'):
+    with pytest.raises(ValueError, match='method must be "dense", "tridiagonal", "krylov" or "auto"'):
         sdntk.distill(KERNELS["rough"], X, labels(0.3), tolerance=0.1, rounds=1, method="lanczos")
     with pytest.raises(ValueError, match="rank_tolerance must be left out"):
         sdntk.distill(KERNELS["rough"], X, labels(0.3), tolerance=0.1, rounds=1, method="krylov", rank_tolerance=1e-9)

@@ -8,6 +8,7 @@ import math
 from dataclasses import field
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from sdntk._arguments import ArrayLike, as_scale, is_traced
@@ -21,8 +22,11 @@ def _squared_distance(x: Float[Array, " p"], t: Float[Array, " p"], length_scale
             f"length_scale must be a scalar or have one entry for each of the {x.size} coordinates; "
             f"its shape is {length_scale.shape}."
         )
+    # A common scale has its derivative behind the sum: (l/l)^2 = 1 there, and coordinates need none of their own.
+    constant = lax.stop_gradient(length_scale)
+    scale, again = (constant, (constant / length_scale) ** 2) if length_scale.ndim == 0 else (length_scale, 1)
     # Beyond 1e4 length scales every kernel here is exactly 0; without the cap squares overflow and derivatives turn nan.
-    return jnp.sum(jnp.clip((x - t) / length_scale, -1e4, 1e4) ** 2)
+    return jnp.sum(jnp.clip((x - t) / scale, -1e4, 1e4) ** 2) * again
 
 
 @register

@@ -1,0 +1,59 @@
+"""Benchmarks: what they compare with does compute the same, and a figure that falls behind its goal is told.
+
+Their timings are no tests; they are kept in benchmarks/results/.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from typer import Typer
+from typer.testing import CliRunner
+
+import sdntk
+from benchmarks import __main__ as command
+from benchmarks import chains, claims, core
+
+
+def test_baselines_compute_the_same_chain():
+    x, y = chains.problem(60)
+    matrix = sdntk.gram(chains.KERNELS[chains.NTK], x)
+    tolerance = 0.05 * float(jnp.mean(y**2))
+    run = sdntk.distill_spectrum(sdntk.decompose(matrix), y, tolerance=tolerance, rounds=4)
+    active = int(run.active_rounds)
+    assert active >= 2
+    for refit in (chains.cholesky_chain, lambda *a: core.refit_per_round(*a)[0]):
+        multipliers = refit(np.asarray(matrix), np.asarray(y), tolerance, 4)
+        np.testing.assert_allclose(multipliers, run.multipliers[:active], rtol=1e-5)
+    fitted = chains.neural_tangents_refits(x, np.asarray(y), 60 * np.asarray(run.multipliers)[:active])
+    np.testing.assert_allclose(fitted, run.fitted[active - 1], atol=1e-8)
+
+
+def record(what, column, figure, goal):
+    row = {"what": what, column: figure, "goal": goal, "seconds (median)": 1.0}
+    return {"rows": [row, row | {"goal": ""}], "environment": {"date": "2026-01-01"}}
+
+
+@pytest.mark.parametrize(
+    ("figure", "goal", "what", "behind"),
+    [
+        (0.7, 0.6, "tridiagonal path", 0), (0.73, 0.6, "tridiagonal path", 1), (40, 39, "Krylov path", 0),
+        (33, 39, "Krylov path", 0), (32, 39, "Krylov path", 1), (0.5, 0.7, "one product", 1),
+    ],
+)  # fmt: skip
+def test_a_figure_that_falls_behind_by_more_than_a_fifth_is_told(figure, goal, what, behind):
+    rows = claims.table({"chains": record(what, "figure", figure, goal)})
+    assert len(rows) == 1
+    assert len(claims.fallen_behind(rows)) == behind
+
+
+def test_the_command_checks_what_was_kept(monkeypatch):
+    app = Typer()
+    app.command()(command.main)
+    assert CliRunner().invoke(app, ["--kept"]).exit_code == 0
+    monkeypatch.setattr(claims, "kept", lambda _: {"chains": record("one product", "figure", 0.5, 0.7)})
+    assert CliRunner().invoke(app, ["--kept"]).exit_code == 0
+    checked = CliRunner().invoke(app, ["--kept", "--check"])
+    assert checked.exit_code == 1
+    assert jax.config.jax_enable_x64
+    assert "one product: 0.5, goal at least 0.7" in checked.output
