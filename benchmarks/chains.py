@@ -201,17 +201,22 @@ def _row(name: str, size: int, what: str, timing: Timing, figure: Any, note: str
 
 def plot(rows: list[dict[str, Any]], name: str) -> None:
     """Seconds against K for every method."""
-    figure, axes = plt.subplots(1, len(KERNELS), figsize=(11, 4.8), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(KERNELS), figsize=(12, 4.8), sharey=True, layout="constrained")
+    colours = {
+        what: f"C{i}" for i, what in enumerate(dict.fromkeys(row["what"] for row in rows if "value" not in row["what"]))
+    }
+    for what, colour in colours.items():
+        axes[0].plot([], [], "o-", color=colour, label=what)
     for ax, label in zip(axes, KERNELS, strict=True):
         chosen = [row for row in rows if row["kernel"] == label and "value" not in row["what"]]
         for what in dict.fromkeys(row["what"] for row in chosen):
             points = sorted((row["K"], row["seconds (median)"]) for row in chosen if row["what"] == what)
-            ax.plot(*zip(*points, strict=True), "o-", label=what)
+            ax.plot(*zip(*points, strict=True), "o-", color=colours[what])
         ax.set(xscale="log", yscale="log", xlabel="K, training points", title=label)
         ax.set_xticks(SIZES, [f"{size:,}" for size in SIZES])
         ax.minorticks_off()
         ax.grid(alpha=0.25)
-        ax.legend(frameon=False, fontsize="small")
+    figure.legend(frameon=False, fontsize="small", loc="outside right center")
     axes[0].set_ylabel("seconds (median), Gram matrix given")
     env = report.environment()
     figure.suptitle(f"Ten rounds of self-distillation ({env['device']}, {env['machine']}, {env['cores']} cores)")

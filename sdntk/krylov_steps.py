@@ -16,8 +16,9 @@ from sdntk.krylov_bounds import ErrorBounds, error_bounds
 from sdntk.products import Products
 from sdntk.recurrence import Chain, Trajectory, run_chain
 
-#: The first look at the error bound; and how many more steps are taken, as a fraction, up to the next one, at most.
-FIRST_LOOK, GROWTH = 16, 0.4
+#: The first look at the error bound; and how many more steps are taken, as a fraction, up to the next one: while nothing is
+#: known, and at most.
+FIRST_LOOK, GROWTH, MOST_GROWTH = 16, 0.1, 0.4
 
 
 class AccuracyError(ValueError):
@@ -139,11 +140,11 @@ def _take_steps(products: Products, process: Lanczos, chains: list[Chain], accur
 def _next_look(looks: list[tuple[int, float]], accuracy: float) -> int:
     """Where the bound will have come down to the accuracy, if it goes on falling geometrically."""
     steps, bound = looks[-1]
-    furthest = steps + max(4, int(GROWTH * steps))
     if len(looks) < 2 or not bound < looks[-2][1] < np.inf:
-        return furthest
+        return steps + max(4, int(GROWTH * steps))
     per_step = np.log(looks[-2][1] / bound) / (steps - looks[-2][0])
-    return min(furthest, steps + max(2, int(np.ceil(np.log(bound / accuracy) / per_step))))
+    missing = max(2, int(np.ceil(np.log(bound / accuracy) / per_step)))
+    return steps + min(missing, max(4, int(MOST_GROWTH * steps)))
 
 
 @jax.jit

@@ -91,7 +91,8 @@ class TridiagonalSpectrum:
     def apply(self, v: Float[Array, "K *P"]) -> Float[Array, "K *P"]:
         """T v."""
         d, e = (a.reshape(-1, *(1 for _ in v.shape[1:])) for a in (self.diagonal, self.beside))
-        return (d * v).at[:-1].add(e * v[1:]).at[1:].add(e * v[:-1])
+        nothing = jnp.zeros_like(v[:1])
+        return d * v + jnp.concatenate([e * v[1:], nothing]) + jnp.concatenate([nothing, e * v[:-1]])
 
     def resolvent(self, c: Float[Array, "*Q"], u: Float[Array, "K *P"]) -> Float[Array, "K *P"]:
         """(c I + T)^-1 u; c is a scalar, or one for each column."""

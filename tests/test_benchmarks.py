@@ -15,6 +15,7 @@ from benchmarks import __main__ as command
 from benchmarks import chains, claims, core
 
 
+@pytest.mark.slow
 def test_baselines_compute_the_same_chain():
     x, y = chains.problem(60)
     matrix = sdntk.gram(chains.KERNELS[chains.NTK], x)

@@ -46,6 +46,7 @@ def test_multiplier_bounds_hold_in_every_round(problem):
 
 @SETTINGS
 @given(problems())
+@pytest.mark.slow
 def test_norm_bounds_hold_in_every_round_and_after_collapse(problem):
     d, z, eps = problem
     _, norms, _, _ = chain(d, z, eps)
@@ -58,6 +59,7 @@ def test_norm_bounds_hold_in_every_round_and_after_collapse(problem):
 
 @SETTINGS
 @given(problems())
+@pytest.mark.slow
 def test_guaranteed_rounds_hold_and_the_tight_ones_are_tighter(problem):
     d, z, eps = problem
     *_, active = chain(d, z, eps)

@@ -49,6 +49,7 @@ def test_illustrate_prints_every_quantity_and_draws_six_figures(tmp_path):
         assert np.unique(picture[..., :3].reshape(-1, 3), axis=0).shape[0] > 50, f"{path.name} shows nothing"
 
 
+@pytest.mark.slow
 def test_fresh_noise_and_a_chain_that_collapses_at_once(command, tmp_path):
     fresh = command("illustrate", "--seed", "3", "--rounds", "3", "--out", "a")
     assert "fresh noise, seed 3" in fresh.stdout

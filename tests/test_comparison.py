@@ -136,6 +136,7 @@ def test_exponents_of_a_power_law():
     assert 0 < fit["standard_error"] < 0.01
 
 
+@pytest.mark.slow
 def test_a_folder_is_gone_on_with_and_another_comparison_refused(data, tmp_path, monkeypatch):
     options = {"tolerance": tolerance(data, 0.4), "rounds": 2, "seeds": 1}
     first = compare(ERF, *data, widths=[16], out=tmp_path, **options)
@@ -173,6 +174,7 @@ def test_bad_input(data, change, message):
         compare(ERF, **arguments)
 
 
+@pytest.mark.slow
 def test_the_command(command, tmp_path):
     """Tables and figures from one command; it goes on with what is there, and says what it found."""
     options = ("--train", "20", "--test", "30", "--seeds", "1", "--tolerance", "0.5", "--rounds", "2", "--out", "out")

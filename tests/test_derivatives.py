@@ -111,6 +111,7 @@ def test_some_rounds_are_active_and_some_have_collapsed_where_eigenvalues_coinci
     assert 0 < (c == 0).sum() < c.size
 
 
+@pytest.mark.slow
 def test_under_jit_and_vmap():
     run, parameters, direction = chain("grid", None)
     value = lambda p: run(p)["predictions"].sum()  # noqa: E731
@@ -150,6 +151,7 @@ def test_mixed_second_derivatives_are_right_and_those_by_the_kernel_are_refused(
         jax.jacfwd(jax.grad(value))(*at)
 
 
+@pytest.mark.slow
 def test_of_a_krylov_spectrum_those_by_the_tolerance():
     x, y = SCATTERED, labels(SCATTERED, 2)
     tolerance = 0.1 * jnp.mean(y**2, axis=0)

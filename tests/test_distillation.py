@@ -37,6 +37,7 @@ def regression(size=30, outputs=None, seed=0):
 
 @SETTINGS
 @given(problems())
+@pytest.mark.slow
 def test_norm_falls_loss_is_the_tolerance_and_collapse_is_final(problem):
     d, z, eps = problem
     run = sdntk.distill_spectrum(diagonal_spectrum(d), z, tolerance=eps, rounds=ROUNDS)
@@ -61,6 +62,7 @@ def test_norm_falls_loss_is_the_tolerance_and_collapse_is_final(problem):
 
 @SETTINGS
 @given(problems(), st.integers(0, 2**31))
+@pytest.mark.slow
 def test_permuting_points_permutes_the_answer(problem, seed):
     d, z, eps = problem
     G = random_matrix(seed, d)

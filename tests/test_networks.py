@@ -30,6 +30,7 @@ def network(architecture, x, width, outputs, key=0):
     return FiniteWidth(architecture, x.shape[1:], width=width, num_outputs=outputs, rngs=nnx.Rngs(key))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", WIDE)
 def test_they_compute_what_the_description_says(case):
     architecture, x, _ = WIDE[case]

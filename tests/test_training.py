@@ -81,6 +81,7 @@ def test_gauss_newton_reaches_the_optimum_in_a_few_steps(at_the_optimum):
         assert stationarity <= 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimiser", "tolerance"), [(optax.lbfgs(), 1e-6), (optax.adam(3e-3), 1e-3)], ids=["lbfgs", "adam"]
 )
@@ -268,6 +269,7 @@ def test_batch_statistics_move_and_dropout_ends_with_training(at_once):
     assert np.mean(np.argmax(outputs, -1) == np.argmax(labels, -1)[None]) > 0.8
 
 
+@pytest.mark.slow
 def test_convolutions_and_weight_decay():
     x = jax.random.normal(jax.random.key(3), (12, 6, 6, 1))
     y = jax.nn.one_hot(jnp.arange(12) % 2, 2)

@@ -37,6 +37,7 @@ def test_the_reduction(size):
         np.testing.assert_allclose(T @ both[:, q], np.ones(size), atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("condition", [1.0, 1e3, 1e6])
 @pytest.mark.parametrize("share", [1e-3, 0.1, 0.5])
 def test_against_50_digits(condition, share):
@@ -78,6 +79,7 @@ def test_chains_are_the_dense_path_s(case):
     np.testing.assert_allclose(run.predict(NEW), exact.predict(NEW), rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_what_is_infeasible_is():
     x = jnp.concatenate([X[:40], X[:40]])
     floor = float(sdntk.decompose(sdntk.gram(KERNEL, x)).floor(Y[:, 0]))
@@ -107,6 +109,7 @@ def test_derivatives_are_the_dense_path_s():
     np.testing.assert_allclose(tridiagonal, dense, rtol=1e-7, atol=1e-7 * np.abs(dense).max())
 
 
+@pytest.mark.slow
 def test_under_vmap_over_tolerances():
     spectrum = sdntk.tridiagonalise(sdntk.gram(KERNEL, X))
     run = lambda level: sdntk.distill_spectrum(spectrum, Y[:, 0], tolerance=level, rounds=5)  # noqa: E731
