@@ -1,13 +1,14 @@
 """The spectrum from matrix-vector products alone: block Lanczos from the labels of all outputs.
 
 The fits f_t on the training points are functions of G applied to the labels Y, and a Krylov space span(Y, G Y, G^2 Y, ...)
-stays what it is under every shift c I. With Y = V_1 R, r columns of V_1 for labels of rank r, and after m steps
+stays what it is under every shift c I. With Y = V_1 R, V_1 of r orthonormal columns, and after m steps
 
     G V = V T + V_{m+1} B E_m^T,      V = (V_1, .., V_m),  V^T V = I,      T block tridiagonal (m r, m r),
 
 the Ritz values of T stand in for d, its eigenvectors' first r components times R for z. The recurrence runs on them as on a
 dense spectrum, for every tolerance and every round. All outputs share one space: what G does to the labels of one tells of
-the others, and ten outputs take less than half the steps that each would take alone.
+the others. Labels of few dimensions are joined by random vectors for the same sake: a product with a few vectors takes as
+long as one with a single vector, which would need half as many steps again.
 """
 
 import dataclasses
@@ -24,8 +25,10 @@ from sdntk._linalg import matmul
 from sdntk.products import Products
 from sdntk.spectrum import Eigenbasis, null_space_loss
 
-#: So many Lanczos vectors at a time are taken to orthogonalise against.
-CHUNK = 64
+#: Room is made for so many Lanczos vectors at first, and then for twice as many: code is compiled for each room.
+FIRST_ROOM = 256
+#: Blocks have at least so many vectors.
+LEAST_WIDTH = 4
 #: Rounding acts like a perturbation of G of so many units of machine_eps * d_max (the tests check it).
 ROUNDING = 16
 
@@ -137,20 +140,25 @@ class Lanczos:
 
 def begin(labels: Float[Array, "K *Q"]) -> Lanczos:
     """The process before its first step."""
-    vectors, sizes, mixing = jnp.linalg.svd(labels.reshape(len(labels), -1), full_matrices=False)
-    rank = max(1, int(np.sum(np.asarray(sizes) > ROUNDING * jnp.finfo(labels.dtype).eps * sizes[0])))
-    start = (sizes[:, None] * mixing)[:rank].reshape(rank, *labels.shape[1:])
-    following = jnp.where(sizes[None, :rank] > 0, vectors[:, :rank], 0)
-    empty = jnp.zeros((0, 0), labels.dtype)
-    nothing = jnp.zeros((rank, rank), labels.dtype)
-    return Lanczos(labels, start, jnp.zeros((0, len(labels)), labels.dtype), empty, following, nothing, np.int64(0))
+    num_points, dtype = len(labels), labels.dtype
+    vectors, sizes, _ = jnp.linalg.svd(labels.reshape(num_points, -1), full_matrices=False)
+    rank = int(np.sum(np.asarray(sizes) > ROUNDING * jnp.finfo(dtype).eps * sizes[0]))
+    more = max(0, min(LEAST_WIDTH, num_points) - rank)
+    random = jax.random.normal(jax.random.key(0), (num_points, more), dtype)
+    following = jnp.linalg.qr(jnp.concatenate([vectors[:, :rank], random], axis=1))[0]
+    start = jnp.pad(matmul(following[:, :rank].T, labels.reshape(num_points, -1)), ((0, more), (0, 0)))
+    width = rank + more
+    empty, nothing = jnp.zeros((0, 0), dtype), jnp.zeros((width, width), dtype)
+    start = start.reshape(width, *labels.shape[1:])
+    return Lanczos(labels, start, jnp.zeros((0, num_points), dtype), empty, following, nothing, np.int64(0))
 
 
 def extend(process: Lanczos, products: Products, steps: int) -> Lanczos:
     """The process after ``steps`` steps in all; ``process`` is given up.
 
-    New vectors are orthogonalised against all before them, twice: without that, rounding makes copies of Ritz values, and
-    takes about 2.5 times as many steps.
+    New vectors are orthogonalised against the last two blocks, to which alone exact arithmetic would have them leaning, and
+    then, at their full length, against all: without that, rounding makes copies of Ritz values, and takes about 2.5 times as
+    many steps.
     """
     process = _with_room(process, steps)
     state = (process.basis, process.projected, process.following, process.coupling)
@@ -164,8 +172,7 @@ def _with_room(process: Lanczos, steps: int) -> Lanczos:
     needed = steps * process.width
     if needed <= room:
         return process
-    # For some K/64 vectors at first, and twice as many where they do not suffice: code is compiled for each room.
-    size = max(room, CHUNK * -(-max(num_points // 64, CHUNK) // CHUNK))
+    size = max(room, min(FIRST_ROOM, num_points))
     while size < needed:
         size *= 2
     more = size - room
@@ -193,15 +200,10 @@ def _step(
     ):  # fmt: skip
         projected = jax.lax.dynamic_update_slice(projected, values, (row, column))
 
-    def orthogonalised(w: Float[Array, "K r"]) -> Float[Array, "K r"]:
-        def against(i: Array, w: Float[Array, "K r"]) -> Float[Array, "K r"]:
-            vectors = jax.lax.dynamic_slice_in_dim(basis, i * CHUNK, CHUNK)
-            return w - matmul(vectors.T, matmul(vectors, w))
-
-        return jax.lax.fori_loop(0, -(-(here + width) // CHUNK), against, w)
-
-    w, coupling = _orthonormal(orthogonalised(product), ROUNDING * jnp.finfo(product.dtype).eps * size)  # below is rounding
-    w, rest = jnp.linalg.qr(orthogonalised(w))
+    last = jax.lax.dynamic_slice_in_dim(basis, before, min(2 * width, len(basis)))
+    w = product - matmul(last.T, matmul(last, product))
+    w, coupling = _orthonormal(w, ROUNDING * jnp.finfo(product.dtype).eps * size)  # what is below is rounding
+    w, rest = jnp.linalg.qr(w - matmul(basis.T, matmul(basis, w)))
     return basis, projected, jnp.where(jnp.diagonal(rest)[None] == 0, 0, w), matmul(rest, coupling)
 
 

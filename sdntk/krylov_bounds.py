@@ -6,7 +6,9 @@ Three things part the two.
 
       tau_i(p) = |B E_m^T (T + c_i)^{-1} p|,
 
-  so that the targets x_t are off by at most the sum of tau_i(u_i) over the rounds before, u_i the coordinates of theirs.
+  and what comes after contracts it: a product of filters is off by at most the sum of its tau, each of the coordinates that
+  the filters before it left. Filters are free to change places, so the fit f_t = A_0 .. A_t y takes them in the order
+  A_t, .., A_0: the large multipliers of late rounds smooth what the small ones are applied to.
 * The multiplier of a round is a root of h = |c (c + G)^{-1} x_t| = s. Squared norms are known to second order in the above
   (as those of Gauss quadrature are): the cross term is a product of two residuals. A root moves by the error of h^2 over its
   slope, and the roots before it move the targets: |d log x_t / d log c_i| <= q_i = c_i/(c_i + d) in the basis of G.
@@ -73,11 +75,13 @@ def error_bounds(
     own = jax.vmap(lambda u, c: _resolvent_errors(d, residuals, perturbation, u, c))(targets, c)
     q = (c[:, None] / (c[:, None] + d[None]))[..., None]  # c_t (c_t + T)^{-1} of every round
     shrunk = q * targets
-    cross = _cross_residuals(d, residuals, c, shrunk)
+    backwards = partial(_run_backwards, d, residuals, perturbation, c)
+    cross = backwards(shrunk, own=c)[0][:, 0]
+    of_fits = [_mixed(errors, alpha) for errors in backwards(jnp.broadcast_to(z, targets.shape), own=None)]
     rounds = jnp.arange(len(c))
 
     def round_(carry: Any, now: Any) -> tuple[Any, ErrorBounds]:
-        (exact, rounded, before, shifts), (t, u, p, tau, rounding, cross) = carry, now
+        (exact, rounded, before, shifts), (t, u, p, tau, rounding, cross, of_fit) = carry, now
         exact, rounded, kept = exact + tau, rounded + rounding, u - p
         fixed, size_p = exact + rounded, jnp.linalg.norm(p)
 
@@ -95,7 +99,7 @@ def error_bounds(
         allowed = (slope > 0) & (shift + jnp.sum(shifts) <= LARGEST_SHIFT)
         shifts = shifts.at[t].set(jnp.where(allowed, shift, jnp.inf) if by_tolerance else 0)
         moves = jnp.sqrt(jnp.sum((kept[None] * q) ** 2, axis=(1, 2))) + known(kept) + fixed
-        error = fixed + 1.03 * jnp.sum(jnp.where(shifts > 0, shifts * moves, 0))
+        error = sum(of_fit) + 1.03 * jnp.sum(jnp.where(shifts > 0, shifts * moves, 0))
         size = jnp.linalg.norm(kept)
         bounds = ErrorBounds(jnp.expm1(shifts[t]), jnp.where(size > error, error / (size - error), jnp.inf))
         # No doubt that a collapsed round is one; what is infeasible by a Krylov spectrum need not be so.
@@ -108,7 +112,7 @@ def error_bounds(
 
     zero = jnp.zeros_like(s)
     start = (zero, zero, zero, jnp.zeros_like(c))
-    return lax.scan(round_, start, (rounds, targets, shrunk, *own, cross))[1]
+    return lax.scan(round_, start, (rounds, targets, shrunk, *own, cross, of_fits))[1]
 
 
 def _resolvent_errors(
@@ -119,21 +123,40 @@ def _resolvent_errors(
     return jnp.linalg.norm(matmul(residuals, shrunk)), perturbation * jnp.linalg.norm(shrunk)
 
 
-def _cross_residuals(
-    d: Float[Array, " M"], residuals: Float[Array, "r M"], c: Float[Array, " T"], p: Float[Array, "T M P"]
-) -> Float[Array, " T"]:
-    """For each round t, the sum of tau_i over the rounds i = t, t - 1, .., 0 run backwards on p_t = c_t (c_t + T)^{-1} u_t.
+def _run_backwards(
+    d: Float[Array, " M"],
+    residuals: Float[Array, "r M"],
+    perturbation: Float[Array, ""],
+    c: Float[Array, " T"],
+    p: Float[Array, "T M P"],
+    *,
+    own: Float[Array, " T"] | None,
+) -> tuple[Float[Array, "T T"], Float[Array, "T T"]]:
+    """Sums of tau_i and of its rounding over i = t, .., k, the filters of these rounds applied to p_t in this order.
 
-    It bounds |V_{m+1}^T F(G) V p_t| for every product F of the filters of these rounds.
+    Shape (t, k) for the rounds t and k <= t; round t's own filter is d/(c_t + d), or own/(c_t + d). They bound the error of
+    A_k .. A_t p_t, and |V_{m+1}^T A_k .. A_t V p_t|.
     """
     rounds = jnp.arange(len(c))
 
-    def back(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
-        p, total = carry
-        shrunk = p / (c[i] + d)[None, :, None]
-        residual = jnp.linalg.norm(jax.vmap(partial(matmul, residuals))(shrunk), axis=(1, 2))
-        applied = jnp.where((rounds == i)[:, None, None], c[i], d[None, :, None]) * shrunk
+    def back(carry: tuple[Array, Array, Array], i: Array) -> tuple[tuple[Array, Array, Array], tuple[Array, Array]]:
+        p, residual, rounding = carry
+        found = jax.vmap(lambda p: _resolvent_errors(d, residuals, perturbation, p, c[i]))(p)
+        numerator = jnp.broadcast_to(d[None, :, None], p.shape)
+        if own is not None:
+            numerator = jnp.where((rounds == i)[:, None, None], own[i], numerator)
         inside = i <= rounds
-        return (jnp.where(inside[:, None, None], applied, p), total + jnp.where(inside, residual, 0)), None
+        residual, rounding = (s + jnp.where(inside, e, 0) for s, e in zip((residual, rounding), found, strict=True))
+        p = jnp.where(inside[:, None, None], numerator * p / (c[i] + d)[None, :, None], p)
+        return (p, residual, rounding), (residual, rounding)
 
-    return lax.scan(back, (p, jnp.zeros_like(c)), rounds[::-1])[0][1]
+    zero = jnp.zeros_like(c)
+    residual, rounding = lax.scan(back, (p, zero, zero), rounds, reverse=True)[1]
+    return residual.T, rounding.T
+
+
+def _mixed(errors: Float[Array, "T T"], alpha: Float[Array, ""]) -> Float[Array, " T"]:
+    """The error of the fit A_t P_t z, from those of A_k .. A_t z, of which alpha makes a weighted mean."""
+    t, k = jnp.indices(errors.shape)
+    weights = jnp.where(k <= t, (1 - alpha) ** jnp.maximum(t - k, 0), 0) * jnp.where(k > 0, alpha, 1)
+    return jnp.sum(weights * errors, axis=1)

@@ -1,5 +1,6 @@
 """As many Lanczos steps as a chain asks for: the recurrence runs on what is known so far, and its error bound decides."""
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from sdntk.recurrence import Chain, Trajectory, run_chain
 
 #: The first look at the error bound; and how many more steps are taken, as a fraction, up to the next one: while nothing is
 #: known, and at most.
-FIRST_LOOK, GROWTH, MOST_GROWTH = 16, 0.1, 0.4
+FIRST_LOOK, GROWTH, MOST_GROWTH = 16, 0.2, 0.4
 
 
 class AccuracyError(ValueError):
@@ -53,8 +54,9 @@ def krylov(
         ground_truth_weight: alpha.
         outputs: "separate" or "joint".
         accuracy: the largest relative error.
-        max_steps: the most Lanczos steps, each of which takes as many vectors as labels are linearly independent; when left
-            out, steps for K/4 vectors, but 200 to 4,000, and no more than fit into a quarter of the free memory.
+        max_steps: the most Lanczos steps, each of which takes as many vectors as labels are linearly independent, and at
+            least 4; when left out, steps for K/2 vectors, but 400 to 4,000, and no more than fit into a quarter of the free
+            memory.
 
     Returns:
         A :class:`sdntk.KrylovSpectrum`.
@@ -111,7 +113,7 @@ def _chains(
 def _most_steps(process: Lanczos) -> int:
     num_points = len(process.labels)
     fit = capacity.free_memory() // 4 // (process.following.nbytes // process.width)
-    return max(1, min(max(200, min(num_points // 4, 4000)), fit) // process.width)
+    return max(1, min(max(400, min(num_points // 2, 4000)), fit) // process.width)
 
 
 def _take_steps(products: Products, process: Lanczos, chains: list[Chain], accuracy: float, most: int) -> KrylovSpectrum:
@@ -147,21 +149,26 @@ def _next_look(looks: list[tuple[int, float]], accuracy: float) -> int:
     return steps + min(missing, max(4, int(MOST_GROWTH * steps)))
 
 
-@jax.jit
 def _reached(spectrum: KrylovSpectrum, chain: Chain) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The largest error bound of a chain's rounds, and what of it no further steps would mend."""
-    path = run_chain(spectrum.eigenvalues, spectrum.rotated_labels, chain, chain.terms(spectrum.num_points, spectrum.labels))
-    no_residuals = {"residuals": jnp.zeros_like(spectrum.residuals)}
-    bounds = [chain_error_bounds(spectrum, path, chain, **other) for other in ({}, no_residuals)]
-    largest = [jnp.maximum(bound.multipliers.max(), bound.fitted.max()) for bound in bounds]
-    return largest[0], largest[1]
+    path = _path(spectrum, chain)
+    no_residuals = dataclasses.replace(spectrum, residuals=jnp.zeros_like(spectrum.residuals))
+    return _largest_bound(spectrum, path, chain), _largest_bound(no_residuals, path, chain)
 
 
-def chain_error_bounds(
-    spectrum: KrylovSpectrum, path: Trajectory, chain: Chain, *, residuals: Float[Array, "r M"] | None = None
-) -> ErrorBounds:
+@jax.jit
+def _path(spectrum: KrylovSpectrum, chain: Chain) -> Trajectory:
+    return run_chain(spectrum.eigenvalues, spectrum.rotated_labels, chain, chain.terms(spectrum.num_points, spectrum.labels))
+
+
+@jax.jit
+def _largest_bound(spectrum: KrylovSpectrum, path: Trajectory, chain: Chain) -> Float[Array, ""]:
+    bounds = chain_error_bounds(spectrum, path, chain)
+    return jnp.maximum(bounds.multipliers.max(), bounds.fitted.max())
+
+
+def chain_error_bounds(spectrum: KrylovSpectrum, path: Trajectory, chain: Chain) -> ErrorBounds:
     """How far a chain on a Krylov spectrum is at most from that on the Gram matrix, for each round (and output)."""
-    residuals = spectrum.residuals if residuals is None else residuals
     d, z, labels = spectrum.eigenvalues, spectrum.rotated_labels, spectrum.labels
     alpha = chain.ground_truth_weight
     s = (
@@ -169,9 +176,8 @@ def chain_error_bounds(
         if chain.by_tolerance
         else jnp.ones_like(chain.level)
     )
-    bounds = partial(
-        error_bounds, d, residuals=residuals, perturbation=spectrum.perturbation, by_tolerance=chain.by_tolerance
-    )
+    known = {"residuals": spectrum.residuals, "perturbation": spectrum.perturbation}
+    bounds = partial(error_bounds, d, **known, by_tolerance=chain.by_tolerance)
 
     def of(z: Array, multipliers: Array, status: Array, s: Array) -> ErrorBounds:
         return bounds(z=z, multipliers=multipliers, status=status, s=s, alpha=alpha)

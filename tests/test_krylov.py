@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import sdntk
 from sdntk import krylov as krylov_function
 from sdntk.architectures import fully_connected
-from sdntk.krylov import ROUNDING, begin, extend, spectrum_of
+from sdntk.krylov import LEAST_WIDTH, ROUNDING, begin, extend, spectrum_of
 from sdntk.multiplier import Status
 
 K = 600
@@ -83,8 +83,8 @@ def test_every_round_is_right_to_the_accuracy_and_the_bound_is_one(name, noise):
     assert reached == REACHED.get((name, noise), 4)
 
 
-#: Of four tolerances those within reach of K/4 steps; all but where a smooth kernel must express noise.
-REACHED = {("rbf", 0.3): 0, ("rbf", 0.5): 0}
+#: Of four tolerances those within reach of 400 vectors; all but where a smooth kernel must express noise.
+REACHED = {("rbf", 0.3): 1, ("rbf", 0.5): 0}
 
 
 @pytest.mark.slow
@@ -129,13 +129,13 @@ def traced(spectrum, y, tolerance, alpha):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from([1e-1, 1e-2, 1e-3]), st.integers(8, 40), st.floats(0, 0.5))
+@given(st.integers(0, 10**6), st.sampled_from([1e-1, 1e-2, 1e-3]), st.integers(2, 30), st.floats(0, 0.5))
 def test_the_bound_holds_on_random_spectra_at_any_step(seed, fraction, steps, alpha):
     rng = np.random.default_rng(seed)
-    d = np.sort(10.0 ** rng.uniform(-rng.uniform(1, 9), 0, 60))
-    Q = np.linalg.qr(rng.normal(size=(60, 60)))[0]
+    d = np.sort(10.0 ** rng.uniform(-rng.uniform(1, 9), 0, 100))
+    Q = np.linalg.qr(rng.normal(size=(100, 100)))[0]
     G = jnp.asarray(Q * d @ Q.T)
-    y = jnp.asarray(Q @ (rng.normal(size=60) * d ** rng.uniform(0, 1)))
+    y = jnp.asarray(Q @ (rng.normal(size=100) * d ** rng.uniform(0, 1)))
     process = extend(begin(y), sdntk.products((G + G.T) / 2), steps)
     spectrum = spectrum_of(process, machine_epsilon=2.2e-16)
     run, exact = (traced(s, y, fraction * jnp.mean(y**2), alpha) for s in (spectrum, sdntk.decompose((G + G.T) / 2)))
@@ -165,7 +165,7 @@ def lanczos_errors(process, G):
 def test_lanczos_satisfies_its_equation(name):
     y, G = labels(0.3, 3), np.asarray(GRAMS[name])
     process = extend(extend(begin(y), sdntk.products(GRAMS[name]), 20), sdntk.products(GRAMS[name]), 70)
-    np.testing.assert_allclose(np.asarray(process.basis)[:3].T @ process.start, y, atol=1e-13)
+    np.testing.assert_allclose(np.asarray(process.basis)[: process.width].T @ process.start, y, atol=1e-13)
     assert lanczos_errors(process, G) < ROUNDING / 2
     spectrum = spectrum_of(process, machine_epsilon=2.2e-16)
     np.testing.assert_allclose(spectrum.unrotate(spectrum.rotate(y)), y, atol=1e-12)
@@ -177,15 +177,26 @@ def test_lanczos_satisfies_its_equation(name):
     assert (residuals <= np.linalg.norm(spectrum.residuals, axis=0) + float(spectrum.perturbation)).all()
 
 
+def test_few_labels_are_joined_by_random_vectors():
+    y, G = labels(0.3), np.asarray(GRAMS["matern"])
+    process = extend(begin(y), sdntk.products(GRAMS["matern"]), 40)
+    assert process.width == LEAST_WIDTH > 1
+    np.testing.assert_allclose(np.asarray(process.basis)[: process.width].T @ process.start, y, atol=1e-13)
+    assert not np.asarray(process.start)[1:].any()
+    assert lanczos_errors(process, G) < ROUNDING / 2
+    again = extend(begin(y), sdntk.products(GRAMS["matern"]), 40)
+    np.testing.assert_array_equal(process.projected, again.projected)
+
+
 @pytest.mark.slow
 def test_dependent_labels_take_no_more_vectors_than_their_rank():
     """Rows of centred one-hot labels sum to zero; and two of these outputs are the same."""
-    y = labels(0.3, 3)
-    y = jnp.stack([y[:, 0], y[:, 1], y[:, 0], -2 * y[:, 0] - y[:, 1], jnp.zeros(K)], axis=1)
+    y = labels(0.3, 5)
+    y = jnp.concatenate([y, y[:, :1], -2 * y[:, :1] - y[:, 1:2], jnp.zeros((K, 1))], axis=1)
     process = extend(begin(y), sdntk.products(GRAMS["matern"]), 50)
-    assert process.width == 2
+    assert process.width == 5
     assert lanczos_errors(process, np.asarray(GRAMS["matern"])) < ROUNDING / 2
-    tolerance = 0.05 * jnp.mean(y**2, axis=0) + jnp.array([0, 0, 0, 0, 1.0])
+    tolerance = 0.05 * jnp.mean(y**2, axis=0) + jnp.array([0.0] * 7 + [1.0])
     spectrum = sdntk.krylov(sdntk.products(GRAMS["matern"]), y, tolerance=tolerance, rounds=4)
     run, exact = (sdntk.distill_spectrum(s, y, tolerance=tolerance, rounds=4) for s in (spectrum, SPECTRA["matern"]))
     assert max(error.max() for error in relative_errors(run, exact)) < 1e-6
@@ -193,23 +204,23 @@ def test_dependent_labels_take_no_more_vectors_than_their_rank():
 
 
 def test_blocks_lose_the_directions_that_are_exhausted_and_go_on_with_the_others():
-    """One output is exhausted after three steps, the other is not."""
-    y = labels(0.3)
-    y = jnp.stack([SPECTRA["matern"].eigenvectors[:, [-1, -4, -9]] @ jnp.array([3.0, 2.0, 1.0]), y], axis=1)
+    """One output is exhausted after three steps, the others are not."""
+    exhausted = SPECTRA["matern"].eigenvectors[:, [-1, -4, -9]] @ jnp.array([3.0, 2.0, 1.0])
+    y = jnp.concatenate([exhausted[:, None], labels(0.3, 3)], axis=1)
     process = extend(begin(y), sdntk.products(GRAMS["matern"]), 30)
-    columns = np.linalg.norm(np.asarray(process.basis)[:60], axis=1).reshape(30, 2)
+    columns = np.linalg.norm(np.asarray(process.basis)[:120], axis=1).reshape(30, 4)
     assert (columns[:3] > 0).all()
-    assert (columns[5:] > 0).sum(axis=1).tolist() == [1] * 25
+    assert (columns[5:] > 0).sum(axis=1).tolist() == [3] * 25
     assert lanczos_errors(process, np.asarray(GRAMS["matern"])) < ROUNDING / 2
 
 
 @pytest.mark.slow
-def test_one_space_for_ten_outputs_takes_fewer_steps_than_one_output_alone():
+def test_one_space_for_ten_outputs_takes_no_more_steps_than_one_output_alone():
     y = labels(0.3, 10)
     steps = [
         int(sdntk.krylov(sdntk.products(GRAMS["rough"]), part, tolerance=0.05, rounds=3).steps) for part in (y, y[:, 0])
     ]
-    assert steps[0] < 0.6 * steps[1]
+    assert steps[0] <= steps[1]
 
 
 EIGHT_DEVICES = """
@@ -255,16 +266,15 @@ def test_one_device_or_eight_give_the_same_numbers(request):
 
 @pytest.mark.slow
 def test_an_exhausted_space_is_exact():
-    """Labels in the span of three eigenvectors: three steps know all, and more add nothing."""
+    """Four outputs in the span of twelve eigenvectors: three steps know all, and more do no harm."""
     spectrum = SPECTRA["matern"]
-    y = spectrum.eigenvectors[:, [-1, -4, -9]] @ jnp.array([3.0, 2.0, 1.0])
+    y = spectrum.eigenvectors[:, -12:] @ jnp.asarray(np.random.default_rng(0).normal(size=(12, 4)))
     tolerance = 0.05 * float(jnp.mean(y**2))
     krylov = sdntk.krylov(sdntk.products(GRAMS["matern"]), y, tolerance=tolerance, rounds=4)
     run, exact = (sdntk.distill_spectrum(s, y, tolerance=tolerance, rounds=4) for s in (krylov, spectrum))
-    assert int(krylov.rank) <= 4
     assert relative_errors(run, exact)[1].max() < 1e-10
     zero = jnp.zeros(K)
-    assert sdntk.krylov(sdntk.products(GRAMS["matern"]), zero, tolerance=0.1, rounds=2).eigenvalues.max() == 0
+    assert not sdntk.krylov(sdntk.products(GRAMS["matern"]), zero, tolerance=0.1, rounds=2).rotated_labels.any()
 
 
 def test_distill_by_each_method():
