@@ -8,7 +8,7 @@ import jax
 import matplotlib as mpl
 import typer
 
-from benchmarks import chains, claims, core, gram, networks, report
+from benchmarks import chains, claims, core, gram, networks, report, training
 
 
 class Claim(StrEnum):
@@ -18,9 +18,16 @@ class Claim(StrEnum):
     GRAM = "gram"
     CHAINS = "chains"
     NETWORKS = "networks"
+    TRAINING = "training"
 
 
-RUN = {Claim.CORE: core.main, Claim.GRAM: gram.main, Claim.CHAINS: chains.main, Claim.NETWORKS: networks.main}
+RUN = {
+    Claim.CORE: core.main,
+    Claim.GRAM: gram.main,
+    Claim.CHAINS: chains.main,
+    Claim.NETWORKS: networks.main,
+    Claim.TRAINING: training.main,
+}
 
 
 def main(

@@ -4,10 +4,11 @@ import dataclasses
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import matplotlib as mpl
+import pandas as pd
 import typer
 from rich.console import Console
 
@@ -206,6 +207,77 @@ def compare(
     for path in comparison_report.save(table, comparison.fits_in(out), title, out):
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     console.print(f"tables and configuration: {out}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def networks(
+    figure: Annotated[
+        int, typer.Option(help="Of the paper: 4 to 10. Its settings are the full ones; options below change them.")
+    ],
+    network: Annotated[str | None, typer.Option(help="resnet18, resnet50, vgg16 or small.")] = None,
+    dataset: Annotated[Data | None, typer.Option(help="Images with labels, 32 x 32 and in colour.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the data set's files lie. [default: the distribution's place, or the cache]")
+    ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not there.")] = False,
+    loss: Annotated[str | None, typer.Option(help="squared (of the softmax) or cross-entropy.")] = None,
+    targets: Annotated[str | None, typer.Option(help="soft or hard.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds, the ordinary training included.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Chains, each from weights of its own.")] = None,
+    at_once: Annotated[int | None, typer.Option(help="Chains trained together. [default: all; one on a CPU]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of a round.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of Adam.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="As a penalty's gradient.")] = None,
+    augment: Annotated[bool | None, typer.Option(help="Crop and flip images.")] = None,
+    early_stopping: Annotated[
+        bool | None, typer.Option(help="Stop fresh networks at every round's loss, too. [default: in figure 6]")
+    ] = None,
+    bfloat16: Annotated[bool | None, typer.Option(help="Convolutions in bfloat16.")] = None,
+    train: Annotated[int | None, typer.Option(help="Training images, balanced by class. [default: all]")] = None,
+    test: Annotated[int | None, typer.Option(help="Test images. [default: all]")] = None,
+    label_noise: Annotated[float | None, typer.Option(help="Share of wrong training labels.")] = None,
+    measure_every: Annotated[int | None, typer.Option(help="Steps between measurements on all images.")] = None,
+    kernel: Annotated[
+        Path | None, typer.Option(help="A folder of sdntk ntk on the same data, whose curves to draw beside.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for tables and figures; a run goes on in it.", file_okay=False)] = Path(
+        "networks"
+    ),
+) -> None:
+    """The paper's section 5: deep networks through rounds of self-distillation, every figure one command."""
+    from sdntk import network_experiment, network_report  # here: Flax and optax take seconds to import
+
+    if figure not in network_experiment.FIGURES:
+        raise ValueError(f"figure must be from 4 to 10; got {figure}.")
+    changes = {
+        "network": network, "dataset": dataset and dataset.value, "loss": loss, "targets": targets, "rounds": rounds,
+        "seeds": seeds, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate,
+        "weight_decay": weight_decay, "augment": augment, "early_stopping": early_stopping, "bfloat16": bfloat16,
+        "train": train, "test": test, "label_noise": label_noise, "measure_every": measure_every,
+    }  # fmt: skip
+    given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+    beside = None if kernel is None else _rounds_of(kernel)
+    console = _console()
+    changed = [dataclasses.replace(experiment, **given) for experiment in network_experiment.FIGURES[figure]]
+    # Figure 6 shows two networks on two data sets; where options make them one, it is the first.
+    for experiment in {(e.network, e.dataset): e for e in reversed(changed)}.values():
+        place = out / f"figure{figure}_{experiment.network}_{experiment.dataset}"
+        records = Records(place, dataclasses.asdict(experiment))
+        network_experiment.run(_load(Data(experiment.dataset), folder, download), experiment, records, at_once=at_once)
+        console.print(network_report.rounds_table(records))
+        console.print(network_report.verdict(records), highlight=False, soft_wrap=True)
+        for path in network_report.save(records, beside):
+            console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+        console.print(f"tables and configuration: {place}", highlight=False, soft_wrap=True)
+
+
+def _rounds_of(folder: Path) -> pd.DataFrame:
+    """The table that a run of :func:`ntk` left."""
+    file = folder / "rounds.parquet"
+    if not file.exists():
+        raise ValueError(f"kernel must be a folder that sdntk ntk wrote; there is no {file}.")
+    return pd.read_parquet(file)
 
 
 def _integers(name: str, text: str) -> list[int]:

@@ -41,8 +41,10 @@ from sdntk.training import (
     to_all_devices,
 )
 
+#: Settings of a training that are functions, of which nothing says whether they are the same.
+_NAMELESS = ("loss", "optimiser", "augment")
 #: What is measured of a network: see :func:`run`.
-MEASURED = ("train_accuracy", "test_accuracy", "train_loss", "test_loss", "target_loss")
+MEASURED = ("train_accuracy", "test_accuracy", "train_loss", "test_loss", "given_loss", "target_loss")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +81,8 @@ class Chain:
         require_targets(self.targets, num_outputs=2)
 
     def name(self, seeds: Sequence[int]) -> str:
-        """Of the folder of a group's states: another one for other settings (loss and optimiser have no names)."""
-        named = [field.name for field in dataclasses.fields(Training) if field.name not in ("loss", "optimiser")]
+        """Of the folder of a group's states: another one for other settings (functions have no names)."""
+        named = [field.name for field in dataclasses.fields(Training) if field.name not in _NAMELESS]
         settings = [[getattr(self.training, name) for name in named], self.targets, self.measure_every, list(seeds)]
         numbers = [float(self.ground_truth_weight), float(self.penalty)]
         return hashlib.sha256(repr([settings, numbers]).encode()).hexdigest()[:16]
@@ -102,10 +104,11 @@ def run(
     """Run the chains that the records lack, and yield the rows of each round that ends.
 
     The table ``rounds`` then has a row for each seed and round: train_accuracy and test_accuracy against the original
-    labels, train_loss and test_loss against their one-hot vectors, target_loss against the round's own targets, all at its
-    end, and with ``best_`` before the name at its best step, the measured one with the highest test accuracy (it is chosen
-    by the test points, so it flatters); steps, stop, stationarity, and the seconds of the group's round, since it was last
-    gone on with. A network that diverges has diverged in all later rounds, too.
+    labels, train_loss and test_loss against their one-hot vectors, given_loss against what round 0 learnt, target_loss
+    against the round's own targets, all at its end, and with ``best_`` before the name at its best step, the measured one
+    with the highest test accuracy (it is chosen by the test points, so it flatters); steps, stop, stationarity, and the
+    seconds of the group's round, since it was last gone on with. A network that diverges has diverged in all later rounds,
+    too.
 
     Args:
         build: a fresh Flax NNX network from ``nnx.Rngs``.
@@ -178,30 +181,40 @@ def _begin(
     penalty = jnp.asarray(chain.penalty, data.x.dtype)
     x = to_all_devices(data.x, len(seeds))
     course = begin(networks, order, x, targets, chain.training, penalty, diverged)
-    measured = _measure(as_ensemble(course, chain.training), course.fixed.targets, data, chain)
+    measured = measure(as_ensemble(course, chain.training), course.fixed.targets, data, chain)
     return _Progress(np.int64(t), course, measured, jnp.zeros(len(seeds), int))
 
 
 def _on_devices(progress: _Progress) -> _Progress:
     """A state from the disk, spread over the devices as it was."""
-    course = progress.course
-    course = dataclasses.replace(course, moving=spread(course.moving), fixed=spread(course.fixed))
-    return dataclasses.replace(progress, course=course)
+    return dataclasses.replace(progress, course=spread_again(progress.course))
+
+
+def spread_again(course: Course) -> Course:
+    """A course from the disk, spread over the devices as it was."""
+    return dataclasses.replace(course, moving=spread(course.moving), fixed=spread(course.fixed))
 
 
 def _to_next_measurement(progress: _Progress, x: Float[Array, "K ..."], data: Classification, chain: Chain) -> _Progress:
-    """Steps up to the next multiple of ``measure_every`` or the end, and what the networks are then."""
-    course, training = progress.course, chain.training
-    until = (int(course.taken) // chain.measure_every + 1) * chain.measure_every
-    while not is_over(course, training) and course.taken < until:
-        course = advance(course, x, training, until=until)
-    measured = _measure(as_ensemble(course, training), course.fixed.targets, data, chain)
+    """Steps up to the next measurement, and the best of what was measured."""
+    course, measured = advance_and_measure(progress.course, x, data, chain)
     better = measured[:, 1] > progress.best[:, 1]
     best = jnp.where(better[:, None], measured, progress.best)
     return _Progress(progress.round, course, best, jnp.where(better, course.moving.steps, progress.best_step))
 
 
-def _measure(ensemble: Ensemble, targets: Float[Array, "s K Q"], data: Classification, chain: Chain) -> Float[Array, "s m"]:
+def advance_and_measure(
+    course: Course, x: Float[Array, "K ..."], data: Classification, chain: Chain
+) -> tuple[Course, Float[Array, "s m"]]:
+    """Steps up to the next multiple of ``measure_every`` or the end, and what the networks are then."""
+    training = chain.training
+    until = (int(course.taken) // chain.measure_every + 1) * chain.measure_every
+    while not is_over(course, training) and course.taken < until:
+        course = advance(course, x, training, until=until)
+    return course, measure(as_ensemble(course, training), course.fixed.targets, data, chain)
+
+
+def measure(ensemble: Ensemble, targets: Float[Array, "s K Q"], data: Classification, chain: Chain) -> Float[Array, "s m"]:
     """MEASURED, a row for each network."""
     loss, num_classes = chain.training.loss, data.y.shape[1]
     outputs, at_test = ensemble.outputs(data.x), ensemble.outputs(data.x_test)
@@ -215,6 +228,7 @@ def _measure(ensemble: Ensemble, targets: Float[Array, "s K Q"], data: Classific
             jnp.mean(jnp.argmax(at_test, -1) == data.test_labels[None], -1),
             jnp.mean(loss(outputs, original), -1),
             jnp.mean(loss(at_test, original_test), -1),
+            jnp.mean(loss(outputs, jnp.broadcast_to(data.y.astype(outputs.dtype), outputs.shape)), -1),
             jnp.mean(loss(outputs, targets), -1),
         ],
         axis=1,
@@ -222,7 +236,7 @@ def _measure(ensemble: Ensemble, targets: Float[Array, "s K Q"], data: Classific
 
 
 def _rows(progress: _Progress, trained: Trained, data: Classification, chain: Chain, seeds: list[int]) -> pd.DataFrame:
-    measured = np.asarray(_measure(trained.ensemble, progress.course.fixed.targets, data, chain))
+    measured = np.asarray(measure(trained.ensemble, progress.course.fixed.targets, data, chain))
     best = np.asarray(progress.best)
     return pd.DataFrame({
         "seed": seeds,

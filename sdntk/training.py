@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from sdntk._arguments import ArrayLike, as_count, as_float_array, as_points
 from sdntk._progress import Bar
+from sdntk.augmentation import Augment
 from sdntk.ensemble import Build, Ensemble, Modes, initialise, members
 from sdntk.kernels import tangent_kernel
 from sdntk.kernels._base import register
@@ -46,6 +47,8 @@ class Training:
         check_every: steps from one look at loss and gradient over all points to the next.
         centred: train f(x) - f_0(x), f_0 the network at its initial weights (the Gaussian process that it starts from is
             no part of the kernel's prediction).
+        augment: what is done to the points of a step, such as :func:`sdntk.augmentation.crop_and_flip`; their targets stay.
+            Looks at all points see them as they are.
     """
 
     loss: Loss = squared_error
@@ -56,6 +59,7 @@ class Training:
     until_stationary: Any = None
     check_every: Any = 10
     centred: bool = False
+    augment: Augment | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "check_every", *(["batch_size"] if self.batch_size is not None else [])):
@@ -67,6 +71,8 @@ class Training:
                     raise ValueError(f"{name} must be at least 0; got {value}.")
         if not isinstance(self.optimiser, optax.GradientTransformation):
             raise TypeError(f"optimiser must be an optax optimiser; got {type(self.optimiser).__name__}.")
+        if self.augment is not None and (self.centred or isinstance(self.optimiser, GaussNewton)):
+            raise ValueError("augment must be None with centred networks, or with gauss_newton.")
         if isinstance(self.optimiser, GaussNewton) and (self.loss is not squared_error or self.batch_size is not None):
             raise ValueError("loss must be squared_error, and batch_size None, with gauss_newton.")
 
@@ -208,6 +214,8 @@ def fastest_size(count: int) -> int:
 
 #: In place of a :class:`Stop` while a network trains.
 _TRAINS = -1
+#: What keys of augmentation are folded in from; epochs, whose order keys are folded from the same, are fewer.
+_AUGMENTATION = 2**32 - 1
 
 
 @register
@@ -406,6 +414,9 @@ def _step_of_one(
         start = position * training.batch_size
         rows = jax.lax.dynamic_slice_in_dim(moving.order, start, training.batch_size)
         points, targets, offset = x[rows], targets[rows], None if offset is None else offset[rows]
+    if training.augment is not None:
+        key = jax.random.fold_in(jax.random.fold_in(moving.key, _AUGMENTATION), moving.steps)
+        points = training.augment(key, points)
 
     def objective(params: Any) -> tuple[Array, tuple[Array, Any]]:
         outputs, rest = modes.train(params, moving.rest, points)
@@ -447,16 +458,18 @@ def _problem(moving: _Moving, fixed: _Fixed, x: Array, penalty: Array, modes: Mo
     return LeastSquares(outputs, kernel, fixed.targets, fixed.initial, penalty)
 
 
-#: Points whose losses and gradients are computed together when all are looked at.
-_AT_ONCE = 1000
+#: Points whose losses and gradients are computed together when all are looked at; fewer where training takes batches,
+#: which are what memory allows.
+_AT_ONCE, _AT_ONCE_IN_BATCHES = 1000, 100
 
 
 def _look(course: Course, x: Array, training: Training) -> Course:
     """Loss and gradient over all points, in evaluation mode; networks that have met a rule stop."""
     moving, fixed = course.moving, course.fixed
     total = None
-    for start in range(0, len(x), _AT_ONCE):
-        rows = slice(start, start + _AT_ONCE)
+    at_once = _AT_ONCE if training.batch_size is None else max(training.batch_size, _AT_ONCE_IN_BATCHES)
+    for start in range(0, len(x), at_once):
+        rows = slice(start, start + at_once)
         part = _Fixed(fixed.targets[:, rows], None, None if fixed.offset is None else fixed.offset[:, rows])
         sums = _sums(moving.params, moving.rest, part, x[rows], training=training, modes=course.modes)
         total = sums if total is None else optax.tree.add(total, sums)

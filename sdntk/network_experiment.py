@@ -1,0 +1,158 @@
+"""The paper's experiments with deep networks: every setting of each figure, the data drawn, the chain run.
+
+Settings that the paper's copy lacks (learning rates, weight decay) are those of theory.md, section 6.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from sdntk import early_stopping, losses, network_classification, networks
+from sdntk._arguments import as_count
+from sdntk.augmentation import crop_and_flip
+from sdntk.datasets import Dataset, balanced_subset, label_noise, standardise
+from sdntk.network_classification import Chain, Classification
+from sdntk.records import Records
+from sdntk.training import Training
+
+NETWORKS = {
+    "resnet18": networks.resnet18,
+    "resnet50": networks.resnet50,
+    "vgg16": networks.vgg16,
+    "small": networks.small_cnn,
+}
+#: By name, and by whether targets are soft.
+LOSSES = {
+    ("squared", "soft"): losses.squared_error_of_softmax,
+    ("squared", "hard"): losses.squared_error_of_softmax,
+    ("cross-entropy", "soft"): losses.soft_cross_entropy,
+    ("cross-entropy", "hard"): losses.hard_cross_entropy,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """All that an experiment's results depend on, but the data set's files.
+
+    Attributes:
+        network: of :data:`NETWORKS`.
+        dataset: its name.
+        loss: "squared", of the softmax, or "cross-entropy".
+        targets: "soft" or "hard".
+        rounds: T. seeds: chains, with the seeds 0, 1, ...
+        steps: of a round. batch_size: images in a step.
+        learning_rate, weight_decay: of Adam; the decay is added to the gradient, as the gradient of a penalty is.
+        augment: whether images are cropped and flipped.
+        early_stopping: whether fresh networks are stopped at the loss of every round, too.
+        bfloat16: whether convolutions compute in it.
+        train, test: images, balanced by class; all when None.
+        label_noise: share of wrong training labels.
+        measure_every: steps between measurements.
+        data_seed: of subset and label noise, the same for all chains.
+    """
+
+    network: str
+    dataset: str
+    loss: str
+    targets: str = "soft"
+    rounds: Any = 12
+    seeds: Any = 10
+    steps: Any = 64_000
+    batch_size: Any = 16
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    augment: bool = False
+    early_stopping: bool = False
+    bfloat16: bool = False
+    train: Any = None
+    test: Any = None
+    label_noise: float = 0.0
+    measure_every: Any = 1000
+    data_seed: Any = 0
+
+    def __post_init__(self) -> None:
+        if self.network not in NETWORKS:
+            raise ValueError(f"network must be one of {', '.join(NETWORKS)}; got {self.network!r}.")
+        if (self.loss, self.targets) not in LOSSES:
+            raise ValueError(
+                f'loss must be "squared" or "cross-entropy", and targets "soft" or "hard"; got {self.loss!r} and '
+                f"{self.targets!r}."
+            )
+        for name in ("rounds", "seeds", "steps", "batch_size", "measure_every"):
+            as_count(name, getattr(self, name), at_least=1)
+        for name in ("learning_rate", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0; got {getattr(self, name)}.")
+
+    @property
+    def training(self) -> Training:
+        """How a round is trained."""
+        decay = [optax.add_decayed_weights(self.weight_decay)] if self.weight_decay else []
+        return Training(
+            loss=LOSSES[self.loss, self.targets],
+            optimiser=optax.chain(*decay, optax.adam(self.learning_rate)),
+            steps=self.steps,
+            batch_size=self.batch_size,
+            augment=crop_and_flip if self.augment else None,
+        )
+
+
+_CIFAR10 = Experiment("resnet50", "cifar10", "squared")
+_CIFAR100 = dataclasses.replace(_CIFAR10, dataset="cifar100", batch_size=64, learning_rate=1e-4, weight_decay=5e-5)
+#: The experiments that each figure of Mobahi et al. 2020 shows.
+FIGURES: dict[int, tuple[Experiment, ...]] = {
+    4: (_CIFAR10,),
+    5: (dataclasses.replace(_CIFAR10, loss="cross-entropy"),),
+    6: (dataclasses.replace(_CIFAR10, early_stopping=True), dataclasses.replace(_CIFAR100, network="vgg16")),
+    7: (_CIFAR10,),
+    8: (_CIFAR100,),
+    9: (dataclasses.replace(_CIFAR10, loss="cross-entropy", targets="hard"),),
+    10: (dataclasses.replace(_CIFAR100, loss="cross-entropy", targets="hard"),),
+}
+
+
+def prepare(data: Dataset, experiment: Experiment) -> Classification:
+    """The images that an experiment asks for, standardised, in float32, with noisy labels to learn and the original ones.
+
+    Raises:
+        ValueError: more images than there are.
+    """
+    choice, noise = jax.random.split(jax.random.key(experiment.data_seed))
+    train = _some(data.train_labels, experiment.train, choice)
+    test = _some(data.test_labels, experiment.test, jax.random.fold_in(choice, 1))
+    clean = data.train_labels[train]
+    noisy = label_noise(clean, experiment.label_noise, noise, data.num_classes)
+    x, x_test = standardise(data.train_images[train], data.test_images[test], dtype=jnp.float32)
+    y = jax.nn.one_hot(noisy, data.num_classes, dtype=jnp.float32)
+    labels = jnp.asarray(clean), jnp.asarray(data.test_labels[test])
+    return Classification(jnp.asarray(x), y, labels[0], jnp.asarray(x_test), labels[1])
+
+
+def _some(labels: Any, size: Any, key: Any) -> Any:
+    return slice(None) if size is None else balanced_subset(labels, size, key)
+
+
+def run(data: Dataset, experiment: Experiment, records: Records, *, at_once: int | None = None) -> None:
+    """Run the chains, and the networks stopped early, that the records lack: see :mod:`sdntk.network_classification`."""
+    prepared = prepare(data, experiment)
+    chain = Chain(experiment.training, experiment.rounds, experiment.targets, measure_every=experiment.measure_every)
+    dtype = jnp.bfloat16 if experiment.bfloat16 else None
+    build = _builder(experiment.network, data.num_classes, dtype)
+    seeds = range(experiment.seeds)
+    for _ in network_classification.run(build, prepared, chain, records, seeds=seeds, at_once=at_once):
+        pass
+    if experiment.early_stopping:
+        early_stopping.run(build, prepared, chain, records, seeds=seeds, at_once=at_once)
+
+
+@functools.cache  # one function for one network: code is compiled for each function
+def _builder(network: str, num_classes: int, dtype: Any) -> Any:
+    def build(rngs: nnx.Rngs) -> nnx.Module:
+        return NETWORKS[network](num_classes, rngs=rngs, dtype=dtype)
+
+    return build

@@ -1,0 +1,43 @@
+"""What image classifiers with batch normalisation are made of."""
+
+import abc
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+
+class ConvNorm(nnx.Module):
+    """A convolution, zeros around the image, and batch normalisation of its channels."""
+
+    def __init__(
+        self, inputs: int, outputs: int, size: int, *, stride: int = 1, bias: bool = False, rngs: nnx.Rngs, dtype: Any
+    ) -> None:
+        margin = (size // 2, size // 2)
+        self.conv = nnx.Conv(
+            inputs, outputs, (size, size), strides=stride, padding=(margin, margin), use_bias=bias, dtype=dtype,
+            kernel_init=nnx.initializers.he_normal(), rngs=rngs,
+        )  # fmt: skip
+        self.norm = nnx.BatchNorm(outputs, momentum=0.9, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "n H W C"]) -> Float[Array, "n H2 W2 C2"]:
+        """Normalised by the batch in training mode, by the running statistics in evaluation mode."""
+        return self.norm(self.conv(x))
+
+
+class Classifier(nnx.Module):
+    """Features of images, their mean over pixels, one linear layer."""
+
+    def __init__(self, channels: int, num_classes: int, *, rngs: nnx.Rngs) -> None:
+        self.head = nnx.Linear(channels, num_classes, rngs=rngs)
+
+    @abc.abstractmethod
+    def features(self, x: Float[Array, "n H W C"]) -> Float[Array, "n h w channels"]:
+        """What the head looks at."""
+
+    def __call__(self, x: Float[Array, "n H W C"]) -> Float[Array, "n Q"]:
+        """The logits of images, shape (n, height, width, channels)."""
+        pixels = self.features(x)
+        # In the weights' dtype, whatever the convolutions compute in: softmax and loss want it.
+        return self.head(jnp.mean(pixels.astype(self.head.kernel.dtype), axis=(1, 2)))

@@ -1,0 +1,257 @@
+"""The paper's experiments with deep networks, and early stopping.
+
+Must hold: every preset starts, runs two steps and stops cleanly at the paper's full size in shapes (batch size aside). The
+presets' settings are those of theory.md, section 6. A network stopped early is the one that a training of its own, told to
+stop at that loss, gives; killed, it goes on and ends with the same table. Data: subset, noise and scale as asked for.
+Verdicts and figures say what the tables say.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import image
+from test_network_classification import CHAIN, Network, problem
+
+from sdntk import early_stopping, network_classification, network_experiment, network_report
+from sdntk.checkpoints import Checkpoints
+from sdntk.datasets import Dataset
+from sdntk.network_experiment import FIGURES, Experiment, prepare
+from sdntk.records import Records
+from sdntk.training import Training, train
+
+TWO_STEPS = """
+    import sys, numpy as np, jax
+    import sdntk.cli as cli
+    from sdntk.datasets import Dataset
+    def images(dataset, folder, download):
+        rng, classes = np.random.default_rng(0), {"cifar10": 10, "cifar100": 100}[dataset.value]
+        draw = lambda: (rng.integers(0, 256, (classes, 32, 32, 3), np.uint8), np.arange(classes, dtype=np.int32))
+        return Dataset(dataset.value, *draw(), *draw(), tuple(map(str, range(classes))))
+    cli._load = images
+    sys.argv = ["sdntk", "networks", "--figure", sys.argv[1], "--out", sys.argv[2], "--steps", "2", "--batch-size", "2",
+                "--train", "4", "--test", "4", "--rounds", "1", "--seeds", "1", "--measure-every", "2"]
+    cli.main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("figure", FIGURES)
+def test_every_preset_runs_two_steps_and_stops_cleanly(figure, tmp_path):
+    program = "\n".join(line[4:] for line in TWO_STEPS.splitlines())
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, str(figure), str(tmp_path)], capture_output=True, text=True,
+        env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    folders = sorted(path.parent for path in tmp_path.glob("*/config.json"))
+    assert len(folders) == len(FIGURES[figure])
+    for folder in folders:
+        rows = pd.read_parquet(folder / "rounds.parquet")
+        assert rows["steps"].tolist() == [2]
+        assert np.isfinite(rows["train_loss"]).all()
+        assert image.imread(folder / "rounds.png").shape[0] > 300
+        assert not list(folder.glob("checkpoints/*"))
+    stopped = [folder for folder in folders if (folder / "early_stopping.parquet").exists()]
+    assert len(stopped) == (figure == 6)
+
+
+def test_presets_are_the_papers():
+    """theory.md, section 6."""
+    shown = {
+        figure: [(e.network, e.dataset, e.loss, e.targets, e.early_stopping) for e in experiments]
+        for figure, experiments in FIGURES.items()
+    }
+    ten, hundred = ("resnet50", "cifar10"), ("resnet50", "cifar100")
+    assert shown == {
+        4: [(*ten, "squared", "soft", False)],
+        5: [(*ten, "cross-entropy", "soft", False)],
+        6: [(*ten, "squared", "soft", True), ("vgg16", "cifar100", "squared", "soft", False)],
+        7: [(*ten, "squared", "soft", False)],
+        8: [(*hundred, "squared", "soft", False)],
+        9: [(*ten, "cross-entropy", "hard", False)],
+        10: [(*hundred, "cross-entropy", "hard", False)],
+    }
+    for experiment in (e for experiments in FIGURES.values() for e in experiments):
+        numbers = {"cifar10": (16, 1e-3, 1e-4), "cifar100": (64, 1e-4, 5e-5)}[experiment.dataset]
+        assert (experiment.batch_size, experiment.learning_rate, experiment.weight_decay) == numbers
+        assert (experiment.steps, experiment.seeds, experiment.train, experiment.label_noise) == (64_000, 10, None, 0)
+        assert experiment.rounds > 10
+
+
+def dataset(size=60):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, size, 32, 32, 3), np.uint8)
+    labels = np.tile(np.arange(10, dtype=np.int32), size // 10)
+    return Dataset("noise", images[0], labels, images[1], labels, tuple(map(str, range(10))))
+
+
+def test_data_is_drawn_as_asked_for():
+    experiment = Experiment("small", "noise", "squared", train=40, test=20, label_noise=0.25)
+    data = prepare(dataset(), experiment)
+    assert data.x.shape == (40, 32, 32, 3)
+    assert data.x.dtype == data.y.dtype == jnp.float32
+    np.testing.assert_array_equal(np.bincount(data.labels), 4)
+    np.testing.assert_array_equal(np.bincount(data.test_labels), 2)
+    assert int(jnp.sum(jnp.argmax(data.y, axis=1) != data.labels)) == 10
+    np.testing.assert_allclose(data.x.mean((0, 1, 2)), 0, atol=1e-5)
+    whole = prepare(dataset(), dataclasses.replace(experiment, train=None, test=None, label_noise=0.0))
+    assert whole.x.shape == whole.x_test.shape == (60, 32, 32, 3)
+    np.testing.assert_array_equal(jnp.argmax(whole.y, axis=1), whole.labels)
+    other = prepare(dataset(), dataclasses.replace(experiment, data_seed=1))
+    assert (np.asarray(other.labels) != np.asarray(data.labels)).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"network": "alexnet"}, "network must be one of resnet18, resnet50, vgg16, small"),
+        ({"loss": "hinge"}, "loss must be"),
+        ({"targets": "warm"}, "loss must be"),
+        ({"rounds": 0}, "rounds must be at least 1"),
+        ({"weight_decay": -1.0}, "weight_decay must be at least 0"),
+    ],
+)
+def test_bad_settings(change, message):
+    with pytest.raises(ValueError, match=message):
+        Experiment(**{"network": "small", "dataset": "cifar10", "loss": "squared", **change})
+
+
+@pytest.fixture(scope="module")
+def chain_records(tmp_path_factory):
+    records = Records(tmp_path_factory.mktemp("chain"), {"test": 1})
+    for _ in network_classification.run(Network, problem(), CHAIN, records, seeds=[3, 5]):
+        pass
+    early_stopping.run(Network, problem(), CHAIN, records, seeds=[3, 5])
+    return records
+
+
+def test_a_network_stopped_early_is_one_that_was_told_to_stop_there(chain_records):
+    data, rows = problem(), chain_records["early_stopping"].set_index(["seed", "round"])
+    levels = chain_records["rounds"].set_index(["seed", "round"])["given_loss"]
+    assert rows.index.tolist() == levels.index.tolist()
+    np.testing.assert_array_equal(rows["level"], levels)
+    reached = rows.dropna()
+    assert len(reached) >= 3
+    for (seed, _), row in reached.iterrows():
+        training = dataclasses.replace(CHAIN.training, until_loss=row["level"], check_every=CHAIN.measure_every)
+        keys = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)[None]
+        trained = train(Network, keys, data.x, data.y, training)
+        assert int(trained.steps[0]) == row["step"]
+        np.testing.assert_allclose(trained.loss[0], row["given_loss"], rtol=1e-5)
+        right = jnp.mean(jnp.argmax(trained.ensemble.outputs(data.x_test)[0], -1) == data.test_labels)
+        np.testing.assert_allclose(right, row["test_accuracy"], rtol=1e-6)
+    missing = rows[rows["step"].isna()]
+    assert missing[["test_accuracy", "given_loss"]].isna().all(axis=None)
+
+
+def test_killed_it_goes_on_where_it_was(chain_records, tmp_path, monkeypatch):
+    records = Records(tmp_path, {"test": 1})
+    records.put("rounds", chain_records["rounds"])
+    saved, save = [], Checkpoints.save
+
+    def save_and_die(self, step, state):
+        save(self, step, state)
+        saved.append(step)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        early_stopping.run(Network, problem(), CHAIN, records, seeds=[3, 5], at_once=2)
+    early_stopping.run(Network, problem(), CHAIN, records, seeds=[3, 5], at_once=2)
+    assert saved == sorted(set(saved))  # no step was taken twice
+    whole = Records(tmp_path / "whole", {"test": 1})
+    whole.put("rounds", chain_records["rounds"])
+    monkeypatch.setattr(Checkpoints, "save", save)
+    early_stopping.run(Network, problem(), CHAIN, whole, seeds=[3, 5], at_once=2)
+    pd.testing.assert_frame_equal(records["early_stopping"], whole["early_stopping"], check_exact=True)
+    count = len(records["early_stopping"])
+    early_stopping.run(Network, problem(), CHAIN, records, seeds=[3, 5], at_once=2)
+    assert len(records["early_stopping"]) == count
+
+
+def test_early_stopping_wants_finished_chains(tmp_path):
+    with pytest.raises(ValueError, match="records must hold 3 rounds of each of the seeds"):
+        early_stopping.run(Network, problem(), CHAIN, Records(tmp_path, {}), seeds=[0])
+
+
+def made_up(folder, test_accuracy):
+    """Records whose curves are known."""
+    records = Records(folder, {**dataclasses.asdict(FIGURES[6][0]), "seeds": 2})
+    rows = [
+        {"seed": seed, "round": t, "train_accuracy": 1 - 0.1 * t, "test_accuracy": accuracy + 0.02 * seed, "train_loss": 0.1,
+         "test_loss": 0.2, "given_loss": 0.1 + t}
+        for seed in range(2) for t, accuracy in enumerate(test_accuracy)
+    ]  # fmt: skip
+    records.put("rounds", pd.DataFrame(rows))
+    return records
+
+
+def test_the_verdict_says_what_the_tables_say(tmp_path):
+    records = made_up(tmp_path / "rises", [0.5, 0.6, 0.4])
+    said = network_report.verdict(records)
+    assert "training accuracy falls in every round: from 1.0000 to 0.8000" in said
+    assert "starts at 0.5100, rises to 0.6100 in round 1 (by 0.1000" in said
+    assert "stopped early" not in said
+    stopped = records["rounds"].assign(level=0.1, step=[10.0, 20.0, np.nan] * 2, test_accuracy=[0.3, 0.55, np.nan] * 2)
+    records.put("early_stopping", stopped)
+    assert "test accuracy 0.5500 at best (the loss of round 1); self-distillation 0.6100" in network_report.verdict(records)
+    assert "does not rise" in network_report.verdict(made_up(tmp_path / "falls", [0.6, 0.5]))
+    assert "One round" in network_report.verdict(made_up(tmp_path / "one", [0.6]))
+    table = network_report.rounds_table(records)
+    assert table.row_count == 3
+    kernel = pd.DataFrame({
+        "seed": 0, "tolerance": [0.1] * 3, "round": range(3), "train_accuracy": 0.9, "test_accuracy": 0.5,
+        "active_classes": [10, 10, 0],
+    })  # fmt: skip
+    paths = network_report.save(records, kernel)
+    assert [path.stem for path in paths] == ["rounds", "early_stopping"]
+    for path in paths:
+        assert np.unique(image.imread(path)[..., :3].reshape(-1, 3), axis=0).shape[0] > 50
+
+
+@pytest.mark.slow
+def test_the_command_runs_small_and_goes_on(command, tmp_path, monkeypatch):
+    from sdntk import cli
+
+    monkeypatch.setattr(cli, "_load", lambda *_: dataset())
+    options = (
+        "networks", "--figure", "6", "--network", "small", "--dataset", "cifar10", "--rounds", "2", "--seeds", "2",
+        "--steps", "4", "--batch-size", "5", "--train", "20", "--test", "20", "--label-noise", "0.2", "--measure-every", "2",
+        "--augment", "--early-stopping", "--out", "run",
+    )  # fmt: skip
+    done = command(*options)
+    assert done.returncode == 0, done.stderr
+    folders = [path.parent for path in (tmp_path / "run").glob("*/config.json")]
+    assert [folder.name for folder in folders] == ["figure6_small_cifar10"]  # both halves of the figure are one
+    configuration = json.loads((folders[0] / "config.json").read_text())["configuration"]
+    assert configuration["network"] == "small"
+    assert configuration["label_noise"] == 0.2
+    assert len(pd.read_csv(folders[0] / "rounds.csv")) == len(pd.read_csv(folders[0] / "early_stopping.csv")) == 4
+    before = pd.read_csv(folders[0] / "rounds.csv")
+    again = command(*options)
+    assert again.returncode == 0, again.stderr
+    pd.testing.assert_frame_equal(pd.read_csv(folders[0] / "rounds.csv"), before)
+    bad = command("networks", "--figure", "3")
+    assert bad.returncode == 2
+    assert "figure must be from 4 to 10" in bad.stderr
+
+
+def test_optimiser_adds_the_decay_as_a_penalty():
+    """Adam's first step has the sign of gradient + decay * weights."""
+    experiment = Experiment("small", "cifar10", "squared", learning_rate=0.1, weight_decay=0.5)
+    assert isinstance(experiment.training, Training)
+    weights = {"w": jnp.array([1.0, -2.0, 0.5])}
+    gradient = {"w": jnp.array([-0.4, 0.0, 0.1])}
+    state = experiment.training.optimiser.init(weights)
+    updates, _ = experiment.training.optimiser.update(gradient, state, weights)
+    np.testing.assert_allclose(updates["w"], -0.1 * np.sign([0.1, -1.0, 0.35]), rtol=1e-4)
+    assert network_experiment.LOSSES["squared", "soft"] is experiment.training.loss
