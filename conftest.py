@@ -1,8 +1,13 @@
 """Strict numerics for every test and doctest: x64 on, silent rank promotion off, shapes and types checked by beartype."""
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+
+# Before JAX is imported: what one worker, one process that a test starts, or the last run compiled is not compiled again.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax
 import jaxtyping

@@ -82,7 +82,7 @@ np.testing.assert_allclose(gradient, differences, rtol=1e-6)
 optimiser = optax.adam(0.05)
 parameters, state = start, optimiser.init(start)
 path, errors = [start], []
-for _ in range(200):
+for _ in range(120):
     value, gradient = value_and_gradient(parameters)
     updates, state = optimiser.update(gradient, state)
     parameters = optax.apply_updates(parameters, updates)
@@ -97,7 +97,7 @@ assert errors[-1] < 0.8 * errors[0]
 # mean square, and its gradient zero: descent has to start where five rounds are active.
 
 # %%
-scales, tolerances = np.geomspace(0.1, 2, 33), np.geomspace(0.002, 0.2, 33)
+scales, tolerances = np.geomspace(0.1, 2, 17), np.geomspace(0.002, 0.2, 17)
 grid = jax.lax.map(
     lambda scale: jax.lax.map(lambda eps: error(jnp.log(jnp.stack([scale, eps]))), jnp.asarray(tolerances)),
     jnp.asarray(scales),

@@ -91,7 +91,7 @@ def test_blocks_that_end_a_stage_halve_the_image():
     sizes = {"resnet18": 4, "resnet50": 4, "vgg16": 1, "small_cnn": 4}
     for name, size in sizes.items():
         shape = nnx.eval_shape(
-            lambda name=name: getattr(networks, name)(10, rngs=nnx.Rngs(0)).features(jnp.zeros((1, 32, 32, 3)))
+            lambda name=name: getattr(networks, name)(10, rngs=nnx.Rngs(0)).features(jnp.zeros((1, 32, 32, 3), jnp.float32))
         ).shape
         assert shape[1:3] == (size, size)
 

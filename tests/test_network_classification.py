@@ -151,8 +151,8 @@ def test_the_best_step_is_the_best_of_those_that_were_measured(undisturbed, tmp_
 
 
 def test_the_best_step_is_the_best_of_all_that_were_measured(tmp_path, monkeypatch):
-    seen, measure = [], network_classification._measure
-    monkeypatch.setattr(network_classification, "_measure", lambda *arguments: seen.append(measure(*arguments)) or seen[-1])
+    seen, measure = [], network_classification.measure
+    monkeypatch.setattr(network_classification, "measure", lambda *arguments: seen.append(measure(*arguments)) or seen[-1])
     chain = Chain(Training(optimiser=optax.sgd(2.0), steps=40, batch_size=20), rounds=1, measure_every=4)
     (ended,) = run(Network, problem(), chain, Records(tmp_path, {}), seeds=[1])
     accuracies = np.array([float(values[0, 1]) for values in seen])

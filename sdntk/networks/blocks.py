@@ -38,6 +38,5 @@ class Classifier(nnx.Module):
 
     def __call__(self, x: Float[Array, "n H W C"]) -> Float[Array, "n Q"]:
         """The logits of images, shape (n, height, width, channels)."""
-        pixels = self.features(x)
-        # In the weights' dtype, whatever the convolutions compute in: softmax and loss want it.
-        return self.head(jnp.mean(pixels.astype(self.head.kernel.dtype), axis=(1, 2)))
+        dtype = self.head.kernel.dtype  # the weights', whatever images come in and convolutions compute in
+        return self.head(jnp.mean(self.features(x.astype(dtype)).astype(dtype), axis=(1, 2)))
