@@ -42,13 +42,11 @@ def verdict(records: Records) -> str:
     """Does training accuracy fall every round, test accuracy rise first, and does a network stopped early do as well?"""
     frame = records["rounds"]
     train, test = (frame.groupby("round")[column].mean() for column in ("train_accuracy", "test_accuracy"))
-    rises = train.diff().dropna()
-    rises = rises[rises >= 0]
-    if len(train) == 1:
-        lines = ["One round shows no course."]
-    else:
-        falls = "in every round" if rises.empty else f"but for round {', '.join(str(t) for t in rises.index)}"
-        lines = [f"Mean training accuracy falls {falls}: from {train.iloc[0]:.4f} to {train.iloc[-1]:.4f}."]
+    falls = train.diff().dropna() < 0
+    lines = [
+        f"Mean training accuracy falls in {falls.sum()} of {len(falls)} later rounds: from {train.iloc[0]:.4f} to "
+        f"{train.iloc[-1]:.4f}."
+    ]
     best = test.idxmax()
     gains = frame.pivot(index="seed", columns="round", values="test_accuracy")
     gains = gains[best] - gains[0]

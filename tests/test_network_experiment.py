@@ -203,14 +203,14 @@ def made_up(folder, test_accuracy):
 def test_the_verdict_says_what_the_tables_say(tmp_path):
     records = made_up(tmp_path / "rises", [0.5, 0.6, 0.4])
     said = network_report.verdict(records)
-    assert "training accuracy falls in every round: from 1.0000 to 0.8000" in said
+    assert "training accuracy falls in 2 of 2 later rounds: from 1.0000 to 0.8000" in said
     assert "starts at 0.5100, rises to 0.6100 in round 1 (by 0.1000" in said
     assert "stopped early" not in said
     stopped = records["rounds"].assign(level=0.1, step=[10.0, 20.0, np.nan] * 2, test_accuracy=[0.3, 0.55, np.nan] * 2)
     records.put("early_stopping", stopped)
     assert "test accuracy 0.5500 at best (the loss of round 1); self-distillation 0.6100" in network_report.verdict(records)
     assert "does not rise" in network_report.verdict(made_up(tmp_path / "falls", [0.6, 0.5]))
-    assert "One round" in network_report.verdict(made_up(tmp_path / "one", [0.6]))
+    assert "falls in 0 of 0 later rounds: from 1.0000 to 1.0000" in network_report.verdict(made_up(tmp_path / "one", [0.6]))
     table = network_report.rounds_table(records)
     assert table.row_count == 3
     kernel = pd.DataFrame({
