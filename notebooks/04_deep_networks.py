@@ -83,8 +83,8 @@ figures["rounds"]
 # %% [markdown]
 # ## 3. Is it early stopping?
 #
-# A network that is told to stop at the loss of round t ends with the same loss to the given labels, and yet it is another
-# one: distillation and early stopping regularise differently (section 3.4 of the paper).
+# A network that is told to stop at the loss of round t is taken where it is first measured at or below that loss to the
+# given labels, and yet it is another one: distillation and early stopping regularise differently (section 3.4 of the paper).
 
 # %%
 figures["early_stopping"]
@@ -94,7 +94,7 @@ rounds, stopped = (
     records[name].pivot(index="round", columns="seed", values="test_accuracy") for name in ("rounds", "early_stopping")
 )
 difference = (rounds - stopped).mean(axis=1)
-print("test accuracy of self-distillation minus that of a network stopped at the same loss, round by round:")
+print("test accuracy of self-distillation minus that of a network stopped at that loss, round by round:")
 print(difference.round(4).to_string())
 assert rounds.notna().all(axis=None)
 assert (records["rounds"]["given_loss"].groupby(records["rounds"]["round"]).mean().diff().dropna() > 0).all()
@@ -104,4 +104,4 @@ plt.close("all")
 # %% [markdown]
 # Each round fits the given labels less closely than the one before: the regularisation grows, as in the kernel's theory,
 # whose squared loss this is not (the paper's Fig. 5 takes cross-entropy, too). Two seeds and 300 images show a tendency, no
-# more; the README has what runs on CIFAR-10 gave.
+# more; the README's "Deep networks" has what runs on CIFAR-10 gave.

@@ -231,7 +231,7 @@ def networks(
     weight_decay: Annotated[float | None, typer.Option(help="As a penalty's gradient.")] = None,
     augment: Annotated[bool | None, typer.Option(help="Crop and flip images.")] = None,
     early_stopping: Annotated[
-        bool | None, typer.Option(help="Stop fresh networks at every round's loss, too. [default: in figure 6]")
+        bool | None, typer.Option(help="Stop fresh networks at every round's loss, too. [default: in figure 6, CIFAR-10]")
     ] = None,
     bfloat16: Annotated[bool | None, typer.Option(help="Convolutions in bfloat16.")] = None,
     train: Annotated[int | None, typer.Option(help="Training images, balanced by class. [default: all]")] = None,
@@ -248,8 +248,6 @@ def networks(
     """The paper's section 5: deep networks through rounds of self-distillation, every figure one command."""
     from sdntk import network_experiment, network_report  # here: Flax and optax take seconds to import
 
-    if figure not in network_experiment.FIGURES:
-        raise ValueError(f"figure must be from 4 to 10; got {figure}.")
     changes = {
         "network": network, "dataset": dataset and dataset.value, "loss": loss, "targets": targets, "rounds": rounds,
         "seeds": seeds, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate,
@@ -257,27 +255,31 @@ def networks(
         "train": train, "test": test, "label_noise": label_noise, "measure_every": measure_every,
     }  # fmt: skip
     given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
-    beside = None if kernel is None else _rounds_of(kernel)
+    experiments = network_experiment.experiments(figure, **given)
+    curves = {experiment: _kernel_rounds(kernel, experiment) for experiment in experiments} if kernel else {}
+    if kernel and all(frame is None for frame in curves.values()):
+        raise ValueError(
+            f"kernel must be a folder of sdntk ntk on the same data set with the same label noise; {kernel} is not."
+        )
     console = _console()
-    changed = [dataclasses.replace(experiment, **given) for experiment in network_experiment.FIGURES[figure]]
-    # Figure 6 shows two networks on two data sets; where options make them one, it is the first.
-    for experiment in {(e.network, e.dataset): e for e in reversed(changed)}.values():
+    for experiment in experiments:
         place = out / f"figure{figure}_{experiment.network}_{experiment.dataset}"
         records = Records(place, dataclasses.asdict(experiment))
         network_experiment.run(_load(Data(experiment.dataset), folder, download), experiment, records, at_once=at_once)
         console.print(network_report.rounds_table(records))
         console.print(network_report.verdict(records), highlight=False, soft_wrap=True)
-        for path in network_report.save(records, beside):
+        for path in network_report.save(records, curves.get(experiment)):
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
         console.print(f"tables and configuration: {place}", highlight=False, soft_wrap=True)
 
 
-def _rounds_of(folder: Path) -> pd.DataFrame:
-    """The table that a run of :func:`ntk` left."""
-    file = folder / "rounds.parquet"
-    if not file.exists():
-        raise ValueError(f"kernel must be a folder that sdntk ntk wrote; there is no {file}.")
-    return pd.read_parquet(file)
+def _kernel_rounds(folder: Path, experiment: Any) -> pd.DataFrame | None:
+    """The rounds that :func:`ntk` left in a folder; None if its data set or label noise is another."""
+    records = Records.open(folder)
+    if "kernel" not in records.configuration or records["rounds"].empty:
+        raise ValueError(f"kernel must be a folder that sdntk ntk wrote; {folder} holds other records.")
+    same = all(records.configuration[name] == getattr(experiment, name) for name in ("dataset", "label_noise"))
+    return records["rounds"] if same else None
 
 
 def _integers(name: str, text: str) -> list[int]:

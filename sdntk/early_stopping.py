@@ -9,19 +9,27 @@ nothing tells a network that is to stop there from one that is to go on.
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jaxtyping import Array, Float
 
+from sdntk._arguments import as_count
 from sdntk._progress import Bar
 from sdntk.checkpoints import Checkpoints
-from sdntk.ensemble import Build
+from sdntk.ensemble import Build, fastest_size, to_all_devices
 from sdntk.kernels._base import register
-from sdntk.network_classification import MEASURED, Chain, Classification, advance_and_measure, spread_again
+from sdntk.network_classification import (
+    MEASURED,
+    Chain,
+    Classification,
+    advance_and_measure,
+    begin_fresh,
+    spread_again,
+    with_rows,
+)
 from sdntk.records import Records
-from sdntk.training import Course, begin, fastest_size, fresh, is_over, to_all_devices
+from sdntk.training import Course, Stop, is_over
 
 #: In place of a round's number, for the key of the network that is stopped early.
 _FRESH = 2**31 - 1
@@ -40,7 +48,7 @@ def run(
 
     It has a row for each seed and round of the table ``rounds``: ``level``, the round's given_loss; ``step``, the first
     measured step at which the fresh network's given_loss is at most that; accuracies and losses there. They are nan where
-    the level was not reached. A run that was killed goes on where it was.
+    the level was not reached, and the level itself where the round diverged. A run that was killed goes on where it was.
 
     Args:
         build: a fresh Flax NNX network from ``nnx.Rngs``.
@@ -56,57 +64,58 @@ def run(
     Source: Mobahi et al. 2020, section 5.
     """
     levels = _levels(records, seeds, chain.rounds)
-    size = fastest_size(len(seeds)) if at_once is None else at_once
+    size = fastest_size(len(seeds)) if at_once is None else as_count("at_once", at_once, at_least=1)
     with Bar(f"{len(seeds)} networks, stopped early", total=-(-len(seeds) // size) * chain.training.steps) as bar:
         for start in range(0, len(seeds), size):
             group = list(seeds[start : start + size])
-            if set(group) <= set(records["early_stopping"].get("seed", ())):
+            checkpoints = Checkpoints(records.folder / "checkpoints" / f"{chain.name(group)}_early_stopping")
+            done = records["early_stopping"]
+            if set(group) <= set(done.get("seed", ())):
                 bar.advance(chain.training.steps)
-                continue
-            reached = _train(build, data, chain, records, group, levels[start : start + size], bar)
-            rows = _rows(group, levels[start : start + size], np.asarray(reached))
-            records.put("early_stopping", pd.concat([records["early_stopping"], rows], ignore_index=True))
+            else:
+                reached = _train(build, data, chain, checkpoints, group, levels[start : start + size], bar)
+                rows = _rows(group, levels[start : start + size], np.asarray(reached))
+                records.put("early_stopping", with_rows(done, rows))
+            checkpoints.close(delete=True)
 
 
 def _levels(records: Records, seeds: Sequence[int], rounds: int) -> Float[np.ndarray, "S T"]:
-    table = records["rounds"]
-    if not table.empty:
-        table = table.pivot(index="seed", columns="round", values="given_loss").reindex(list(seeds), columns=range(rounds))
-    if table.empty or not np.isfinite(table.to_numpy()).all():
-        raise ValueError(f"records must hold {rounds} rounds of each of the seeds {list(seeds)}, none of them diverged.")
-    return table.to_numpy()
+    table, wanted = records["rounds"], pd.MultiIndex.from_product([seeds, range(rounds)])
+    table = table if table.empty else table.set_index(["seed", "round"])
+    if not wanted.isin(table.index).all():
+        raise ValueError(f"records must hold {rounds} rounds of each of the seeds {list(seeds)}.")
+    found = table.loc[wanted]
+    levels = found["given_loss"].where(found["stop"] != Stop.DIVERGED.name.lower())
+    return levels.to_numpy().reshape(len(seeds), rounds)
 
 
 def _train(
-    build: Build, data: Classification, chain: Chain, records: Records, seeds: list[int], levels: np.ndarray, bar: Bar
+    build: Build,
+    data: Classification,
+    chain: Chain,
+    checkpoints: Checkpoints,
+    seeds: list[int],
+    levels: Float[np.ndarray, "s T"],
+    bar: Bar,
 ) -> Float[Array, "s T m"]:
     training = chain.training
-    checkpoints = Checkpoints(records.folder / "checkpoints" / f"{chain.name(seeds)}_early_stopping")
-    progress = _begin(build, data, chain, seeds, levels)
+    targets = jnp.broadcast_to(data.y, (len(seeds), *data.y.shape))
+    course = begin_fresh(build, data, chain, seeds, _FRESH, targets, jnp.zeros(len(seeds), bool))
+    progress = _Progress(course, jnp.full((*levels.shape, 1 + len(MEASURED)), jnp.nan, data.x.dtype))
     if checkpoints.last is not None:
         progress = checkpoints.restore(progress)
         progress = _Progress(spread_again(progress.course), progress.reached)
         bar.advance(int(progress.course.taken))
     x = to_all_devices(data.x, len(seeds))
-    while not is_over(progress.course, training) and bool(jnp.isnan(progress.reached[..., 0]).any()):
+    asked = jnp.isfinite(jnp.asarray(levels))
+    while not is_over(progress.course, training) and bool((asked & jnp.isnan(progress.reached[..., 0])).any()):
         before = int(progress.course.taken)
         course, measured = advance_and_measure(progress.course, x, data, chain)
         progress = _Progress(course, _first_reached(progress.reached, measured, course.moving.steps, jnp.asarray(levels)))
         checkpoints.save(int(course.taken), progress)
         bar.advance(int(course.taken) - before, f"loss {np.mean(course.moving.loss):.4g}")
     bar.advance(training.steps - int(progress.course.taken))
-    checkpoints.close(delete=True)
     return progress.reached
-
-
-def _begin(build: Build, data: Classification, chain: Chain, seeds: list[int], levels: np.ndarray) -> _Progress:
-    keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), _FRESH) for seed in seeds])
-    networks, order = fresh(build, keys, chain.training)
-    targets = jnp.broadcast_to(data.y, (len(seeds), *data.y.shape))
-    penalty = jnp.asarray(chain.penalty, data.x.dtype)
-    x = to_all_devices(data.x, len(seeds))
-    course = begin(networks, order, x, targets, chain.training, penalty, jnp.zeros(len(seeds), bool))
-    return _Progress(course, jnp.full((*levels.shape, 1 + len(MEASURED)), jnp.nan, data.x.dtype))
 
 
 def _first_reached(

@@ -141,12 +141,14 @@ class Lanczos:
 def begin(labels: Float[Array, "K *Q"]) -> Lanczos:
     """The process before its first step."""
     num_points, dtype = len(labels), labels.dtype
-    vectors, sizes, _ = jnp.linalg.svd(labels.reshape(num_points, -1), full_matrices=False)
+    columns = labels.reshape(num_points, -1)
+    norms = jnp.linalg.norm(columns, axis=0, keepdims=True)  # what is rounding to one output may be all that another has
+    vectors, sizes, _ = jnp.linalg.svd(columns / jnp.where(norms > 0, norms, 1), full_matrices=False)
     rank = int(np.sum(np.asarray(sizes) > ROUNDING * jnp.finfo(dtype).eps * sizes[0]))
     more = max(0, min(LEAST_WIDTH, num_points) - rank)
     random = jax.random.normal(jax.random.key(0), (num_points, more), dtype)
     following = jnp.linalg.qr(jnp.concatenate([vectors[:, :rank], random], axis=1))[0]
-    start = jnp.pad(matmul(following[:, :rank].T, labels.reshape(num_points, -1)), ((0, more), (0, 0)))
+    start = jnp.pad(matmul(following[:, :rank].T, columns), ((0, more), (0, 0)))
     width = rank + more
     empty, nothing = jnp.zeros((0, 0), dtype), jnp.zeros((width, width), dtype)
     start = start.reshape(width, *labels.shape[1:])

@@ -101,7 +101,8 @@ def error_bounds(
         moves = jnp.sqrt(jnp.sum((kept[None] * q) ** 2, axis=(1, 2))) + known(kept) + fixed
         error = sum(of_fit) + 1.03 * jnp.sum(jnp.where(shifts > 0, shifts * moves, 0))
         size = jnp.linalg.norm(kept)
-        bounds = ErrorBounds(jnp.expm1(shifts[t]), jnp.where(size > error, error / (size - error), jnp.inf))
+        relative = jnp.where(error == 0, 0.0, jnp.where(size > error, error / (size - error), jnp.inf))  # labels of zeros
+        bounds = ErrorBounds(jnp.expm1(shifts[t]), relative)
         # No doubt that a collapsed round is one; what is infeasible by a Krylov spectrum need not be so.
         ended = jnp.where((status[t] == Status.COLLAPSED) & (jnp.linalg.norm(u) + before <= s), 0.0, jnp.inf)
         active = status[t] == Status.ACTIVE

@@ -56,7 +56,7 @@ def krylov(
         accuracy: the largest relative error.
         max_steps: the most Lanczos steps, each of which takes as many vectors as labels are linearly independent, and at
             least 4; when left out, steps for K/2 vectors, but 400 to 4,000, and no more than fit into a quarter of the free
-            memory.
+            memory (room for them grows by doubling, and takes up to twice that).
 
     Returns:
         A :class:`sdntk.KrylovSpectrum`.

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sdntk._arguments import as_count, as_unit_interval
 from sdntk._progress import Bar
 from sdntk.checkpoints import Checkpoints
-from sdntk.ensemble import Build, Ensemble
+from sdntk.ensemble import Build, Ensemble, fastest_size, spread, to_all_devices
 from sdntk.kernels._base import register
 from sdntk.network_distillation import next_targets, require_targets
 from sdntk.records import Records
@@ -34,11 +34,8 @@ from sdntk.training import (
     begin,
     check_arguments,
     end,
-    fastest_size,
     fresh,
     is_over,
-    spread,
-    to_all_devices,
 )
 
 #: Settings of a training that are functions, of which nothing says whether they are the same.
@@ -121,6 +118,7 @@ def run(
     check_arguments(data.x, chain.training, chain.penalty)
     require_targets(chain.targets, data.y.shape[1])
     size = fastest_size(len(seeds)) if at_once is None else as_count("at_once", at_once, at_least=1)
+    records.keep_configuration()  # before any state: only the same settings go on with one
     groups = [list(seeds[start : start + size]) for start in range(0, len(seeds), size)]
     with Bar(
         f"{len(seeds)} chains of {chain.rounds} rounds", total=len(groups) * chain.rounds * chain.training.steps
@@ -155,7 +153,7 @@ def _run_group(
         bar.advance(steps - int(progress.course.taken))
         trained = end(progress.course, x, chain.training)
         rows = _rows(progress, trained, data, chain, seeds).assign(seconds=time.monotonic() - started)
-        records.put("rounds", _with(records["rounds"], rows))
+        records.put("rounds", with_rows(records["rounds"], rows))
         yield rows
         if t + 1 == chain.rounds:
             checkpoints.close(delete=True)
@@ -176,13 +174,25 @@ def _begin(
     targets: Float[Array, "s K Q"],
     diverged: Bool[Array, " s"],
 ) -> _Progress:
-    keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), t) for seed in seeds])
-    networks, order = fresh(build, keys, chain.training)
-    penalty = jnp.asarray(chain.penalty, data.x.dtype)
-    x = to_all_devices(data.x, len(seeds))
-    course = begin(networks, order, x, targets, chain.training, penalty, diverged)
+    course = begin_fresh(build, data, chain, seeds, t, targets, diverged)
     measured = measure(as_ensemble(course, chain.training), course.fixed.targets, data, chain)
     return _Progress(np.int64(t), course, measured, jnp.zeros(len(seeds), int))
+
+
+def begin_fresh(
+    build: Build,
+    data: Classification,
+    chain: Chain,
+    seeds: list[int],
+    fold: int,
+    targets: Float[Array, "s K Q"],
+    diverged: Bool[Array, " s"],
+) -> Course:
+    """The course of fresh networks with the keys ``fold_in(key(seed), fold)``."""
+    keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), fold) for seed in seeds])
+    networks, order = fresh(build, keys, chain.training)
+    penalty = jnp.asarray(chain.penalty, data.x.dtype)
+    return begin(networks, order, to_all_devices(data.x, len(seeds)), targets, chain.training, penalty, diverged)
 
 
 def _on_devices(progress: _Progress) -> _Progress:
@@ -259,7 +269,7 @@ def _rounds_done(records: Records, seeds: list[int]) -> int:
     return next(t for t in itertools.count() if not all((seed, t) in known for seed in seeds))
 
 
-def _with(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+def with_rows(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """The table with these rows in place of any of the same seed and round: the last round may have been run again."""
     joined = rows if table.empty else pd.concat([table, rows])
     return joined.drop_duplicates(["seed", "round"], keep="last").sort_values(["seed", "round"], ignore_index=True)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from sdntk._arguments import ArrayLike, as_count, as_float_array, as_points, as_unit_interval
-from sdntk.ensemble import Build
+from sdntk.ensemble import Build, fastest_size
 from sdntk.losses import Loss, predictions
-from sdntk.training import Stop, Trained, Training, check_arguments, fastest_size, require_keys, train_groups
+from sdntk.training import Stop, Trained, Training, check_arguments, require_keys, train_groups
 
 #: What round t learns of round t - 1: its predictions, or the class that it gives the most.
 Targets = Literal["soft", "hard"]

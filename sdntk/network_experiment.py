@@ -102,8 +102,12 @@ class Experiment:
         )
 
 
-_CIFAR10 = Experiment("resnet50", "cifar10", "squared")
-_CIFAR100 = dataclasses.replace(_CIFAR10, dataset="cifar100", batch_size=64, learning_rate=1e-4, weight_decay=5e-5)
+#: What the paper's trainings take from the data set.
+_OF_DATASET: dict[str, dict[str, Any]] = {
+    "cifar10": {"batch_size": 16, "learning_rate": 1e-3, "weight_decay": 1e-4},
+    "cifar100": {"batch_size": 64, "learning_rate": 1e-4, "weight_decay": 5e-5},
+}
+_CIFAR10, _CIFAR100 = (Experiment("resnet50", name, "squared", **settings) for name, settings in _OF_DATASET.items())
 #: The experiments that each figure of Mobahi et al. 2020 shows.
 FIGURES: dict[int, tuple[Experiment, ...]] = {
     4: (_CIFAR10,),
@@ -116,12 +120,40 @@ FIGURES: dict[int, tuple[Experiment, ...]] = {
 }
 
 
+def experiments(figure: int, **given: Any) -> list[Experiment]:
+    """The experiments of a figure, with these settings in place of its own.
+
+    Another data set brings batch size, learning rate and weight decay with it, where they are not given. Figure 6 shows two
+    networks on two data sets: given one of these, it is that half; and where settings make both halves one, the first.
+
+    Raises:
+        ValueError: no such figure, or settings that no experiment has.
+
+    Example:
+        >>> [(e.network, e.dataset) for e in experiments(6)]
+        [('resnet50', 'cifar10'), ('vgg16', 'cifar100')]
+        >>> [(e.network, e.batch_size, e.rounds) for e in experiments(6, dataset="cifar100", rounds=4)]
+        [('vgg16', 64, 4)]
+    """
+    if figure not in FIGURES:
+        raise ValueError(f"figure must be from 4 to 10; got {figure}.")
+    agreement = {e: sum(given.get(name) == getattr(e, name) for name in ("network", "dataset")) for e in FIGURES[figure]}
+    chosen = [e for e, count in agreement.items() if count == max(agreement.values())]
+    changed = [dataclasses.replace(e, **_OF_DATASET.get(given.get("dataset", ""), {}) | given) for e in chosen]
+    return list({(e.network, e.dataset): e for e in reversed(changed)}.values())[::-1]
+
+
 def prepare(data: Dataset, experiment: Experiment) -> Classification:
     """The images that an experiment asks for, standardised, in float32, with noisy labels to learn and the original ones.
 
     Raises:
-        ValueError: more images than there are.
+        ValueError: more images than there are, or images without three colours.
     """
+    if data.train_images.ndim != 4 or data.train_images.shape[-1] != 3:
+        raise ValueError(
+            f"dataset must hold images of shape (height, width, 3) for these networks; those of {data.name} have shape "
+            f"{data.train_images.shape[1:]}."
+        )
     choice, noise = jax.random.split(jax.random.key(experiment.data_seed))
     train = _some(data.train_labels, experiment.train, choice)
     test = _some(data.test_labels, experiment.test, jax.random.fold_in(choice, 1))

@@ -22,7 +22,7 @@ class Records:
     """The records of one configuration in one folder.
 
     Args:
-        folder: where ``config.json`` and the tables ``NAME.parquet`` and ``NAME.csv`` lie; made with the first table.
+        folder: where ``config.json`` and the tables ``NAME.parquet`` and ``NAME.csv`` lie; made with the first of them.
         configuration: every setting that the results depend on, as JSON can hold it.
 
     Raises:
@@ -44,6 +44,15 @@ class Records:
         if config.exists():
             self._require_same(config)
 
+    @classmethod
+    def open(cls, folder: str | Path) -> "Records":
+        """The records that lie in a folder.
+
+        Raises:
+            ValueError: there are none.
+        """
+        return cls(folder, _configuration(Path(folder) / "config.json"))
+
     def __getitem__(self, table: str) -> pd.DataFrame:
         """A table as it stands; empty if nothing was added yet."""
         file = self.folder / f"{table}.parquet"
@@ -55,20 +64,21 @@ class Records:
 
     def put(self, table: str, frame: pd.DataFrame) -> None:
         """A whole table, in place of what there was."""
+        self.keep_configuration()
+        # The Parquet file last: by it a resumed run knows what is done.
+        _replace(self.folder / f"{table}.csv", lambda path: frame.to_csv(path, index=False))
+        _replace(self.folder / f"{table}.parquet", lambda path: frame.to_parquet(path, index=False))
+
+    def keep_configuration(self) -> None:
+        """Write ``config.json`` if there is none yet: to be done before anything else goes into the folder."""
         config = self.folder / "config.json"
         if not config.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             record = {"configuration": self.configuration, "environment": environment()}
             _replace(config, lambda path: path.write_text(json.dumps(record, indent=1) + "\n"))
-        # The Parquet file last: by it a resumed run knows what is done.
-        _replace(self.folder / f"{table}.csv", lambda path: frame.to_csv(path, index=False))
-        _replace(self.folder / f"{table}.parquet", lambda path: frame.to_parquet(path, index=False))
 
     def _require_same(self, config: Path) -> None:
-        try:
-            theirs = json.loads(config.read_text())["configuration"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{config} is not the configuration of records ({error!r}). Choose another folder.") from None
+        theirs = _configuration(config)
         differs = [
             f"{name} ({theirs.get(name)}, now {self.configuration.get(name)})"
             for name in sorted({*theirs, *self.configuration})
@@ -79,6 +89,13 @@ class Records:
                 f"{self.folder} holds records of another configuration: {'; '.join(differs)} differ. "
                 "Choose another folder, or delete this one."
             )
+
+
+def _configuration(config: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(config.read_text())["configuration"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{config} is not the configuration of records ({error!r}). Choose another folder.") from None
 
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 import enum
 import functools
-import math
 from dataclasses import field
 from typing import Any
 
@@ -16,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from sdntk._arguments import ArrayLike, as_count, as_float_array, as_points
 from sdntk._progress import Bar
 from sdntk.augmentation import Augment
-from sdntk.ensemble import Build, Ensemble, Modes, initialise, members
+from sdntk.ensemble import Build, Ensemble, Modes, fastest_size, initialise, members, spread, to_all_devices
 from sdntk.kernels import tangent_kernel
 from sdntk.kernels._base import register
 from sdntk.losses import Loss, squared_error
@@ -207,11 +206,6 @@ def check_arguments(x: Float[Array, "K ..."], training: Training, penalty: Array
     return penalty
 
 
-def fastest_size(count: int) -> int:
-    """On a CPU one: at once small convolutional networks took 1.7 times as long, small MLPs 0.8 (benchmarks/networks.py)."""
-    return 1 if jax.default_backend() == "cpu" else count
-
-
 #: In place of a :class:`Stop` while a network trains.
 _TRAINS = -1
 #: What keys of augmentation are folded in from; epochs, whose order keys are folded from the same, are fewer.
@@ -332,29 +326,6 @@ def _looks(training: Training) -> bool:
 @functools.partial(jax.jit, static_argnames="training")
 def _optimiser_state(params: Any, *, training: Training) -> Any:
     return jax.vmap(training.optimiser.init)(params)
-
-
-def spread(tree: Any) -> Any:
-    """The networks of a group over all devices, where their number allows it."""
-    mesh = _mesh(len(jax.tree.leaves(tree)[0]))
-    if mesh is None:
-        return tree
-    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("networks")))
-
-
-def to_all_devices(x: Array, count: int) -> Array:
-    """The points on every device that a group of ``count`` networks is spread over."""
-    mesh = _mesh(count)
-    return x if mesh is None else jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
-
-
-def _mesh(count: int) -> jax.sharding.Mesh | None:
-    devices = jax.devices()
-    used = math.gcd(len(devices), count)
-    if used == 1:
-        return None
-    automatic = (jax.sharding.AxisType.Auto,)
-    return jax.make_mesh((used,), ("networks",), axis_types=automatic, devices=devices[:used])
 
 
 @jax.jit

@@ -116,6 +116,14 @@ def test_bad_arguments():
         Training(augment=crop_and_flip, optimiser=gauss_newton())
 
 
+def test_images_of_other_shapes_are_refused():
+    network = networks.vgg16(10, rngs=nnx.Rngs(0))
+    for shape in ((1, 31, 32, 3), (1, 32, 32, 1)):
+        with pytest.raises(ValueError, match=r"x must have shape \(n, height, width, 3\), height and width at least 32"):
+            network(jnp.zeros(shape, jnp.float32))
+    assert networks.small_cnn(10, rngs=nnx.Rngs(0))(jnp.zeros((2, 8, 8, 3), jnp.float32)).shape == (2, 10)
+
+
 def test_augmented_images_are_shifted_and_mirrored_copies():
     image = jax.random.normal(jax.random.key(0), (1, 6, 6, 2)) + 3
     padded = np.pad(np.asarray(image[0]), [(MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)])

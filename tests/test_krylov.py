@@ -122,6 +122,21 @@ def test_a_fixed_multiplier_and_many_chains_on_one_spectrum():
     assert int(hardest.steps) == int(spectrum.steps)
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e-17])
+def test_outputs_of_any_size_are_known_as_well_as_the_others(scale):
+    """What is rounding to one output is all that another has; an output of zeros, with multipliers given, stays zero."""
+    y = labels(0.3, 2) * jnp.array([[1.0, scale]])
+    y = jnp.concatenate([y, jnp.zeros((K, 1))], axis=1)
+    spectrum = sdntk.krylov(sdntk.products(GRAMS["matern"]), y, multiplier=0.1, rounds=4)
+    run, exact = (sdntk.distill_spectrum(s, y, multiplier=0.1, rounds=4) for s in (spectrum, SPECTRA["matern"]))
+    error = np.linalg.norm(run.fitted[..., :2] - exact.fitted[..., :2], axis=1) / np.linalg.norm(
+        exact.fitted[..., :2], axis=1
+    )
+    assert error.max() <= run.error_bounds.fitted.max() + 1e-12 <= 2e-6
+    assert not np.asarray(run.fitted[..., 2]).any()
+    assert not np.asarray(run.error_bounds.fitted[:, 2]).any()
+
+
 @jax.jit
 def traced(spectrum, y, tolerance, alpha):
     """Jitted: an infeasible chain is a status, not an error."""

@@ -107,6 +107,19 @@ print("done")
     )
 
 
+def test_a_run_killed_in_its_first_round_is_of_these_settings(tmp_path, monkeypatch):
+    """Its states must not be gone on with under others, such as another learning rate."""
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", die)
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path)
+    with pytest.raises(ValueError, match=r"test \(1, now 2\) differ"):
+        Records(tmp_path, {"test": 2})
+
+
 def test_a_finished_run_does_nothing_and_leaves_no_states(undisturbed):
     before = (undisturbed / "rounds.parquet").stat().st_mtime_ns
     assert go(undisturbed) == []

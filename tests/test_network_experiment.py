@@ -23,7 +23,7 @@ from test_network_classification import CHAIN, Network, problem
 from sdntk import early_stopping, network_classification, network_experiment, network_report
 from sdntk.checkpoints import Checkpoints
 from sdntk.datasets import Dataset
-from sdntk.network_experiment import FIGURES, Experiment, prepare
+from sdntk.network_experiment import FIGURES, Experiment, experiments, prepare
 from sdntk.records import Records
 from sdntk.training import Training, train
 
@@ -57,8 +57,8 @@ def test_every_preset_runs_two_steps_and_stops_cleanly(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert FIGURES[7] == FIGURES[4]
-    for figure, experiments in FIGURES.items():
-        for experiment in experiments if figure != 7 else ():
+    for figure, shown in FIGURES.items():
+        for experiment in shown if figure != 7 else ():
             folder = tmp_path / f"figure{figure}_{experiment.network}_{experiment.dataset}"
             rows = pd.read_parquet(folder / "rounds.parquet")
             assert rows["steps"].tolist() == [2]
@@ -84,11 +84,28 @@ def test_presets_are_the_papers():
         9: [(*ten, "cross-entropy", "hard", False)],
         10: [(*hundred, "cross-entropy", "hard", False)],
     }
-    for experiment in (e for experiments in FIGURES.values() for e in experiments):
+    for experiment in (e for shown in FIGURES.values() for e in shown):
         numbers = {"cifar10": (16, 1e-3, 1e-4), "cifar100": (64, 1e-4, 5e-5)}[experiment.dataset]
         assert (experiment.batch_size, experiment.learning_rate, experiment.weight_decay) == numbers
         assert (experiment.steps, experiment.seeds, experiment.train, experiment.label_noise) == (64_000, 10, None, 0)
         assert experiment.rounds > 10
+
+
+def test_settings_given_in_place_of_the_presets():
+    """Another data set brings its numbers along; of figure 6 the half that they name is taken."""
+    (hundred,) = experiments(4, dataset="cifar100", steps=10)
+    assert hundred == dataclasses.replace(FIGURES[8][0], steps=10)
+    (rate,) = experiments(4, dataset="cifar100", learning_rate=0.5)
+    assert (rate.learning_rate, rate.batch_size) == (0.5, 64)
+    left, right = FIGURES[6]
+    assert experiments(6) == [left, right]
+    assert experiments(6, network="vgg16") == experiments(6, dataset="cifar100") == [right]
+    assert experiments(6, network="resnet50") == experiments(6, dataset="cifar10") == [left]
+    assert experiments(6, network="vgg16", dataset="cifar10") == [dataclasses.replace(left, network="vgg16")]
+    assert [(e.network, e.dataset) for e in experiments(6, network="small")] == [("small", "cifar10"), ("small", "cifar100")]
+    assert experiments(6, network="small", dataset="cifar100") == [dataclasses.replace(right, network="small")]
+    with pytest.raises(ValueError, match="figure must be from 4 to 10; got 3"):
+        experiments(3)
 
 
 def dataset(size=60):
@@ -112,6 +129,13 @@ def test_data_is_drawn_as_asked_for():
     np.testing.assert_array_equal(jnp.argmax(whole.y, axis=1), whole.labels)
     other = prepare(dataset(), dataclasses.replace(experiment, data_seed=1))
     assert (np.asarray(other.labels) != np.asarray(data.labels)).any()
+
+
+def test_images_without_colours_are_refused():
+    images = np.zeros((60, 8, 8, 1), np.uint8)
+    grey = dataclasses.replace(dataset(), train_images=images, test_images=images)
+    with pytest.raises(ValueError, match=r"images of shape \(height, width, 3\).* those of noise have shape \(8, 8, 1\)"):
+        prepare(grey, Experiment("small", "noise", "squared"))
 
 
 @pytest.mark.parametrize(
@@ -178,14 +202,57 @@ def test_killed_it_goes_on_where_it_was(chain_records, tmp_path, monkeypatch):
     monkeypatch.setattr(Checkpoints, "save", save)
     early_stopping.run(Network, problem(), CHAIN, whole, seeds=[3, 5], at_once=2)
     pd.testing.assert_frame_equal(records["early_stopping"], whole["early_stopping"], check_exact=True)
-    count = len(records["early_stopping"])
+    before = records["early_stopping"]
     early_stopping.run(Network, problem(), CHAIN, records, seeds=[3, 5], at_once=2)
-    assert len(records["early_stopping"]) == count
+    pd.testing.assert_frame_equal(records["early_stopping"], before, check_exact=True)
 
 
-def test_early_stopping_wants_finished_chains(tmp_path):
+def test_killed_between_its_last_state_and_the_table_it_takes_no_step_again(chain_records, tmp_path, monkeypatch):
+    records, put, taken, advance = Records(tmp_path, {"test": 1}), Records.put, [], early_stopping.advance_and_measure
+    records.put("rounds", chain_records["rounds"])
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    def count(*arguments):
+        taken.append(1)
+        return advance(*arguments)
+
+    monkeypatch.setattr(early_stopping, "advance_and_measure", count)
+    monkeypatch.setattr(Records, "put", die)
+    with pytest.raises(KeyboardInterrupt):
+        early_stopping.run(Network, problem(), CHAIN, records, seeds=[3], at_once=1)
+    monkeypatch.setattr(Records, "put", put)
+    needed = len(taken)
+    early_stopping.run(Network, problem(), CHAIN, records, seeds=[3], at_once=1)
+    assert len(taken) == needed > 0
+    early_stopping.run(Network, problem(), CHAIN, records, seeds=[3, 5], at_once=2)  # seed 3 is done, 5 is not
+    assert list(zip(*(records["early_stopping"][name] for name in ("seed", "round")), strict=True)) == [
+        (seed, t) for seed in (3, 5) for t in range(3)
+    ]
+    assert not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_a_round_that_diverged_has_no_level(chain_records, tmp_path):
+    rounds = chain_records["rounds"].copy()
+    later = (rounds["seed"] == 5) & (rounds["round"] > 0)
+    rounds.loc[later, "stop"] = "diverged"
+    records = Records(tmp_path, {"test": 1})
+    records.put("rounds", rounds)
+    early_stopping.run(Network, problem(), CHAIN, records, seeds=[3, 5])
+    found, expected = records["early_stopping"], chain_records["early_stopping"]
+    np.testing.assert_array_equal(found["level"].isna(), later)
+    pd.testing.assert_frame_equal(found[~later], expected[~later], check_exact=True)
+    assert found.loc[later, "step"].isna().all()
+
+
+def test_early_stopping_wants_finished_chains(chain_records, tmp_path):
     with pytest.raises(ValueError, match="records must hold 3 rounds of each of the seeds"):
         early_stopping.run(Network, problem(), CHAIN, Records(tmp_path, {}), seeds=[0])
+    with pytest.raises(ValueError, match="records must hold 3 rounds of each of the seeds"):
+        early_stopping.run(Network, problem(), CHAIN, chain_records, seeds=[3, 4])
+    with pytest.raises(ValueError, match="at_once must be at least 1"):
+        early_stopping.run(Network, problem(), CHAIN, chain_records, seeds=[3], at_once=0)
 
 
 def made_up(folder, test_accuracy):
@@ -193,7 +260,7 @@ def made_up(folder, test_accuracy):
     records = Records(folder, {**dataclasses.asdict(FIGURES[6][0]), "seeds": 2})
     rows = [
         {"seed": seed, "round": t, "train_accuracy": 1 - 0.1 * t, "test_accuracy": accuracy + 0.02 * seed, "train_loss": 0.1,
-         "test_loss": 0.2, "given_loss": 0.1 + t}
+         "test_loss": 0.2, "given_loss": 0.1 + t, "stop": "steps"}
         for seed in range(2) for t, accuracy in enumerate(test_accuracy)
     ]  # fmt: skip
     records.put("rounds", pd.DataFrame(rows))
@@ -208,7 +275,9 @@ def test_the_verdict_says_what_the_tables_say(tmp_path):
     assert "stopped early" not in said
     stopped = records["rounds"].assign(level=0.1, step=[10.0, 20.0, np.nan] * 2, test_accuracy=[0.3, 0.55, np.nan] * 2)
     records.put("early_stopping", stopped)
-    assert "test accuracy 0.5500 at best (the loss of round 1); self-distillation 0.6100" in network_report.verdict(records)
+    said = network_report.verdict(records)
+    assert "(4 of 6 reached): mean test accuracy 0.5500 at best (the loss of round 1); self-distillation in the same" in said
+    assert "seeds 0.6100 (round 1)" in said
     assert "does not rise" in network_report.verdict(made_up(tmp_path / "falls", [0.6, 0.5]))
     assert "falls in 0 of 0 later rounds: from 1.0000 to 1.0000" in network_report.verdict(made_up(tmp_path / "one", [0.6]))
     table = network_report.rounds_table(records)
@@ -221,6 +290,27 @@ def test_the_verdict_says_what_the_tables_say(tmp_path):
     assert [path.stem for path in paths] == ["rounds", "early_stopping"]
     for path in paths:
         assert np.unique(image.imread(path)[..., :3].reshape(-1, 3), axis=0).shape[0] > 50
+
+
+def test_the_verdict_counts_the_same_networks_on_both_sides(tmp_path):
+    """Networks that missed a level, and rounds that diverged, are in neither mean."""
+    records = made_up(tmp_path, [0.5, 0.6, 0.4])  # seed 1 is better by 0.02
+    rounds = records["rounds"]
+    step = np.array([1.0, np.nan, np.nan, 1.0, 2.0, np.nan])  # only seed 1 reached round 1's loss
+    stopped = rounds.drop(columns="stop").assign(level=0.1, step=step, test_accuracy=np.where(step > 0, 0.55, np.nan))
+    records.put("early_stopping", stopped)
+    said = network_report.verdict(records)
+    assert "(3 of 6 reached): mean test accuracy 0.5500 at best (the loss of round 0)" in said
+    assert "seeds 0.6200 (round 1)" in said
+    records.put("rounds", rounds.assign(stop=["steps", "steps", "diverged"] * 2))
+    said = network_report.verdict(records)
+    assert said.startswith("2 of 6 networks diverged and are left out.\nMean training accuracy falls in 1 of 1 later")
+    assert network_report.rounds_table(records).row_count == 2
+    records.put("early_stopping", stopped.assign(step=np.nan))
+    assert "No network that was to be stopped early reached the loss of a round." in network_report.verdict(records)
+    assert "0 of 2" in list(network_report.rounds_table(records).columns[-1].cells)
+    records.put("rounds", rounds.assign(stop="diverged"))
+    assert network_report.verdict(records) == "Every network diverged."
 
 
 @pytest.mark.slow
@@ -248,6 +338,21 @@ def test_the_command_runs_small_and_goes_on(command, tmp_path, monkeypatch):
     bad = command("networks", "--figure", "3")
     assert bad.returncode == 2
     assert "figure must be from 4 to 10" in bad.stderr
+    beside = command(*options, "--kernel", "nowhere")
+    assert beside.returncode == 2
+    assert "is not the configuration of records" in beside.stderr
+    kernel = {"seed": 0, "tolerance": 0.1, "round": range(2), "active_classes": 10}
+    for folder, noise in (("same", 0.2), ("other", 0.4)):
+        curves = Records(folder, {"kernel": "an NTK", "dataset": "cifar10", "label_noise": noise})
+        curves.put("rounds", pd.DataFrame(kernel | {"train_accuracy": 0.9, "test_accuracy": 0.5}))
+    without = (folders[0] / "rounds.png").read_bytes()
+    assert command(*options, "--kernel", "same").returncode == 0
+    assert (folders[0] / "rounds.png").read_bytes() != without
+    beside = command(*options, "--kernel", "other")
+    assert beside.returncode == 2
+    assert "the same data set with the same label noise" in beside.stderr
+    beside = command(*options, "--kernel", str(folders[0]))
+    assert "kernel must be a folder that sdntk ntk wrote" in beside.stderr
 
 
 def test_optimiser_adds_the_decay_as_a_penalty():

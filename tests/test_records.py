@@ -35,6 +35,17 @@ def test_another_configuration_is_refused_and_named(tmp_path):
         Records(tmp_path, {"rounds": 5, "train": 100, "new": 1})
 
 
+def test_records_are_opened_without_their_configuration(tmp_path):
+    with pytest.raises(ValueError, match="is not the configuration of records"):
+        Records.open(tmp_path)
+    Records(tmp_path / "run", {"rounds": 10}).keep_configuration()
+    opened = Records.open(tmp_path / "run")
+    assert opened.configuration == {"rounds": 10}
+    assert opened["rounds"].empty
+    with pytest.raises(ValueError, match="another configuration"):
+        Records(tmp_path / "run", {"rounds": 9})
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", "no json"])
 def test_a_config_that_is_none(tmp_path, content):
     (tmp_path / "config.json").write_text(content)

@@ -29,6 +29,9 @@ class ConvNorm(nnx.Module):
 class Classifier(nnx.Module):
     """Features of images, their mean over pixels, one linear layer."""
 
+    #: Least height and width of an image.
+    smallest = 1
+
     def __init__(self, channels: int, num_classes: int, *, rngs: nnx.Rngs) -> None:
         self.head = nnx.Linear(channels, num_classes, rngs=rngs)
 
@@ -37,6 +40,15 @@ class Classifier(nnx.Module):
         """What the head looks at."""
 
     def __call__(self, x: Float[Array, "n H W C"]) -> Float[Array, "n Q"]:
-        """The logits of images, shape (n, height, width, channels)."""
+        """The logits of images, shape (n, height, width, 3).
+
+        Raises:
+            ValueError: images of another shape, or too small.
+        """
+        if x.ndim != 4 or x.shape[-1] != 3 or min(x.shape[1:3]) < self.smallest:
+            raise ValueError(
+                f"x must have shape (n, height, width, 3), height and width at least {self.smallest}; its shape is "
+                f"{x.shape}."
+            )
         dtype = self.head.kernel.dtype  # the weights', whatever images come in and convolutions compute in
         return self.head(jnp.mean(self.features(x.astype(dtype)).astype(dtype), axis=(1, 2)))

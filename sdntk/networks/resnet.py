@@ -26,7 +26,9 @@ class _Block(nnx.Module):
 
 
 class ResNet(Classifier):
-    """A stem, four stages of residual blocks, the mean over pixels, and one linear layer (He et al. 2016, section 4.2).
+    """A stem, four stages of residual blocks, the mean over pixels, and one linear layer (He et al. 2016).
+
+    Bottleneck blocks halve the image in their 3 x 3 convolution.
 
     Args:
         blocks: in each stage.

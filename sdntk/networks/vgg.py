@@ -31,7 +31,7 @@ class VGG(Classifier):
                 layers.append(ConvNorm(channels, outputs, 3, bias=True, rngs=rngs, dtype=dtype))
                 channels = outputs
             made.append(nnx.List(layers))
-        self.stages = nnx.List(made)
+        self.stages, self.smallest = nnx.List(made), 2 ** len(stages)
         super().__init__(channels, as_count("num_classes", num_classes, at_least=1), rngs=rngs)
 
     def features(self, x: Float[Array, "n H W 3"]) -> Float[Array, "n h w C"]:
