@@ -231,7 +231,8 @@ def networks(
     weight_decay: Annotated[float | None, typer.Option(help="As a penalty's gradient.")] = None,
     augment: Annotated[bool | None, typer.Option(help="Crop and flip images.")] = None,
     early_stopping: Annotated[
-        bool | None, typer.Option(help="Stop fresh networks at every round's loss, too. [default: in figure 6, CIFAR-10]")
+        bool | None,
+        typer.Option(help="Stop fresh networks at every round's loss, too. [default: in the left half of figure 6]"),
     ] = None,
     bfloat16: Annotated[bool | None, typer.Option(help="Convolutions in bfloat16.")] = None,
     train: Annotated[int | None, typer.Option(help="Training images, balanced by class. [default: all]")] = None,
@@ -278,7 +279,9 @@ def _kernel_rounds(folder: Path, experiment: Any) -> pd.DataFrame | None:
     records = Records.open(folder)
     if "kernel" not in records.configuration or records["rounds"].empty:
         raise ValueError(f"kernel must be a folder that sdntk ntk wrote; {folder} holds other records.")
-    same = all(records.configuration[name] == getattr(experiment, name) for name in ("dataset", "label_noise"))
+    noise = experiment.label_noise
+    expected = {"dataset": experiment.dataset, "label_noise": noise} | ({"noise": Noise.SYMMETRIC.value} if noise else {})
+    same = all(records.configuration[name] == value for name, value in expected.items())
     return records["rounds"] if same else None
 
 

@@ -6,7 +6,9 @@ is trained on those labels passes this loss on its way down; what it is there, s
 nothing tells a network that is to stop there from one that is to go on.
 """
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -25,6 +27,7 @@ from sdntk.network_classification import (
     Classification,
     advance_and_measure,
     begin_fresh,
+    groups_of,
     spread_again,
     with_rows,
 )
@@ -48,7 +51,8 @@ def run(
 
     It has a row for each seed and round of the table ``rounds``: ``level``, the round's given_loss; ``step``, the first
     measured step at which the fresh network's given_loss is at most that; accuracies and losses there. They are nan where
-    the level was not reached, and the level itself where the round diverged. A run that was killed goes on where it was.
+    the level was not reached, and the level itself where the round diverged. A run that was killed goes on where it was;
+    with another ``at_once`` the group that it was at begins again.
 
     Args:
         build: a fresh Flax NNX network from ``nnx.Rngs``.
@@ -63,19 +67,22 @@ def run(
 
     Source: Mobahi et al. 2020, section 5.
     """
-    levels = _levels(records, seeds, chain.rounds)
+    levels = dict(zip(seeds, _levels(records, seeds, chain.rounds), strict=True))
     size = fastest_size(len(seeds)) if at_once is None else as_count("at_once", at_once, at_least=1)
-    with Bar(f"{len(seeds)} networks, stopped early", total=-(-len(seeds) // size) * chain.training.steps) as bar:
-        for start in range(0, len(seeds), size):
-            group = list(seeds[start : start + size])
-            checkpoints = Checkpoints(records.folder / "checkpoints" / f"{chain.name(group)}_early_stopping")
-            done = records["early_stopping"]
-            if set(group) <= set(done.get("seed", ())):
-                bar.advance(chain.training.steps)
-            else:
-                reached = _train(build, data, chain, checkpoints, group, levels[start : start + size], bar)
-                rows = _rows(group, levels[start : start + size], np.asarray(reached))
-                records.put("early_stopping", with_rows(done, rows))
+    done = [seed for seed in seeds if seed in set(records["early_stopping"].get("seed", ()))]
+
+    def states(group: list[int]) -> Path:
+        return records.folder / "checkpoints" / f"{chain.name(group)}_early_stopping"
+
+    for group in groups_of(done, size):  # killed between its table and the end of its states
+        shutil.rmtree(states(group), ignore_errors=True)
+    groups = groups_of([seed for seed in seeds if seed not in done], size)
+    with Bar(f"{len(seeds) - len(done)} networks, stopped early", total=len(groups) * chain.training.steps) as bar:
+        for group in groups:
+            checkpoints, of_group = Checkpoints(states(group)), np.stack([levels[seed] for seed in group])
+            reached = _train(build, data, chain, checkpoints, group, of_group, bar)
+            rows = _rows(group, of_group, np.asarray(reached))
+            records.put("early_stopping", with_rows(records["early_stopping"], rows))
             checkpoints.close(delete=True)
 
 

@@ -111,7 +111,7 @@ def evaluate(network: Ensemble, x: Float[Array, "n ..."]) -> Float[Array, "n Q"]
 
 
 def fastest_size(count: int) -> int:
-    """On a CPU one: at once small convolutional networks took 1.7 times as long, small MLPs 0.8 (benchmarks/networks.py)."""
+    """On a CPU one: all at once, small CNNs took twice as long and small MLPs 0.9 times (benchmarks/results/networks.md)."""
     return 1 if jax.default_backend() == "cpu" else count
 
 

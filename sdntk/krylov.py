@@ -142,8 +142,10 @@ def begin(labels: Float[Array, "K *Q"]) -> Lanczos:
     """The process before its first step."""
     num_points, dtype = len(labels), labels.dtype
     columns = labels.reshape(num_points, -1)
-    norms = jnp.linalg.norm(columns, axis=0, keepdims=True)  # what is rounding to one output may be all that another has
-    vectors, sizes, _ = jnp.linalg.svd(columns / jnp.where(norms > 0, norms, 1), full_matrices=False)
+    # What is rounding to one output may be all that another has; squares of the smallest numbers are zero.
+    scaled = columns / jnp.where(columns.any(axis=0, keepdims=True), jnp.abs(columns).max(axis=0, keepdims=True), 1)
+    norms = jnp.linalg.norm(scaled, axis=0, keepdims=True)
+    vectors, sizes, _ = jnp.linalg.svd(scaled / jnp.where(norms > 0, norms, 1), full_matrices=False)
     rank = int(np.sum(np.asarray(sizes) > ROUNDING * jnp.finfo(dtype).eps * sizes[0]))
     more = max(0, min(LEAST_WIDTH, num_points) - rank)
     random = jax.random.normal(jax.random.key(0), (num_points, more), dtype)

@@ -69,6 +69,9 @@ def error_bounds(
         alpha: the ground truth's weight.
         by_tolerance: whether the multipliers came from the tolerance, or were given and are exact.
     """
+    largest = jnp.max(jnp.abs(z))
+    nothing = largest == 0  # labels of zeros
+    z, s = (values / jnp.where(nothing, 1, largest) for values in (z, s))  # squares of small numbers are zero
     c = jnp.where(status == Status.ACTIVE, multipliers, 1.0)
     _, diagonals = filters.distillation(d, jnp.where(status == Status.ACTIVE, multipliers, jnp.inf), alpha)
     targets = diagonals[..., None] * z[None]  # u_t
@@ -101,7 +104,7 @@ def error_bounds(
         moves = jnp.sqrt(jnp.sum((kept[None] * q) ** 2, axis=(1, 2))) + known(kept) + fixed
         error = sum(of_fit) + 1.03 * jnp.sum(jnp.where(shifts > 0, shifts * moves, 0))
         size = jnp.linalg.norm(kept)
-        relative = jnp.where(error == 0, 0.0, jnp.where(size > error, error / (size - error), jnp.inf))  # labels of zeros
+        relative = jnp.where(nothing, 0.0, jnp.where(size > error, error / (size - error), jnp.inf))
         bounds = ErrorBounds(jnp.expm1(shifts[t]), relative)
         # No doubt that a collapsed round is one; what is infeasible by a Krylov spectrum need not be so.
         ended = jnp.where((status[t] == Status.COLLAPSED) & (jnp.linalg.norm(u) + before <= s), 0.0, jnp.inf)

@@ -7,6 +7,7 @@ run killed at any moment goes on in the middle of a round and ends with the same
 import dataclasses
 import hashlib
 import itertools
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -105,7 +106,7 @@ def run(
     against the round's own targets, all at its end, and with ``best_`` before the name at its best step, the measured one
     with the highest test accuracy (it is chosen by the test points, so it flatters); steps, stop, stationarity, and the
     seconds of the group's round, since it was last gone on with. A network that diverges has diverged in all later rounds,
-    too.
+    too. A group of chains that was killed in the middle goes on there; with another ``at_once`` it begins again.
 
     Args:
         build: a fresh Flax NNX network from ``nnx.Rngs``.
@@ -119,12 +120,20 @@ def run(
     require_targets(chain.targets, data.y.shape[1])
     size = fastest_size(len(seeds)) if at_once is None else as_count("at_once", at_once, at_least=1)
     records.keep_configuration()  # before any state: only the same settings go on with one
-    groups = [list(seeds[start : start + size]) for start in range(0, len(seeds), size)]
+    done = [seed for seed in seeds if _rounds_done(records, [seed]) >= chain.rounds]
+    for group in groups_of(done, size):  # killed between its last row and the end of its states
+        shutil.rmtree(records.folder / "checkpoints" / chain.name(group), ignore_errors=True)
+    groups = groups_of([seed for seed in seeds if seed not in done], size)
     with Bar(
-        f"{len(seeds)} chains of {chain.rounds} rounds", total=len(groups) * chain.rounds * chain.training.steps
+        f"{len(seeds) - len(done)} chains of {chain.rounds} rounds", total=len(groups) * chain.rounds * chain.training.steps
     ) as bar:
         for group in groups:
             yield from _run_group(build, data, chain, records, group, bar)
+
+
+def groups_of(seeds: Sequence[int], size: int) -> list[list[int]]:
+    """So many at a time."""
+    return [list(seeds[start : start + size]) for start in range(0, len(seeds), size)]
 
 
 def _run_group(
@@ -132,11 +141,8 @@ def _run_group(
 ) -> Iterator[pd.DataFrame]:
     steps, name = chain.training.steps, chain.name(seeds)
     done = _rounds_done(records, seeds)
-    bar.advance(min(done, chain.rounds) * steps)
+    bar.advance(done * steps)
     checkpoints = Checkpoints(records.folder / "checkpoints" / name)
-    if done >= chain.rounds:
-        checkpoints.close(delete=True)
-        return
     first = jnp.broadcast_to(data.y, (len(seeds), *data.y.shape))
     progress = _begin(build, data, chain, seeds, 0, first, jnp.zeros(len(seeds), bool))
     if checkpoints.last is not None:

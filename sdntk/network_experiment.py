@@ -17,6 +17,7 @@ from sdntk._arguments import as_count
 from sdntk.augmentation import crop_and_flip
 from sdntk.datasets import Dataset, balanced_subset, label_noise, standardise
 from sdntk.network_classification import Chain, Classification
+from sdntk.network_distillation import require_targets
 from sdntk.records import Records
 from sdntk.training import Training
 
@@ -26,13 +27,8 @@ NETWORKS = {
     "vgg16": networks.vgg16,
     "small": networks.small_cnn,
 }
-#: By name, and by whether targets are soft.
-LOSSES = {
-    ("squared", "soft"): losses.squared_error_of_softmax,
-    ("squared", "hard"): losses.squared_error_of_softmax,
-    ("cross-entropy", "soft"): losses.soft_cross_entropy,
-    ("cross-entropy", "hard"): losses.hard_cross_entropy,
-}
+#: Hard targets are one-hot vectors to them.
+LOSSES = {"squared": losses.squared_error_of_softmax, "cross-entropy": losses.soft_cross_entropy}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +74,9 @@ class Experiment:
     def __post_init__(self) -> None:
         if self.network not in NETWORKS:
             raise ValueError(f"network must be one of {', '.join(NETWORKS)}; got {self.network!r}.")
-        if (self.loss, self.targets) not in LOSSES:
-            raise ValueError(
-                f'loss must be "squared" or "cross-entropy", and targets "soft" or "hard"; got {self.loss!r} and '
-                f"{self.targets!r}."
-            )
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {self.loss!r}.")
+        require_targets(self.targets, num_outputs=2)
         for name in ("rounds", "seeds", "steps", "batch_size", "measure_every"):
             as_count(name, getattr(self, name), at_least=1)
         for name in ("learning_rate", "weight_decay"):
@@ -92,14 +86,19 @@ class Experiment:
     @property
     def training(self) -> Training:
         """How a round is trained."""
-        decay = [optax.add_decayed_weights(self.weight_decay)] if self.weight_decay else []
         return Training(
-            loss=LOSSES[self.loss, self.targets],
-            optimiser=optax.chain(*decay, optax.adam(self.learning_rate)),
+            loss=LOSSES[self.loss],
+            optimiser=_optimiser(self.learning_rate, self.weight_decay),
             steps=self.steps,
             batch_size=self.batch_size,
             augment=crop_and_flip if self.augment else None,
         )
+
+
+@functools.cache  # one for the same settings, that what is compiled for one experiment serves the next
+def _optimiser(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
+    decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
+    return optax.chain(*decay, optax.adam(learning_rate))
 
 
 #: What the paper's trainings take from the data set.

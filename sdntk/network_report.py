@@ -20,8 +20,9 @@ _TRAIN, _TEST, _STOPPED = "C0", "C3", "C2"
 def rounds_table(records: Records) -> Table:
     """Every round: mean and standard deviation over seeds; beside it the networks that were stopped early, if any.
 
-    Networks that diverged are left out, and of those stopped early the ones that did not reach the round's loss.
+    Chains that diverged are left out, and of the networks stopped early those that did not reach the round's loss.
     """
+    frame, stopped = _whole_chains(records)
     shown = {
         "train accuracy": "train_accuracy",
         "test accuracy": "test_accuracy",
@@ -29,12 +30,11 @@ def rounds_table(records: Records) -> Table:
         "test loss": "test_loss",
         "loss to given labels": "given_loss",
     }
-    stopped = records["early_stopping"]
     beside = [] if stopped.empty else ["stopped early: test accuracy", "at step", "reached"]
     table = Table(title="Self-distillation, mean ± standard deviation over seeds (accuracy and loss to the original labels)")
     for column in ("round", *shown, *beside):
         table.add_column(column, justify="right")
-    for t, rows in _finished(records).groupby("round"):
+    for t, rows in frame.groupby("round"):
         cells = [mean_and_deviation(rows[column]) for column in shown.values()]
         if not stopped.empty:
             early = stopped[stopped["round"] == t]
@@ -49,50 +49,53 @@ def rounds_table(records: Records) -> Table:
 
 def verdict(records: Records) -> str:
     """Does training accuracy fall every round, test accuracy rise first, and does a network stopped early do as well?"""
-    frame = _finished(records)
+    frame, stopped = _whole_chains(records)
     if frame.empty:
-        return "Every network diverged."
+        return "Every chain diverged."
     train, test = (frame.groupby("round")[column].mean() for column in ("train_accuracy", "test_accuracy"))
     falls = train.diff().dropna() < 0
-    diverged = len(records["rounds"]) - len(frame)
-    lines = [f"{diverged} of {len(records['rounds'])} networks diverged and are left out."] if diverged else []
+    chains, diverged = records["rounds"]["seed"].nunique(), records["rounds"]["seed"].nunique() - frame["seed"].nunique()
+    lines = [f"{diverged} of {chains} chains diverged and are left out."] if diverged else []
     lines.append(
         f"Mean training accuracy falls in {falls.sum()} of {len(falls)} later rounds: from {train.iloc[0]:.4f} to "
         f"{train.iloc[-1]:.4f}."
     )
     best = test.idxmax()
     gains = frame.pivot(index="seed", columns="round", values="test_accuracy")
-    gains = gains[best] - gains[test.index[0]]
+    gains = gains[best] - gains[0]
     rise = (
         f"rises to {test[best]:.4f} in round {best} (by {gains.mean():.4f}, standard deviation over seeds "
         f"{gains.std(ddof=0):.4f})"
-        if best > test.index[0]
+        if best > 0
         else "does not rise"
     )
     lines.append(f"Mean test accuracy starts at {test.iloc[0]:.4f}, {rise}, and ends at {test.iloc[-1]:.4f}.")
-    if not records["early_stopping"].empty:
-        lines.append(_verdict_on_early_stopping(records))
+    if not stopped.empty:
+        lines.append(_verdict_on_early_stopping(frame, stopped))
     return "\n".join(lines)
 
 
-def _verdict_on_early_stopping(records: Records) -> str:
-    """Both sides over the same seeds and rounds: those whose loss was reached."""
-    stopped = records["early_stopping"]
-    pairs = stopped.dropna(subset="step").merge(_finished(records), on=["seed", "round"], suffixes=("", "_of_round"))
-    if pairs.empty:
-        return "No network that was to be stopped early reached the loss of a round."
-    early, rounds = (pairs.groupby("round")[column].mean() for column in ("test_accuracy", "test_accuracy_of_round"))
+def _verdict_on_early_stopping(frame: pd.DataFrame, stopped: pd.DataFrame) -> str:
+    """Both sides over the same rounds, and over all seeds: what only some seeds reach is reached by the better ones."""
+    missed = stopped.loc[stopped["step"].isna(), "round"]
+    reached = sorted(set(stopped["round"]) - set(missed))
+    if not reached:
+        return "No round's loss was reached by every network that was to be stopped there."
+    early, rounds = (
+        table[table["round"].isin(reached)].groupby("round")["test_accuracy"].mean() for table in (stopped, frame)
+    )
     return (
-        f"One network stopped early at the losses of the rounds ({len(pairs)} of {len(stopped)} reached): mean test "
-        f"accuracy {early.max():.4f} at best (the loss of round {early.idxmax()}); self-distillation in the same rounds and "
-        f"seeds {rounds.max():.4f} (round {rounds.idxmax()})."
+        f"One network stopped early, at the losses of rounds {', '.join(map(str, reached))}, which every seed reached: mean "
+        f"test accuracy {early.max():.4f} at best (round {early.idxmax()}); self-distillation in these rounds "
+        f"{rounds.max():.4f} (round {rounds.idxmax()})."
     )
 
 
-def _finished(records: Records) -> pd.DataFrame:
-    """The rounds of networks that did not diverge."""
-    frame = records["rounds"]
-    return frame[frame["stop"] != Stop.DIVERGED.name.lower()]
+def _whole_chains(records: Records) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rounds, and the networks stopped early, of the seeds whose chains did not diverge: means are of the same seeds."""
+    frame, stopped = records["rounds"], records["early_stopping"]
+    gone = frame.loc[frame["stop"] == Stop.DIVERGED.name.lower(), "seed"]
+    return frame[~frame["seed"].isin(gone)], stopped if stopped.empty else stopped[~stopped["seed"].isin(gone)]
 
 
 def draw(records: Records, kernel: pd.DataFrame | None = None) -> dict[str, Figure]:
@@ -119,7 +122,7 @@ def save(records: Records, kernel: pd.DataFrame | None = None) -> list[Path]:
 
 
 def _rounds(records: Records, kernel: pd.DataFrame | None) -> Figure:
-    frame, c = _finished(records), records.configuration
+    frame, c = _whole_chains(records)[0], records.configuration
     loss = "mean squared error" if c["loss"] == "squared" else "cross-entropy"
     panels = {
         "train_accuracy": ("accuracy on training images\n(original labels)", _TRAIN),
@@ -152,14 +155,14 @@ def _draw_kernel(ax: Axes, kernel: pd.DataFrame, column: str) -> None:
 
 def _early_stopping(records: Records) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
-    stopped = records["early_stopping"]
+    frame, stopped = _whole_chains(records)
     reached = stopped.dropna(subset="step")
-    share = "" if len(reached) == len(stopped) else f"\n({len(reached)} of {len(stopped)} reached it)"
+    share = "" if len(reached) == len(stopped) else f"\n({len(reached)} of {len(stopped)} came so far)"
     for ax, column in zip(axes, ("train_accuracy", "test_accuracy"), strict=True):
-        draw_envelope(ax, _finished(records), "round", column, color=_TEST, marker="o", label="self-distillation")
+        draw_envelope(ax, frame, "round", column, color=_TEST, marker="o", label="self-distillation")
         draw_envelope(
             ax, reached, "round", column, color=_STOPPED, marker="s",
-            label=f"one network, stopped at that round's loss{share}",
+            label=f"one network, first measured at or\nbelow that round's loss{share}",
         )  # fmt: skip
         ax.set(ylabel=f"accuracy on {'training' if column.startswith('train') else 'test'} images")
         ax.grid(alpha=0.25)

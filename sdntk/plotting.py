@@ -62,7 +62,13 @@ def draw_filter(ax: Axes, diagonal: Any, *, colour: Any = "C0", label: str | Non
 
 
 def draw_filter_ratios(ax: Axes, run: Distillation, tolerance: float) -> Axes:
-    """Ratios of neighbouring diagonals of B_t against Theorem 5's lower bound, for every active round."""
+    """Ratios of neighbouring diagonals of B_t against Theorem 5's lower bound, for every active round.
+
+    Raises:
+        ValueError: a run without filters, or of several outputs.
+    """
+    if run.filters is None or run.filters.ndim != 2:
+        raise ValueError('run must be of one output and hold filters, which method="tridiagonal" does not give.')
     d, diagonals = np.asarray(run.eigenvalues), np.asarray(run.filters)
     rank, active = int(run.spectrum.rank), int(run.active_rounds)
     pairs = np.arange(1, rank)  # pair k: the k-th largest eigenvalue and the next

@@ -33,6 +33,7 @@ def chain(d, z, eps):
     return np.asarray(path.multipliers), np.linalg.norm(targets * z, axis=1), filters, active
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(problems())
 def test_multiplier_bounds_hold_in_every_round(problem):
@@ -82,6 +83,7 @@ def test_filter_ratio_bound_holds_for_all_pairs(problem):
         assert np.all((d[None, :] == 0) >= ~finite)  # infinite only against the null space
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(problems())
 def test_sparsity_index_holds_and_falls_with_the_tolerance(problem):
@@ -104,6 +106,7 @@ def test_sparsity_index_holds_and_falls_with_the_tolerance(problem):
         assert largest[-1] <= float(bounds.sparsity_limit(d)) * (1 + 1e-6)
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(problems())
 def test_equivalent_eigenvalues_and_complexities_fall_with_the_rounds(problem):
@@ -119,6 +122,7 @@ def test_equivalent_eigenvalues_and_complexities_fall_with_the_rounds(problem):
     assert np.all(np.diff(bounds.local_rademacher_bound(equivalent)) <= 1e-15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("r0", [1.5, 3.5, 9.5])
 def test_all_are_exact_when_eigenvalues_are_equal(r0):
     """kappa = 1: c = d/(r - 1), r falls by one a round, so ceil(r0 - 1) rounds are active."""
@@ -208,6 +212,7 @@ def test_states():
     assert np.isnan(bounds.sparsity_index(d, z, 13.0))
 
 
+@pytest.mark.slow
 def test_jit_and_vmap():
     d, labels = jnp.array([0.2, 0.5, 1.0]), jax.random.normal(jax.random.key(0), (4, 3))
     together = jax.jit(jax.vmap(lambda z: bounds.norm_bounds(d, z, 0.1, 3)))(labels)

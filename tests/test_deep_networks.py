@@ -87,6 +87,7 @@ def test_outputs_are_those_of_a_second_implementation(name):
     assert network(x).dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_blocks_that_end_a_stage_halve_the_image():
     sizes = {"resnet18": 4, "resnet50": 4, "vgg16": 1, "small_cnn": 4}
     for name, size in sizes.items():
@@ -96,6 +97,7 @@ def test_blocks_that_end_a_stage_halve_the_image():
         assert shape[1:3] == (size, size)
 
 
+@pytest.mark.slow
 def test_bfloat16_changes_the_computation_alone():
     x = jax.random.normal(jax.random.key(0), (8, 32, 32, 3), jnp.float32)
     exact, rough = (networks.small_cnn(10, rngs=nnx.Rngs(0), dtype=dtype) for dtype in (None, jnp.bfloat16))
@@ -116,6 +118,7 @@ def test_bad_arguments():
         Training(augment=crop_and_flip, optimiser=gauss_newton())
 
 
+@pytest.mark.slow
 def test_images_of_other_shapes_are_refused():
     network = networks.vgg16(10, rngs=nnx.Rngs(0))
     for shape in ((1, 31, 32, 3), (1, 32, 32, 1)):

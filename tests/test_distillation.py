@@ -236,6 +236,7 @@ def test_jit_of_everything_and_of_an_infeasible_chain():
     assert int(infeasible.active_rounds) == 0
 
 
+@pytest.mark.slow
 def test_vmap_over_label_sets_and_tolerances():
     x, y = regression(outputs=4)
     spectrum = sdntk.decompose(sdntk.gram(kernels.rbf(1.0), x))
@@ -248,6 +249,7 @@ def test_vmap_over_label_sets_and_tolerances():
         np.testing.assert_array_equal(together.status[i].T, separate.status)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outputs", ["separate", "joint"])
 def test_nothing_recompiles_when_only_values_change(outputs):
     from sdntk import distillation
@@ -282,6 +284,7 @@ def test_same_seed_same_bits():
     chex.assert_trees_all_equal(*[(run.fitted, run.multipliers) for run in runs])
 
 
+@pytest.mark.slow
 def test_derivatives_of_norms_and_joint_chains_are_finite_at_collapse_and_at_zero_labels():
     spectrum = diagonal_spectrum([0.1, 0.5, 1.0])
     y = jnp.array([[1.0, 2.0], [0.0, 0.0], [3.0, -1.0]])

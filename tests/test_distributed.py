@@ -13,6 +13,7 @@ import textwrap
 
 import numpy as np
 import pytest
+from helpers import with_virtual_devices
 
 import sdntk
 from sdntk.kernels import matern
@@ -68,10 +69,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin",
-        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
-    }  # fmt: skip
+    environment = with_virtual_devices(2) | {"JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(SHARED), address, str(index), str(tmp_path), str(tmp_path / "out")],

@@ -41,6 +41,7 @@ def test_floor_and_the_error_that_names_it():
         sdntk.distill(KERNEL, x, jnp.stack([0.1 * y, y], axis=1), tolerance=0.01, rounds=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x64", [True, False])
 @pytest.mark.filterwarnings("ignore::sdntk.PrecisionWarning")
 def test_the_trap_does_not_bite(x64):

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import with_virtual_devices
 from hypothesis import given, settings
 from rich.console import Console
 
@@ -37,6 +38,7 @@ def linear(x, t):
     return np.asarray(x) @ np.asarray(t).T
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.sampled_from([1, 2, 12, 13, 30]), st.sampled_from([1, 7, 13, 29]), st.sampled_from([1, 4, 13, 50]))
 def test_blocks_of_any_size(n, k, block_size):
@@ -117,10 +119,9 @@ EIGHT_DEVICES = """
 
 @pytest.mark.slow
 def test_all_local_devices_are_used(tmp_path):
-    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"}
     ran = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(EIGHT_DEVICES), tmp_path / "G"],
-        env=environment, capture_output=True, text=True, check=True,
+        env=with_virtual_devices(8), capture_output=True, text=True, check=True,
     )  # fmt: skip
     in_memory, stored, difference, same_bits = json.loads(ran.stdout.splitlines()[0])
     assert in_memory == stored == 8
@@ -128,6 +129,7 @@ def test_all_local_devices_are_used(tmp_path):
     assert same_bits
 
 
+@pytest.mark.slow
 def test_float32_holds_the_rounded_float64_values():
     x = points(60).astype(jnp.float32)
     G = sdntk.gram(rbf(0.3), x, dtype=jnp.float32, block_size=16)
@@ -144,6 +146,7 @@ def test_float32_without_x64():
         sdntk.gram(rbf(0.3), points(60), dtype=jnp.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [40, 700])
 def test_derivatives_and_jit_pass_through_gram_at_every_size(size):
     x = points(size)

@@ -65,7 +65,7 @@ def test_killed_ten_times_it_ends_with_the_same_bits(tmp_path):
     assert total == 41 * 42 // 2
     for kill in range(10):
         process = start(path)
-        wanted = (kill + moments.random()) * total / 11  # so many tiles; somewhere between two of them
+        wanted = (kill + moments.random()) * total / 14  # so many tiles; somewhere between two of them
         while len(tile_files(path)) <= wanted:
             assert process.poll() is None
             time.sleep(0.0005)
@@ -96,6 +96,7 @@ def test_only_the_upper_triangle_lies_on_disk(store, cross):
 indices = st.slices(23) | st.integers(-23, 22)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(rows=indices, columns=indices, kind=st.sampled_from(["both", "row", "ellipsis"]))
 def test_slices_are_numpys(store, rows, columns, kind):

@@ -130,6 +130,7 @@ def test_finished_seeds_are_not_run_again(digits, records, monkeypatch):
     assert list(run(digits, KERNEL, SMALL, records)) == [0, 1]
 
 
+@pytest.mark.slow
 def test_joint_outputs_and_asymmetric_noise(digits, tmp_path):
     experiment = Experiment(
         train=60, held_out=30, test=50, tolerances=(0.1,), rounds=3, outputs="joint", noise="asymmetric", label_noise=0.1,
@@ -190,6 +191,7 @@ def test_the_verdict_says_what_the_tables_say(tmp_path):
     assert "0.6400: a gain of -0.0300 from distillation" in last
 
 
+@pytest.mark.slow
 def test_figures_show_every_chain_and_the_single_fit(records):
     figures = classification_report.draw(records)
     assert set(figures) == {"rounds", "single_fits", "multipliers"}
@@ -257,6 +259,7 @@ def test_the_method_follows_the_number_of_images(monkeypatch):
     assert not Experiment(**{**vars(SMALL), "method": "dense"}).by_krylov
 
 
+@pytest.mark.slow
 def test_the_command(command, tmp_path):
     """Tables, configuration and figures from one command; it goes on with what is there, and refuses another's folder."""
     small = ["--train", "100", "--held-out", "50", "--test", "50", "--rounds", "3", "--depth", "1", "--out", "run"]

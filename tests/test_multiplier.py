@@ -63,6 +63,7 @@ def test_iterations_on_adversarial_spectra(size, dtype):
     assert np.all(found.value[active] > 0)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 2**31), size=st.sampled_from([1, 2, 3, 8, 30]), index=st.integers(0, 99))
 def test_error_against_50_digits(seed, size, index):

@@ -120,6 +120,22 @@ def test_a_run_killed_in_its_first_round_is_of_these_settings(tmp_path, monkeypa
         Records(tmp_path, {"test": 2})
 
 
+def test_finished_chains_stay_whatever_the_groups(undisturbed, tmp_path, monkeypatch):
+    """One chain is done; the other, begun with another at_once, does not begin the first again."""
+    records, started, begin = Records(tmp_path, {"test": 1}), [], network_classification.begin_fresh
+    whole = table(undisturbed)
+    records.put("rounds", whole[whole["seed"] == 3])
+
+    def count(build, data, chain, seeds, *rest):
+        started.append(list(seeds))
+        return begin(build, data, chain, seeds, *rest)
+
+    monkeypatch.setattr(network_classification, "begin_fresh", count)
+    assert len(list(run(Network, problem(), CHAIN, records, seeds=[3, 5], at_once=2))) == 3
+    assert started == [[5]] * 3
+    pd.testing.assert_frame_equal(table(tmp_path).drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True)
+
+
 def test_a_finished_run_does_nothing_and_leaves_no_states(undisturbed):
     before = (undisturbed / "rounds.parquet").stat().st_mtime_ns
     assert go(undisturbed) == []
@@ -127,6 +143,7 @@ def test_a_finished_run_does_nothing_and_leaves_no_states(undisturbed):
     assert not list(undisturbed.glob("checkpoints/*"))
 
 
+@pytest.mark.slow
 def test_every_column_is_what_it_says(undisturbed):
     data, rows = problem(), table(undisturbed).set_index(["seed", "round"])
     assert rows.index.tolist() == [(3, 0), (3, 1), (3, 2), (5, 0), (5, 1), (5, 2)]

@@ -54,6 +54,7 @@ class Linearised(nnx.Module):
         return load_neural_tangents().linearize(apply, weights)(moved, x)
 
 
+@pytest.mark.slow
 def test_a_linearised_network_is_distill_on_its_empirical_kernel():
     y = jnp.sin(3 * X[:, :1]) + X[:, 1:2]
     run = sdntk.distill(empirical_ntk(erf_network(1, nnx.Rngs(7))), X, y, tolerance=0.1 * float(jnp.mean(y**2)), rounds=4)
@@ -68,6 +69,7 @@ def test_a_linearised_network_is_distill_on_its_empirical_kernel():
         np.testing.assert_allclose(done.trained.loss, run.training_loss[done.index, 0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_with_several_outputs_it_is_ridge_regression_with_the_whole_tangent_kernel():
     y, c = jnp.stack([jnp.sin(2 * X[:, 0]), X[:, 1], X[:, 2] * X[:, 3]], axis=1), 0.05
     kernel = tangent_kernel(*origin(3), X)
@@ -119,6 +121,7 @@ def test_every_round_starts_from_fresh_weights():
     assert np.linalg.matrix_rank(outputs) == 6  # none is another
 
 
+@pytest.mark.slow
 def test_a_network_that_diverges_leaves_the_other_chains_as_they_were():
     """Its outputs, which may be no numbers, are nobody's targets; it has diverged in every later round."""
     y = jnp.stack([X[:, 0], X[:, 1]], axis=1)

@@ -64,6 +64,7 @@ def test_random_networks_show_the_kernels_of_infinite_width(case):
         assert np.max(error) < 0.25 * abs(expected).max()
 
 
+@pytest.mark.slow
 def test_the_tangent_kernel_approaches_the_closed_form():
     architecture, errors = fully_connected(2), []
     expected = ntk(architecture)(VECTORS, VECTORS)

@@ -149,6 +149,7 @@ def network(request):
     return (module,), contraction(lambda p, x: nnx.merge(graph, p, rest)(x), params, x1, x2), x1, x2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", [0, 1, 2, 3])
 def test_empirical_ntk_is_the_contraction_of_jacobians(network, implementation, capsys):
     arguments, expected, x1, x2 = network
@@ -206,6 +207,7 @@ def test_blocks_give_the_values_of_the_whole(kernels, name):
     np.testing.assert_allclose(kernel(x[:1], x[1:]), whole[:1, 1:], rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KERNELS)
 def test_jit_vmap_and_grad(kernels, name):
     kernel, x = kernels[name], jnp.asarray(IMAGES)
@@ -259,6 +261,7 @@ def test_distillation_with_a_neural_kernel():
 # ---- Precision, compilation, input ----
 
 
+@pytest.mark.slow
 def test_the_default_float_decides_the_precision(single_precision):  # noqa: ARG001
     x = np.concatenate([IMAGES, IMAGES, np.zeros((1, 8, 8, 3))])
     for architecture in (fully_connected(3), fully_connected(2, activation="erf"), convolutional(1, bias_std=0.1)):

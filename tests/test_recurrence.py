@@ -61,6 +61,7 @@ def test_collapse_is_final_and_costs_nothing():
     assert np.all(np.isinf(path.multipliers[first:]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nulls", [0, 3])
 @pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0])
 def test_collapse_is_final_with_ground_truth_mixed_in(alpha, nulls):
@@ -81,6 +82,7 @@ def test_infeasible_from_round_0_on():
     assert np.all(np.isnan(path.multipliers))
 
 
+@pytest.mark.slow
 def test_vmap_over_labels_and_tolerances_equals_one_by_one():
     d, _ = spectrum_and_labels(0, 12, condition=1e4)
     labels = jax.random.normal(jax.random.key(0), (5, 12))
@@ -91,6 +93,7 @@ def test_vmap_over_labels_and_tolerances_equals_one_by_one():
         jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-10), together, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_derivatives_of_a_chain_that_collapses(seed):
     d, z = spectrum_and_labels(seed, 8, condition=1e3)

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from helpers import with_virtual_devices
 
 from sdntk import losses, training
 from sdntk.architectures import convolutional, fully_connected
@@ -93,6 +94,7 @@ def test_other_optimisers_end_there_too(at_the_optimum, optimiser, tolerance):
     assert np.linalg.norm(outputs - optimal) < tolerance * np.linalg.norm(optimal)
 
 
+@pytest.mark.slow
 def test_networks_together_are_networks_one_by_one(at_the_optimum):
     settings = Training(optimiser=gauss_newton(), centred=True, until_stationary=1e-9, steps=60, check_every=1)
     together = train(build, KEYS, X, Y, settings, penalty=PENALTY, at_once=3)
@@ -126,10 +128,9 @@ EIGHT_DEVICES = """
 
 @pytest.mark.slow
 def test_an_ensemble_is_spread_over_all_devices(request):
-    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"}
     ran = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(EIGHT_DEVICES), request.path.parent],
-        env=environment, capture_output=True, text=True, check=True,
+        env=with_virtual_devices(8), capture_output=True, text=True, check=True,
     )  # fmt: skip
     devices, difference = json.loads(ran.stdout)
     assert devices == 8
@@ -255,6 +256,7 @@ class Modern(nnx.Module):
         return self.last(self.dropout(nnx.relu(self.norm(self.first(x)))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_batch_statistics_move_and_dropout_ends_with_training(at_once):
     settings = Training(loss=losses.soft_cross_entropy, optimiser=optax.adamw(1e-2), steps=60, batch_size=10)
@@ -304,6 +306,7 @@ def test_single_precision_data_with_x64_on():
     np.testing.assert_allclose(trained.loss, double.loss, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("single_precision")
 def test_float32():
     settings = Training(optimiser=optax.adam(1e-2), steps=20)

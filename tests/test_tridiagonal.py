@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import exact_recurrence, random_matrix, spectrum_and_labels
+from matplotlib.figure import Figure
 
 import sdntk
+from sdntk import plotting
 from sdntk.kernels import matern
 
 X = jax.random.normal(jax.random.key(0), (80, 3))
@@ -63,6 +65,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_chains_are_the_dense_path_s(case):
     options, y = CASES[case]
@@ -94,6 +97,7 @@ def test_what_is_infeasible_is():
         sdntk.tridiagonalise(jnp.array([[1.0, 2.0], [0.0, 1.0]]))
 
 
+@pytest.mark.slow
 def test_derivatives_are_the_dense_path_s():
     def value(length_scale, y, level, method):
         run = sdntk.distill(matern(1.5, length_scale), X, y, tolerance=level, rounds=4, method=method)
@@ -134,3 +138,9 @@ def test_the_reflections_written_out_are_those_that_are_run():
         product = _reflected(reflections, columns, transpose=transpose)
         back = jax.core.eval_jaxpr(written.jaxpr, written.consts, *values, product)
         np.testing.assert_allclose(back[0], columns, atol=1e-13)
+
+
+def test_a_figure_of_filters_wants_a_run_that_has_them():
+    run = sdntk.distill(KERNEL, X, Y[:, 0], method="tridiagonal", tolerance=0.1, rounds=2)
+    with pytest.raises(ValueError, match='hold filters, which method="tridiagonal" does not give'):
+        plotting.draw_filter_ratios(Figure().subplots(), run, 0.1)
