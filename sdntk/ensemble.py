@@ -39,7 +39,7 @@ class Ensemble:
     def outputs(self, x: Float[Array, "n ..."], *, batch_size: int = 1000) -> Float[Array, "S n Q"]:
         """The outputs of every network, in evaluation mode, a network after the other and in batches."""
         parts = [
-            jnp.concatenate([_outputs(members(self, s), x[i : i + batch_size]) for i in range(0, len(x), batch_size)])
+            jnp.concatenate([_outputs(self, s, x[i : i + batch_size]) for i in range(0, len(x), batch_size)])
             for s in range(len(self))
         ]
         return jnp.stack(parts)
@@ -98,8 +98,8 @@ def members(ensemble: Ensemble, index: int | slice) -> Ensemble:
 
 
 @jax.jit
-def _outputs(network: Ensemble, x: Float[Array, "n ..."]) -> Float[Array, "n Q"]:
-    return evaluate(network, x)
+def _outputs(ensemble: Ensemble, index: int | Array, x: Float[Array, "n ..."]) -> Float[Array, "n Q"]:
+    return evaluate(jax.tree.map(lambda leaf: leaf[index], ensemble), x)
 
 
 def evaluate(network: Ensemble, x: Float[Array, "n ..."]) -> Float[Array, "n Q"]:

@@ -278,7 +278,7 @@ def begin(
         jnp.zeros(count, int), jnp.where(diverged, int(Stop.DIVERGED), _TRAINS), unknown, unknown,
     )  # fmt: skip
     # A copy: what moves is given up at every step, and initial weights are the same arrays.
-    moving, fixed = spread(jax.tree.map(jnp.copy, moving)), spread(_Fixed(targets, initial, offset))
+    moving, fixed = spread(_copy(moving)), spread(_Fixed(targets, initial, offset))
     course = Course(moving, fixed, penalty, np.int64(0), networks.modes)
     return _look(course, x, training) if _looks(training) else course
 
@@ -321,6 +321,11 @@ def as_ensemble(course: Course, training: Training) -> Ensemble:
 
 def _looks(training: Training) -> bool:
     return training.until_loss is not None or training.until_stationary is not None
+
+
+@jax.jit
+def _copy(moving: _Moving) -> _Moving:
+    return jax.tree.map(jnp.copy, moving)
 
 
 @functools.partial(jax.jit, static_argnames="training")
