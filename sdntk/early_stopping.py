@@ -6,7 +6,6 @@ is trained on those labels passes this loss on its way down; what it is there, s
 nothing tells a network that is to stop there from one that is to go on.
 """
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from sdntk.network_classification import (
     Classification,
     advance_and_measure,
     begin_fresh,
-    groups_of,
+    groups_left,
     spread_again,
     with_rows,
 )
@@ -69,14 +68,12 @@ def run(
     """
     levels = dict(zip(seeds, _levels(records, seeds, chain.rounds), strict=True))
     size = fastest_size(len(seeds)) if at_once is None else as_count("at_once", at_once, at_least=1)
-    done = [seed for seed in seeds if seed in set(records["early_stopping"].get("seed", ()))]
+    done = set(seeds) & set(records["early_stopping"].get("seed", ()))
 
     def states(group: list[int]) -> Path:
         return records.folder / "checkpoints" / f"{chain.name(group)}_early_stopping"
 
-    for group in groups_of(done, size):  # killed between its table and the end of its states
-        shutil.rmtree(states(group), ignore_errors=True)
-    groups = groups_of([seed for seed in seeds if seed not in done], size)
+    groups = groups_left(seeds, done, size, states)
     with Bar(f"{len(seeds) - len(done)} networks, stopped early", total=len(groups) * chain.training.steps) as bar:
         for group in groups:
             checkpoints, of_group = Checkpoints(states(group)), np.stack([levels[seed] for seed in group])

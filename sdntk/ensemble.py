@@ -92,14 +92,14 @@ def _split(network: nnx.Module) -> tuple[Any, Any, Any]:
     return graph, params, rest[0]
 
 
-def members(ensemble: Ensemble, index: int | slice) -> Ensemble:
+def members(ensemble: Ensemble, index: int | slice | Array) -> Ensemble:
     """Some of the networks; one, its numbers without the leading axis, for an integer."""
     return jax.tree.map(lambda leaf: leaf[index], ensemble)
 
 
 @jax.jit
 def _outputs(ensemble: Ensemble, index: int | Array, x: Float[Array, "n ..."]) -> Float[Array, "n Q"]:
-    return evaluate(jax.tree.map(lambda leaf: leaf[index], ensemble), x)
+    return evaluate(members(ensemble, index), x)
 
 
 def evaluate(network: Ensemble, x: Float[Array, "n ..."]) -> Float[Array, "n Q"]:

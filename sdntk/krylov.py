@@ -143,7 +143,8 @@ def begin(labels: Float[Array, "K *Q"]) -> Lanczos:
     num_points, dtype = len(labels), labels.dtype
     columns = labels.reshape(num_points, -1)
     # What is rounding to one output may be all that another has; squares of the smallest numbers are zero.
-    scaled = columns / jnp.where(columns.any(axis=0, keepdims=True), jnp.abs(columns).max(axis=0, keepdims=True), 1)
+    largest = jnp.abs(columns).max(axis=0, keepdims=True)
+    scaled = columns / jnp.where(largest > 0, largest, 1)
     norms = jnp.linalg.norm(scaled, axis=0, keepdims=True)
     vectors, sizes, _ = jnp.linalg.svd(scaled / jnp.where(norms > 0, norms, 1), full_matrices=False)
     rank = int(np.sum(np.asarray(sizes) > ROUNDING * jnp.finfo(dtype).eps * sizes[0]))

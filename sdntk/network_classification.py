@@ -9,7 +9,8 @@ import hashlib
 import itertools
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -120,10 +121,10 @@ def run(
     require_targets(chain.targets, data.y.shape[1])
     size = fastest_size(len(seeds)) if at_once is None else as_count("at_once", at_once, at_least=1)
     records.keep_configuration()  # before any state: only the same settings go on with one
-    done = [seed for seed in seeds if _rounds_done(records, [seed]) >= chain.rounds]
-    for group in groups_of(done, size):  # killed between its last row and the end of its states
-        shutil.rmtree(records.folder / "checkpoints" / chain.name(group), ignore_errors=True)
-    groups = groups_of([seed for seed in seeds if seed not in done], size)
+    table = records["rounds"]
+    done = {seed for seed in seeds if _rounds_done(table, [seed]) >= chain.rounds}
+    states = records.folder / "checkpoints"
+    groups = groups_left(seeds, done, size, lambda group: states / chain.name(group))
     with Bar(
         f"{len(seeds) - len(done)} chains of {chain.rounds} rounds", total=len(groups) * chain.rounds * chain.training.steps
     ) as bar:
@@ -131,20 +132,29 @@ def run(
             yield from _run_group(build, data, chain, records, group, bar)
 
 
-def groups_of(seeds: Sequence[int], size: int) -> list[list[int]]:
-    """So many at a time."""
-    return [list(seeds[start : start + size]) for start in range(0, len(seeds), size)]
+def groups_left(seeds: Sequence[int], done: set[int], size: int, states: Callable[[list[int]], Path]) -> list[list[int]]:
+    """The seeds that are not done, ``size`` at a time.
+
+    States of groups that are done go: a run may have been killed between the last row of a group and the end of its states.
+    """
+
+    def groups(some: list[int]) -> list[list[int]]:
+        return [some[start : start + size] for start in range(0, len(some), size)]
+
+    for group in groups([seed for seed in seeds if seed in done]):
+        shutil.rmtree(states(group), ignore_errors=True)
+    return groups([seed for seed in seeds if seed not in done])
 
 
 def _run_group(
     build: Build, data: Classification, chain: Chain, records: Records, seeds: list[int], bar: Bar
 ) -> Iterator[pd.DataFrame]:
     steps, name = chain.training.steps, chain.name(seeds)
-    done = _rounds_done(records, seeds)
+    done = _rounds_done(records["rounds"], seeds)
     bar.advance(done * steps)
     checkpoints = Checkpoints(records.folder / "checkpoints" / name)
     first = jnp.broadcast_to(data.y, (len(seeds), *data.y.shape))
-    progress = _begin(build, data, chain, seeds, 0, first, jnp.zeros(len(seeds), bool))
+    progress = _begin(0, begin_fresh(build, data, chain, seeds, 0, first, jnp.zeros(len(seeds), bool)), data, chain)
     if checkpoints.last is not None:
         progress = _on_devices(checkpoints.restore(progress))
         bar.advance((int(progress.round) - done) * steps + int(progress.course.taken))
@@ -167,22 +177,14 @@ def _run_group(
         learned = next_targets(
             trained.ensemble.outputs(data.x), data.y, chain.training.loss, chain.targets, chain.ground_truth_weight
         )
-        progress = _begin(build, data, chain, seeds, t + 1, learned, trained.stop == Stop.DIVERGED)
+        course = begin_fresh(build, data, chain, seeds, t + 1, learned, trained.stop == Stop.DIVERGED)
+        progress = _begin(t + 1, course, data, chain)
         checkpoints.save((t + 1) * (steps + 1), progress)
 
 
-def _begin(
-    build: Build,
-    data: Classification,
-    chain: Chain,
-    seeds: list[int],
-    t: int,
-    targets: Float[Array, "s K Q"],
-    diverged: Bool[Array, " s"],
-) -> _Progress:
-    course = begin_fresh(build, data, chain, seeds, t, targets, diverged)
+def _begin(t: int, course: Course, data: Classification, chain: Chain) -> _Progress:
     measured = measure(as_ensemble(course, chain.training), course.fixed.targets, data, chain)
-    return _Progress(np.int64(t), course, measured, jnp.zeros(len(seeds), int))
+    return _Progress(np.int64(t), course, measured, jnp.zeros(len(measured), int))
 
 
 def begin_fresh(
@@ -266,9 +268,8 @@ def _rows(progress: _Progress, trained: Trained, data: Classification, chain: Ch
     })  # fmt: skip
 
 
-def _rounds_done(records: Records, seeds: list[int]) -> int:
+def _rounds_done(table: pd.DataFrame, seeds: list[int]) -> int:
     """Rounds that every one of the seeds has behind it."""
-    table = records["rounds"]
     if table.empty:
         return 0
     known = set(table[["seed", "round"]].itertuples(index=False, name=None))

@@ -18,17 +18,6 @@ def with_virtual_devices(count):
     return settings | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PATH": os.environ["PATH"]}
 
 
-class Lazy(dict):
-    """Values made when they are first asked for: every worker imports every test."""
-
-    def __init__(self, make):
-        self.make = make
-
-    def __missing__(self, name):
-        self[name] = self.make(name)
-        return self[name]
-
-
 def spectrum_and_labels(seed, size, *, condition, nulls=0, noise=1.0):
     """d (ascending, d_max = 1, ``nulls`` exact zeros, both ends of the condition number met) and rotated labels z."""
     rng = np.random.default_rng(seed)

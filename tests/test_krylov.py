@@ -7,6 +7,7 @@ predictions at new points, dual coefficients, targets, norms and losses do. Lanc
 V is orthonormal, an exhausted space ends it. The bound by itself: on random spectra (hypothesis), against the exact chain.
 """
 
+import functools
 import json
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import Lazy, with_virtual_devices
+from helpers import with_virtual_devices
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,8 +36,16 @@ KERNELS = {
     "ntk": sdntk.kernels.ntk(fully_connected(2)),
     "rbf": sdntk.kernels.rbf(2.0),
 }
-GRAMS = Lazy(lambda name: sdntk.gram(KERNELS[name], X))
-SPECTRA = Lazy(lambda name: sdntk.decompose(GRAMS[name]))
+
+
+@functools.cache  # made when first asked for: every worker imports every test
+def gram_of(name):
+    return sdntk.gram(KERNELS[name], X)
+
+
+@functools.cache
+def dense_spectrum(name):
+    return sdntk.decompose(gram_of(name))
 
 
 def labels(noise, outputs=None):
@@ -71,11 +80,11 @@ def test_every_round_is_right_to_the_accuracy_and_the_bound_is_one(name, noise):
     for fraction in (1e-1, 1e-2, 1e-3, 1e-4):
         tolerance = fraction * float(jnp.mean(y**2))
         try:
-            spectrum = sdntk.krylov(sdntk.products(GRAMS[name]), y, tolerance=tolerance, rounds=10)
+            spectrum = sdntk.krylov(sdntk.products(gram_of(name)), y, tolerance=tolerance, rounds=10)
         except sdntk.AccuracyError:
             continue
         reached += 1
-        run, exact = (sdntk.distill_spectrum(s, y, tolerance=tolerance, rounds=10) for s in (spectrum, SPECTRA[name]))
+        run, exact = (sdntk.distill_spectrum(s, y, tolerance=tolerance, rounds=10) for s in (spectrum, dense_spectrum(name)))
         np.testing.assert_array_equal(run.status, exact.status)
         for error, bound in zip(relative_errors(run, exact), run.error_bounds, strict=True):
             assert error.max() <= 1e-6
@@ -95,8 +104,8 @@ def test_many_outputs(outputs, alpha):
     y, joint = labels(0.3, 4), outputs == "joint"
     options = {"rounds": 6, "outputs": outputs, "ground_truth_weight": alpha}
     options["tolerance"] = 0.05 * float(jnp.mean(y**2)) if joint else 0.05 * jnp.mean(y**2, axis=0)
-    spectrum = sdntk.krylov(sdntk.products(GRAMS["rough"]), y, **options)
-    run, exact = (sdntk.distill_spectrum(s, y, **options) for s in (spectrum, SPECTRA["rough"]))
+    spectrum = sdntk.krylov(sdntk.products(gram_of("rough")), y, **options)
+    run, exact = (sdntk.distill_spectrum(s, y, **options) for s in (spectrum, dense_spectrum("rough")))
     for error, bound in zip(relative_errors(run, exact, joint), run.error_bounds, strict=True):
         assert error.shape == bound.shape == ((6,) if joint else (6, 4))
         assert error.max() <= 1e-6
@@ -113,13 +122,13 @@ def test_many_outputs(outputs, alpha):
 def test_a_fixed_multiplier_and_many_chains_on_one_spectrum():
     y = labels(0.3)
     levels = jnp.array([[1e-3], [1e-2]])
-    spectrum = sdntk.krylov(sdntk.products(GRAMS["matern"]), y, multiplier=levels, rounds=5)
+    spectrum = sdntk.krylov(sdntk.products(gram_of("matern")), y, multiplier=levels, rounds=5)
     for level in levels[:, 0]:
-        run, exact = (sdntk.distill_spectrum(s, y, multiplier=level, rounds=5) for s in (spectrum, SPECTRA["matern"]))
+        run, exact = (sdntk.distill_spectrum(s, y, multiplier=level, rounds=5) for s in (spectrum, dense_spectrum("matern")))
         assert run.error_bounds.multipliers.max() == 0
         error = relative_errors(run, exact)[1]
         assert error.max() <= run.error_bounds.fitted.max() + rounding(exact) <= 2e-6
-    hardest = sdntk.krylov(sdntk.products(GRAMS["matern"]), y, multiplier=levels[0, 0], rounds=5)
+    hardest = sdntk.krylov(sdntk.products(gram_of("matern")), y, multiplier=levels[0, 0], rounds=5)
     assert int(hardest.steps) == int(spectrum.steps)
 
 
@@ -128,8 +137,8 @@ def test_outputs_of_any_size_are_known_as_well_as_the_others(scale):
     """What is rounding to one output is all that another has; an output of zeros, with multipliers given, stays zero."""
     y = labels(0.3, 2) * jnp.array([[1.0, scale]])
     y = jnp.concatenate([y, jnp.zeros((K, 1))], axis=1)
-    spectrum = sdntk.krylov(sdntk.products(GRAMS["matern"]), y, multiplier=0.1, rounds=4)
-    run, exact = (sdntk.distill_spectrum(s, y, multiplier=0.1, rounds=4) for s in (spectrum, SPECTRA["matern"]))
+    spectrum = sdntk.krylov(sdntk.products(gram_of("matern")), y, multiplier=0.1, rounds=4)
+    run, exact = (sdntk.distill_spectrum(s, y, multiplier=0.1, rounds=4) for s in (spectrum, dense_spectrum("matern")))
     by_krylov, by_eigh = (np.asarray(r.fitted)[..., :2] / [1.0, scale] for r in (run, exact))
     error = np.linalg.norm(by_krylov - by_eigh, axis=1) / np.linalg.norm(by_eigh, axis=1)
     assert error.max() <= run.error_bounds.fitted.max() + 1e-12 <= 2e-6
@@ -179,8 +188,8 @@ def lanczos_errors(process, G):
 
 @pytest.mark.parametrize("name", ["matern", "rbf"])
 def test_lanczos_satisfies_its_equation(name):
-    y, G = labels(0.3, 3), np.asarray(GRAMS[name])
-    process = extend(extend(begin(y), sdntk.products(GRAMS[name]), 20), sdntk.products(GRAMS[name]), 70)
+    y, G = labels(0.3, 3), np.asarray(gram_of(name))
+    process = extend(extend(begin(y), sdntk.products(gram_of(name)), 20), sdntk.products(gram_of(name)), 70)
     np.testing.assert_allclose(np.asarray(process.basis)[: process.width].T @ process.start, y, atol=1e-13)
     assert lanczos_errors(process, G) < ROUNDING / 2
     spectrum = spectrum_of(process, machine_epsilon=2.2e-16)
@@ -194,13 +203,13 @@ def test_lanczos_satisfies_its_equation(name):
 
 
 def test_few_labels_are_joined_by_random_vectors():
-    y, G = labels(0.3), np.asarray(GRAMS["matern"])
-    process = extend(begin(y), sdntk.products(GRAMS["matern"]), 40)
+    y, G = labels(0.3), np.asarray(gram_of("matern"))
+    process = extend(begin(y), sdntk.products(gram_of("matern")), 40)
     assert process.width == LEAST_WIDTH > 1
     np.testing.assert_allclose(np.asarray(process.basis)[: process.width].T @ process.start, y, atol=1e-13)
     assert not np.asarray(process.start)[1:].any()
     assert lanczos_errors(process, G) < ROUNDING / 2
-    again = extend(begin(y), sdntk.products(GRAMS["matern"]), 40)
+    again = extend(begin(y), sdntk.products(gram_of("matern")), 40)
     np.testing.assert_array_equal(process.projected, again.projected)
 
 
@@ -209,32 +218,32 @@ def test_dependent_labels_take_no_more_vectors_than_their_rank():
     """Rows of centred one-hot labels sum to zero; and two of these outputs are the same."""
     y = labels(0.3, 5)
     y = jnp.concatenate([y, y[:, :1], -2 * y[:, :1] - y[:, 1:2], jnp.zeros((K, 1))], axis=1)
-    process = extend(begin(y), sdntk.products(GRAMS["matern"]), 50)
+    process = extend(begin(y), sdntk.products(gram_of("matern")), 50)
     assert process.width == 5
-    assert lanczos_errors(process, np.asarray(GRAMS["matern"])) < ROUNDING / 2
+    assert lanczos_errors(process, np.asarray(gram_of("matern"))) < ROUNDING / 2
     tolerance = 0.05 * jnp.mean(y**2, axis=0) + jnp.array([0.0] * 7 + [1.0])
-    spectrum = sdntk.krylov(sdntk.products(GRAMS["matern"]), y, tolerance=tolerance, rounds=4)
-    run, exact = (sdntk.distill_spectrum(s, y, tolerance=tolerance, rounds=4) for s in (spectrum, SPECTRA["matern"]))
+    spectrum = sdntk.krylov(sdntk.products(gram_of("matern")), y, tolerance=tolerance, rounds=4)
+    run, exact = (sdntk.distill_spectrum(s, y, tolerance=tolerance, rounds=4) for s in (spectrum, dense_spectrum("matern")))
     assert max(error.max() for error in relative_errors(run, exact)) < 1e-6
     np.testing.assert_array_equal(run.status, exact.status)
 
 
 def test_blocks_lose_the_directions_that_are_exhausted_and_go_on_with_the_others():
     """One output is exhausted after three steps, the others are not."""
-    exhausted = SPECTRA["matern"].eigenvectors[:, [-1, -4, -9]] @ jnp.array([3.0, 2.0, 1.0])
+    exhausted = dense_spectrum("matern").eigenvectors[:, [-1, -4, -9]] @ jnp.array([3.0, 2.0, 1.0])
     y = jnp.concatenate([exhausted[:, None], labels(0.3, 3)], axis=1)
-    process = extend(begin(y), sdntk.products(GRAMS["matern"]), 30)
+    process = extend(begin(y), sdntk.products(gram_of("matern")), 30)
     columns = np.linalg.norm(np.asarray(process.basis)[:120], axis=1).reshape(30, 4)
     assert (columns[:3] > 0).all()
     assert (columns[5:] > 0).sum(axis=1).tolist() == [3] * 25
-    assert lanczos_errors(process, np.asarray(GRAMS["matern"])) < ROUNDING / 2
+    assert lanczos_errors(process, np.asarray(gram_of("matern"))) < ROUNDING / 2
 
 
 @pytest.mark.slow
 def test_one_space_for_ten_outputs_takes_no_more_steps_than_one_output_alone():
     y = labels(0.3, 10)
     steps = [
-        int(sdntk.krylov(sdntk.products(GRAMS["rough"]), part, tolerance=0.05, rounds=3).steps) for part in (y, y[:, 0])
+        int(sdntk.krylov(sdntk.products(gram_of("rough")), part, tolerance=0.05, rounds=3).steps) for part in (y, y[:, 0])
     ]
     assert steps[0] <= steps[1]
 
@@ -244,9 +253,9 @@ EIGHT_DEVICES = """
     jax.config.update("jax_enable_x64", True)
     import sys; sys.path.insert(0, sys.argv[1])
     import sdntk
-    from test_krylov import GRAMS, KERNELS, X, labels
+    from test_krylov import KERNELS, gram_of, X, labels
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
-    G, y = GRAMS["matern"], labels(0.3, 3)
+    G, y = gram_of("matern"), labels(0.3, 3)
     mesh = jax.make_mesh((8,), ("points",), axis_types=(AxisType.Auto,))
     rows = jax.device_put(G, NamedSharding(mesh, PartitionSpec("points")))
     sources = {"one": sdntk.products(G), "sharded": sdntk.products(rows)}
@@ -282,14 +291,14 @@ def test_one_device_or_eight_give_the_same_numbers(request):
 @pytest.mark.slow
 def test_an_exhausted_space_is_exact():
     """Four outputs in the span of twelve eigenvectors: three steps know all, and more do no harm."""
-    spectrum = SPECTRA["matern"]
+    spectrum = dense_spectrum("matern")
     y = spectrum.eigenvectors[:, -12:] @ jnp.asarray(np.random.default_rng(0).normal(size=(12, 4)))
     tolerance = 0.05 * float(jnp.mean(y**2))
-    krylov = sdntk.krylov(sdntk.products(GRAMS["matern"]), y, tolerance=tolerance, rounds=4)
+    krylov = sdntk.krylov(sdntk.products(gram_of("matern")), y, tolerance=tolerance, rounds=4)
     run, exact = (sdntk.distill_spectrum(s, y, tolerance=tolerance, rounds=4) for s in (krylov, spectrum))
     assert relative_errors(run, exact)[1].max() < 1e-10
     zero = jnp.zeros(K)
-    assert not sdntk.krylov(sdntk.products(GRAMS["matern"]), zero, tolerance=0.1, rounds=2).rotated_labels.any()
+    assert not sdntk.krylov(sdntk.products(gram_of("matern")), zero, tolerance=0.1, rounds=2).rotated_labels.any()
 
 
 def test_distill_by_each_method():
@@ -322,7 +331,7 @@ def test_where_the_accuracy_is_out_of_reach_the_dense_path_takes_over(monkeypatc
     np.testing.assert_array_equal(
         run.fitted, sdntk.distill(KERNELS["matern"], X, y, **(options | {"method": "dense"})).fitted
     )
-    monkeypatch.setattr(sdntk.distillation, "products", lambda *_: sdntk.products(GRAMS["matern"]))
+    monkeypatch.setattr(sdntk.distillation, "products", lambda *_: sdntk.products(gram_of("matern")))
     monkeypatch.setattr(sdntk.capacity, "free_memory", lambda: 8 * 10**6)  # three matrices take more
     with pytest.raises(sdntk.AccuracyError, match=r"rounding alone amounts to .*Ways out"):
         sdntk.distill(KERNELS["matern"], X, y, accuracy=1e-13, **options)
@@ -331,7 +340,7 @@ def test_where_the_accuracy_is_out_of_reach_the_dense_path_takes_over(monkeypatc
 def test_too_few_steps_are_told():
     y = labels(0.3)
     with pytest.raises(sdntk.AccuracyError, match=r"after 10 Lanczos steps .* more steps \(max_steps\)"):
-        sdntk.krylov(sdntk.products(GRAMS["matern"]), y, tolerance=0.01, rounds=3, max_steps=10)
+        sdntk.krylov(sdntk.products(gram_of("matern")), y, tolerance=0.01, rounds=3, max_steps=10)
 
 
 @pytest.mark.parametrize(
@@ -348,7 +357,7 @@ def test_too_few_steps_are_told():
 def test_bad_input(change, message):
     arguments = {"y": labels(0.3), "tolerance": 0.1, "rounds": 2} | change
     with pytest.raises(ValueError, match=message):
-        krylov_function(sdntk.products(GRAMS["rough"]), **arguments)
+        krylov_function(sdntk.products(gram_of("rough")), **arguments)
 
 
 def test_bad_input_of_distill():
@@ -356,6 +365,6 @@ def test_bad_input_of_distill():
         sdntk.distill(KERNELS["rough"], X, labels(0.3), tolerance=0.1, rounds=1, method="lanczos")
     with pytest.raises(ValueError, match="rank_tolerance must be left out"):
         sdntk.distill(KERNELS["rough"], X, labels(0.3), tolerance=0.1, rounds=1, method="krylov", rank_tolerance=1e-9)
-    spectrum = sdntk.krylov(sdntk.products(GRAMS["rough"]), labels(0.3), tolerance=0.1, rounds=2)
+    spectrum = sdntk.krylov(sdntk.products(gram_of("rough")), labels(0.3), tolerance=0.1, rounds=2)
     with pytest.raises(ValueError, match="y must be the labels that this Krylov spectrum was made from"):
         sdntk.distill_spectrum(spectrum, labels(0.5), tolerance=0.1, rounds=2)
