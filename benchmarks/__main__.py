@@ -8,7 +8,7 @@ import jax
 import matplotlib as mpl
 import typer
 
-from benchmarks import chains, claims, core, gram, networks, report, training
+from benchmarks import chains, cifar10, claims, core, gram, networks, report, training
 
 
 class Claim(StrEnum):
@@ -19,6 +19,7 @@ class Claim(StrEnum):
     CHAINS = "chains"
     NETWORKS = "networks"
     TRAINING = "training"
+    CIFAR10 = "cifar10"
 
 
 RUN = {
@@ -27,12 +28,13 @@ RUN = {
     Claim.CHAINS: chains.main,
     Claim.NETWORKS: networks.main,
     Claim.TRAINING: training.main,
+    Claim.CIFAR10: cifar10.main,
 }
 
 
 def main(
     claim: Annotated[Claim | None, typer.Argument(help="Which one. [default: all, one after another]")] = None,
-    quick: Annotated[bool, typer.Option(help="Smallest sizes only; overwrites the results.")] = False,
+    quick: Annotated[bool, typer.Option(help="Smallest sizes only; kept beside the results.")] = False,
     kept: Annotated[bool, typer.Option("--kept", help="Run nothing: show what the last runs left.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Fail where a figure is 20% behind its goal.")] = False,
 ) -> None:
@@ -41,14 +43,13 @@ def main(
     mpl.use("agg")
     for name in [] if kept else [claim] if claim else list(Claim):
         RUN[name](quick=quick)
-    suffix = "" if jax.default_backend() == "cpu" else f"_{jax.default_backend()}"
-    records = {name: record for name, record in claims.kept(suffix).items() if claim in (None, name)}
+    records = {name: record for name, record in claims.kept(quick=quick).items() if claim in (None, name)}
     rows = claims.table(records)
     title = "Claims, and the goals stated for them"
     if claim or kept:
         report.show(title, rows)
     else:
-        report.write(f"claims{suffix}", title, {"slack of --check": claims.SLACK}, rows)
+        report.write(report.record_name("claims", quick=quick), title, {"slack of --check": claims.SLACK}, rows)
     behind = claims.fallen_behind(rows)
     if check and behind:
         print("fallen behind by more than 20%:", *behind, sep="\n  ", file=sys.stderr)

@@ -237,7 +237,7 @@ def main(*, quick: bool = False) -> list[dict[str, Any]]:
     cases = [(name, size) for size in sizes for name in KERNELS]
     for case in track(cases, description="chains"):
         rows += time_case(*case)
-    name = "chains" if jax.default_backend() == "cpu" else f"chains_{jax.default_backend()}"
+    name = report.record_name("chains", quick=quick)
     title = (
         "Ten rounds by every method. Figures: eigh path over Krylov path; tridiagonal path over one eigh; value and "
         "gradient over value; reading G over a product"

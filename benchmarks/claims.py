@@ -12,6 +12,7 @@ FIGURES = {
     "chains": "figure",
     "networks": "fraction of one after another",
     "training": "seconds over the plain loop's",
+    "cifar10": "figure",
 }
 #: Goals are upper limits, but for these.
 AT_LEAST = {"Krylov path", "one product"}
@@ -19,9 +20,9 @@ AT_LEAST = {"Krylov path", "one product"}
 SLACK = 0.2
 
 
-def kept(suffix: str) -> dict[str, dict[str, Any]]:
-    """The records that benchmarks left behind, by name; ``suffix`` is that of the device."""
-    paths = {name: report.RESULTS / f"{name}{suffix}.json" for name in FIGURES}
+def kept(*, quick: bool = False) -> dict[str, dict[str, Any]]:
+    """The records that benchmarks left behind on this kind of device, by name."""
+    paths = {name: report.RESULTS / f"{report.record_name(name, quick=quick)}.json" for name in FIGURES}
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
 

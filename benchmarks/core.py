@@ -135,7 +135,7 @@ def _row(size: int, what: str, timing: Timing, eigh: Timing, note: str) -> dict[
     }
 
 
-def plot(rows: list[dict[str, Any]]) -> None:
+def plot(rows: list[dict[str, Any]], name: str) -> None:
     """Seconds against K for everything timed."""
     figure, ax = plt.subplots(figsize=(8.6, 4.4), layout="constrained")
     for what in dict.fromkeys(row["what"] for row in rows):
@@ -147,7 +147,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
     env = report.environment()
     ax.set_title(f"Self-distillation on one decomposition ({env['machine']}, {env['cores']} cores)", fontsize="medium")
     figure.legend(frameon=False, fontsize="small", loc="outside right center")
-    figure.savefig(report.RESULTS / "core.png", dpi=150)
+    figure.savefig(report.RESULTS / f"{name}.png", dpi=150)
     plt.close(figure)
 
 
@@ -157,6 +157,7 @@ def main(*, quick: bool = False) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for size in track(sizes, description="core"):
         rows += time_size(size, repeats=5, baseline=True)
-    report.write("core", "Trajectories against one eigendecomposition", SETTINGS, rows)
-    plot(rows)
+    name = report.record_name("core", quick=quick)
+    report.write(name, "Trajectories against one eigendecomposition", SETTINGS, rows)
+    plot(rows, name)
     return rows

@@ -146,7 +146,7 @@ def main(*, quick: bool = False) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for case in track(cases, description="gram"):
         rows += time_size(*case)
-    name = "gram" if jax.default_backend() == "cpu" else f"gram_{jax.default_backend()}"
+    name = report.record_name("gram", quick=quick)
     report.write(name, "Gram matrices of neural tangent kernels against neural_tangents.batch", SETTINGS, rows)
     plot(rows, name)
     return rows

@@ -71,6 +71,6 @@ def main(*, quick: bool = False) -> list[dict[str, Any]]:
                     "fraction of one after another": timing.median / baseline,
                     "goal": GOALS.get(jax.default_backend(), "") if name == "as sdntk chooses" else "",
                 })  # fmt: skip
-    name = "networks" if jax.default_backend() == "cpu" else f"networks_{jax.default_backend()}"
+    name = report.record_name("networks", quick=quick)
     report.write(name, "Training 8 networks at once against one after another", SETTINGS, rows)
     return rows

@@ -4,12 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 from rich.table import Table
 
 from sdntk.records import environment
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def record_name(claim: str, *, quick: bool) -> str:
+    """Of a claim's files: runs on another kind of device, and quick ones, overwrite no others."""
+    backend = jax.default_backend()
+    return claim + ("" if backend == "cpu" else f"_{backend}") + ("_quick" if quick else "")
 
 
 def write(name: str, title: str, settings: dict[str, Any], rows: list[dict[str, Any]]) -> list[Path]:
@@ -25,6 +32,9 @@ def write(name: str, title: str, settings: dict[str, Any], rows: list[dict[str, 
 
 def show(title: str, rows: list[dict[str, Any]]) -> None:
     """Print the rows as a table."""
+    if not rows:
+        print(f"{title}: none at these sizes")
+        return
     table = Table(title=title)
     for column in rows[0]:
         table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")

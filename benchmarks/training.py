@@ -107,6 +107,6 @@ def main(*, quick: bool = False) -> list[dict[str, Any]]:
                         "goal": GOAL if name == "sdntk" else "",
                         "utilisation": "" if work is None or peak is None else count * work / value / peak,
                     })  # fmt: skip
-    name = "training" if on_cpu else f"training_{jax.default_backend()}"
+    name = report.record_name("training", quick=quick)
     report.write(name, "Steps per second of deep networks, all networks of an ensemble taking one each", SETTINGS, rows)
     return rows

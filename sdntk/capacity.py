@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import psutil
+from jax.experimental import multihost_utils
 
 from sdntk.kernels import KernelFunction
 
@@ -37,6 +38,11 @@ def free_memory() -> int:
         if "bytes_limit" in stats:
             free.append(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
     return max(0, min(free))
+
+
+def least_of_processes(value: int) -> int:
+    """The least value over the processes started with ``jax.distributed``: what they share, they must decide alike."""
+    return value if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int32(value)).min())
 
 
 def _cgroup_rest(folder: Path = Path("/sys/fs/cgroup")) -> list[int]:
@@ -148,6 +154,11 @@ def format_bytes(count: int) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count} bytes"
+
+
+def dense_path_fits(num_points: int) -> bool:
+    """Whether an eigendecomposition fits: G as it is and symmetrised, eigenvectors, and LAPACK's work of twice that size."""
+    return 5 * matrix_bytes((num_points, num_points), jnp.result_type(float)) <= free_memory()
 
 
 def matrix_bytes(shape: tuple[int, int], dtype: Any) -> int:

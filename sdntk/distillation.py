@@ -63,7 +63,7 @@ class Distillation:
         error_bounds: of a Krylov run, how far multipliers and fitted values are from the exact chain's at most.
         kernel: the kernel, if known (then :meth:`predict` works).
         x: the training points, if known.
-        method: how the spectrum was had, in words: "dense" or "krylov" and why.
+        method: how the spectrum was had, in words: "dense", "tridiagonal" or "krylov", and why.
 
     Krylov runs have M Ritz vectors in place of K eigenvectors: ``filters`` are (T, M) or (T, M, Q).
     """
@@ -167,10 +167,10 @@ def distill(
         outputs: "separate", each output with its own multiplier and its own collapse (the paper's, section 3.6), or
             "joint", one multiplier for all and the loss averaged over points and outputs.
         rank_tolerance: see :func:`sdntk.decompose`.
-        method: "dense", by an eigendecomposition; "tridiagonal", as exact at half the price, but without eigenvectors, hence
-            without ``filters``; "krylov", by products with the Gram matrix alone, as many as the accuracy
-            asks for; or "auto", which takes the first up to 2,000 points. Where the Krylov method does not reach its
-            accuracy, and memory allows it, the dense one takes over. ``run.method`` says which it was, and why.
+        method: "dense", by an eigendecomposition; "tridiagonal", as exact and, of many points, quicker, but
+            without eigenvectors, hence without ``filters``; "krylov", by products with the Gram matrix alone, as many as the
+            accuracy asks for; or "auto", which takes the first up to 2,000 points. Where the Krylov method does not reach
+            its accuracy, and memory allows it, the dense one takes over. ``run.method`` says which it was, and why.
         accuracy: of the Krylov method: the largest relative error of every c_t and f_t; ``run.error_bounds`` holds what was
             achieved.
 
@@ -222,23 +222,33 @@ def _spectrum(
         raise ValueError(f'method must be "dense", "tridiagonal", "krylov" or "auto"; got {method!r}.')
     why = "as asked for"
     if method == "auto":
-        method = "dense" if len(x) <= DENSE_POINTS or is_traced(kernel, x, y, chain) else "krylov"
-        why = f"{len(x)} points are " + ("many" if len(x) > DENSE_POINTS else "few")
-        why += ", but traced" if method == "dense" and len(x) > DENSE_POINTS else ""
+        method, why = "krylov", f"{len(x)} points are many"
+        if len(x) <= DENSE_POINTS:
+            method, why = "dense", f"{len(x)} points are few"
+        elif rank_tolerance is not None:
+            method, why = "dense", f"{why}, but rank_tolerance is given"
+        elif is_traced(_leaves(kernel, x), x, y, chain):
+            method, why = "dense", f"{why}, but traced"
     if method != "dense" and rank_tolerance is not None:
         raise ValueError(f'rank_tolerance must be left out unless method is "dense"; it is {method!r}.')
     if method == "tridiagonal":
         return tridiagonalise(gram(kernel, x)), f"tridiagonal: {why}"
     if method == "krylov":
-        refuse_traced(kernel, x, y, chain)
+        refuse_traced(_leaves(kernel, x), x, y, chain)
         try:
             spectrum = krylov(products(kernel, x), y, **chain, accuracy=accuracy)
             return spectrum, f"krylov, {int(spectrum.steps)} steps: {why}"
         except AccuracyError as error:
-            if 3 * capacity.matrix_bytes((len(x), len(x)), x.dtype) > capacity.free_memory():
-                raise
-            why = f"the Krylov method failed ({error})"
+            failed = error.with_traceback(None)  # which would keep tiles and Lanczos vectors in memory
+        if not capacity.dense_path_fits(len(x)):
+            raise failed
+        why = f"the Krylov method failed ({failed})"
     return decompose(gram(kernel, x), rank_tolerance=rank_tolerance), f"dense: {why}"
+
+
+def _leaves(kernel: KernelFunction, x: Float[Array, "K ..."]) -> Any:
+    """What tells whether a kernel is traced: a function that is none of the library's may close over tracers."""
+    return kernel if isinstance(kernel, Kernel) or is_traced(x) else kernel(x[:1], x[:1])
 
 
 def distill_spectrum(
@@ -363,11 +373,13 @@ def _raise_if_infeasible(run: Distillation, labels: Float[Array, "K *P"], level:
     worst = float(floor[first] if infeasible.ndim else floor.mean())
     asked = float(np.ravel(level)[first])
     which = f" for output {first}" if infeasible.ndim else ""
-    null = run.spectrum.num_points - int(run.spectrum.rank)
+    null = f"{run.spectrum.num_points - int(run.spectrum.rank)} of {run.spectrum.num_points}"
+    if isinstance(run.spectrum, KrylovSpectrum):
+        null = f"as far as {int(run.spectrum.steps)} Lanczos steps tell, some of {run.spectrum.num_points}"
     raise ValueError(
         f"tolerance {format_number(asked)} is infeasible{which}: no function of this space comes closer to the labels than "
-        f"a mean squared error of {format_number(worst)}, because {null} of {run.spectrum.num_points} eigenvalues "
-        f"of the Gram matrix are zero. The smallest feasible tolerance lies just above {format_number(worst)}."
+        f"a mean squared error of {format_number(worst)}, because {null} eigenvalues of the Gram matrix are zero. The "
+        f"smallest feasible tolerance lies just above {format_number(worst)}."
     )
 
 

@@ -7,6 +7,7 @@ is chosen on the held-out images, as the chain's best round is.
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
+from sdntk import capacity
 from sdntk._arguments import checked_before
 from sdntk._linalg import matmul
 from sdntk._progress import track
@@ -25,7 +27,7 @@ from sdntk.distillation import Distillation, distill_spectrum
 from sdntk.gram import gram
 from sdntk.kernels import KernelFunction
 from sdntk.krylov import KrylovSpectrum
-from sdntk.krylov_steps import krylov
+from sdntk.krylov_steps import AccuracyError, krylov
 from sdntk.multiplier import Status
 from sdntk.products import Products, products
 from sdntk.records import Records
@@ -131,7 +133,8 @@ def run(
     * ``comparison``: see :func:`compare`.
 
     The Krylov method keeps its Gram matrix in the folder ``store``, a seed's own within it, and goes on with what is there;
-    in memory when that is None. Single fits are then at no smaller tolerances than the chains', for which steps are taken.
+    in memory when that is None. Its single fits are at no smaller tolerances than the chains', for which steps are taken.
+    Where it does not reach its accuracy, and memory allows it, an eigendecomposition takes over, with a warning.
     """
     done = set(records["single_fits"].get("seed", ()))  # the table that is written last
     for seed in experiment.seeds:
@@ -147,24 +150,18 @@ def _run_seed(
     labels = one_hot(drawn.noisy, drawn.num_classes, centred=True)
     mean_square = jnp.mean(labels**2, axis=0, keepdims=True)
     scale = mean_square if experiment.outputs == "separate" else jnp.mean(mean_square, keepdims=True)
-    tolerances = np.array(experiment.tolerances)[:, None] * scale
-    spectrum: Spectrum | KrylovSpectrum
-    if experiment.by_krylov:
-        known = _products(kernel, drawn.x_train, experiment, None if store is None else store / f"seed{seed}")
-        spectrum = krylov(
-            known, labels, tolerance=tolerances, rounds=experiment.rounds, outputs=experiment.outputs,
-            accuracy=experiment.accuracy,
-        )  # fmt: skip
-        del known
-    else:
-        spectrum = decompose(gram(kernel, drawn.x_train))
+    tolerances = jnp.array(experiment.tolerances)[:, None] * scale
+    spectrum = _spectrum(
+        kernel, drawn.x_train, labels, tolerances, experiment, None if store is None else store / f"seed{seed}"
+    )
 
     def chain(fraction: float, rounds: int) -> Distillation:
         tolerance = fraction * (scale[0] if experiment.outputs == "separate" else scale[0, 0])
         return distill_spectrum(spectrum, labels, tolerance=tolerance, rounds=rounds, outputs=experiment.outputs)
 
     fits = sorted({*SINGLE_FITS, *experiment.tolerances})
-    fits = [fraction for fraction in fits if not experiment.by_krylov or fraction >= min(experiment.tolerances)]
+    if isinstance(spectrum, KrylovSpectrum):
+        fits = [fraction for fraction in fits if fraction >= min(experiment.tolerances)]
     planned = [("rounds", fraction, experiment.rounds) for fraction in experiment.tolerances]
     planned += [("single_fits", fraction, 1) for fraction in fits]
     runs = [chain(fraction, rounds) for _, fraction, rounds in planned]
@@ -177,6 +174,29 @@ def _run_seed(
         others = records[table]
         kept = others[others["seed"] != seed] if len(others) else others  # of a run that was killed between two tables
         records.put(table, pd.concat([kept, pd.DataFrame(rows)], ignore_index=True))
+
+
+def _spectrum(
+    kernel: KernelFunction,
+    x: Float[np.ndarray, "K ..."],
+    labels: Float[Array, "K Q"],
+    tolerances: Float[Array, "n P"],
+    experiment: Experiment,
+    store: Path | None,
+) -> Spectrum | KrylovSpectrum:
+    """By the experiment's method; the dense one where the Krylov method fails and memory allows it."""
+    if experiment.by_krylov:
+        try:
+            return krylov(
+                _products(kernel, x, experiment, store), labels, tolerance=tolerances, rounds=experiment.rounds,
+                outputs=experiment.outputs, accuracy=experiment.accuracy,
+            )  # fmt: skip
+        except AccuracyError as error:
+            failed = error.with_traceback(None)  # which would keep the Gram matrix and the Lanczos vectors in memory
+        if not capacity.dense_path_fits(len(x)):
+            raise failed
+        warnings.warn(f"An eigendecomposition takes over, since the Krylov method failed: {failed}", stacklevel=2)
+    return decompose(gram(kernel, x))
 
 
 def _products(kernel: KernelFunction, x: Float[np.ndarray, "K ..."], experiment: Experiment, store: Path | None) -> Products:

@@ -77,11 +77,15 @@ class KrylovSpectrum(Eigenbasis):
         """Z: the coordinates of the labels that the spectrum was made from.
 
         Raises:
-            ValueError: other labels, which it knows nothing of. NotImplementedError: derivatives by the labels.
+            ValueError: other labels, which it knows nothing of (nan where they are traced). NotImplementedError: derivatives
+            by the labels.
         """
         if y.shape != self.labels.shape or not (is_traced(y, self.labels) or np.array_equal(y, self.labels)):
             raise ValueError("y must be the labels that this Krylov spectrum was made from: it knows no others.")
-        return _without_derivatives(y, self.rotated_labels)
+        z = self.rotated_labels
+        if is_traced(y, self.labels):
+            z = jnp.where(jnp.array_equal(y, self.labels), z, jnp.nan)
+        return _without_derivatives(y, z)
 
     def unrotate(self, z: Float[Array, "M *Q"]) -> Float[Array, "K *Q"]:
         """Back to the training points, all axes behind the first carried along."""

@@ -12,7 +12,8 @@ Three things part the two.
 * The multiplier of a round is a root of h = |c (c + G)^{-1} x_t| = s. Squared norms are known to second order in the above
   (as those of Gauss quadrature are): the cross term is a product of two residuals. A root moves by the error of h^2 over its
   slope, and the roots before it move the targets: |d log x_t / d log c_i| <= q_i = c_i/(c_i + d) in the basis of G.
-* Rounding acts like a perturbation of G.
+* Rounding acts like a perturbation of G. And squared norms are rounded: near collapse all hangs on |u_t|^2 - s^2, their
+  small difference.
 """
 
 from functools import partial
@@ -25,6 +26,7 @@ from jaxtyping import Array, Float, Int
 
 from sdntk import filters
 from sdntk._linalg import matmul
+from sdntk.krylov import ROUNDING
 from sdntk.multiplier import Status
 
 #: Shifts of log c that are larger, all rounds together, are not bounded: within them slopes are steady to 10%.
@@ -76,6 +78,7 @@ def error_bounds(
     _, diagonals = filters.distillation(d, jnp.where(status == Status.ACTIVE, multipliers, jnp.inf), alpha)
     targets = diagonals[..., None] * z[None]  # u_t
     own = jax.vmap(lambda u, c: _resolvent_errors(d, residuals, perturbation, u, c))(targets, c)
+    of_norms = ROUNDING * jnp.finfo(z.dtype).eps  # rounding of squared norms, as a fraction
     q = (c[:, None] / (c[:, None] + d[None]))[..., None]  # c_t (c_t + T)^{-1} of every round
     shrunk = q * targets
     backwards = partial(_run_backwards, d, residuals, perturbation, c)
@@ -97,7 +100,7 @@ def error_bounds(
         doubt = fixed * (2 * size_p + fixed) + size_p * known(p)
         by_others = jnp.sum(jnp.where(rounds < t, shifts * (jnp.sum(p[None] ** 2 * q, axis=(1, 2)) + doubt), 0))
         slope = jnp.sum(p**2 * (1 - q[t])) - doubt[t]
-        off = exact * cross + size_p * rounded + fixed**2 / 2 + by_others
+        off = exact * cross + size_p * rounded + fixed**2 / 2 + by_others + of_norms * (jnp.sum(u**2) + s**2) / 2
         shift = 1.11 * off / jnp.where(slope > 0, slope, 1)
         allowed = (slope > 0) & (shift + jnp.sum(shifts) <= LARGEST_SHIFT)
         shifts = shifts.at[t].set(jnp.where(allowed, shift, jnp.inf) if by_tolerance else 0)
@@ -107,7 +110,8 @@ def error_bounds(
         relative = jnp.where(nothing, 0.0, jnp.where(size > error, error / (size - error), jnp.inf))
         bounds = ErrorBounds(jnp.expm1(shifts[t]), relative)
         # No doubt that a collapsed round is one; what is infeasible by a Krylov spectrum need not be so.
-        ended = jnp.where((status[t] == Status.COLLAPSED) & (jnp.linalg.norm(u) + before <= s), 0.0, jnp.inf)
+        below = (jnp.linalg.norm(u) + before) * (1 + of_norms) <= s
+        ended = jnp.where((status[t] == Status.COLLAPSED) & below, 0.0, jnp.inf)
         active = status[t] == Status.ACTIVE
         bounds = jax.tree.map(lambda bound: jnp.where(active, bound, ended), bounds)
         rest = 1 - alpha

@@ -113,7 +113,8 @@ def _chains(
 def _most_steps(process: Lanczos) -> int:
     num_points = len(process.labels)
     fit = capacity.free_memory() // 4 // (process.following.nbytes // process.width)
-    return max(1, min(max(400, min(num_points // 2, 4000)), fit) // process.width)
+    most = min(max(400, min(num_points // 2, 4000)), fit)
+    return capacity.least_of_processes(max(1, most // process.width))
 
 
 def _take_steps(products: Products, process: Lanczos, chains: list[Chain], accuracy: float, most: int) -> KrylovSpectrum:
@@ -124,6 +125,7 @@ def _take_steps(products: Products, process: Lanczos, chains: list[Chain], accur
         while True:
             process, taken = extend(process, products, steps), steps - int(process.steps)
             spectrum = spectrum_of(process, machine_epsilon=eps)
+            _refuse_indefinite(spectrum, process)
             found = [_reached(spectrum, chain) for chain in chains]
             reached, rounding = (max(float(bounds[i]) for bounds in found) for i in (0, 1))
             exhausted = not np.asarray(process.coupling).any()
@@ -137,6 +139,15 @@ def _take_steps(products: Products, process: Lanczos, chains: list[Chain], accur
             before, before_rounding = reached, rounding
             looks.append((steps, reached))
             steps = min(most, _next_look(looks, accuracy))
+
+
+def _refuse_indefinite(spectrum: KrylovSpectrum, process: Lanczos) -> None:
+    if np.isnan(spectrum.eigenvalues).any():
+        values = np.linalg.eigvalsh(process.projected)
+        raise ValueError(
+            f"the Gram matrix must be positive semi-definite; after {int(process.steps)} Lanczos steps a Ritz value is "
+            f"{format_number(values[0])}, the largest is {format_number(values[-1])}, and rounding does not explain that."
+        )
 
 
 def _next_look(looks: list[tuple[int, float]], accuracy: float) -> int:

@@ -4,12 +4,14 @@ A dense array (sharded over devices or not), tiles on disk, tiles kept in memory
 Of tiles only those on and above the diagonal are there: each serves twice, as itself and as its transpose.
 
 Processes started with ``jax.distributed`` share a product: each multiplies its rows of a sharded array, or its share of the
-tiles, and all have the whole result. All must call alike; vectors are each process's own.
+tiles, and all have the whole result. All must call alike; vectors are each process's own. Within a process the local devices
+share its tiles.
 """
 
 import abc
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -20,12 +22,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from sdntk import capacity
-from sdntk._arguments import ArrayLike, as_count, as_float_array, as_float_dtype, as_points
+from sdntk._arguments import ArrayLike, as_count, as_float_array, as_float_dtype, as_points, format_number, is_traced
 from sdntk._linalg import matmul
 from sdntk._progress import track
 from sdntk.gram_store import GramStore
 from sdntk.kernels import KernelFunction
-from sdntk.tiles import Tile, Tiling, compute_tiles
+from sdntk.tiles import Tile, Tiling, compute_tiles, local_devices
 
 
 class Products(abc.ABC):
@@ -69,7 +71,7 @@ def products(
         :class:`Products`.
 
     Raises:
-        TypeError, ValueError: a source of another kind or shape, x missing or superfluous.
+        TypeError, ValueError: a source of another kind or shape, or not symmetric; x missing or superfluous.
 
     Example:
         >>> G = products(lambda x, t: x[:, None] * t[None, :], jnp.array([1.0, 2.0]))
@@ -88,23 +90,47 @@ def products(
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
         raise ValueError(f"source must be a square matrix, shape (K, K) with K >= 1; its shape is {shape}.")
     if isinstance(source, GramStore):
+        if not source.tiling.symmetric:
+            raise ValueError(
+                f"source must be a symmetric matrix; {source.path} is of two sets of points: leave x2 out of gram."
+            )
         own = _own(source.tiling)
         return _Tiles(source.tiling, source.dtype, f"tiles of {source.path}", lambda: source.read_tiles(own))
     matrix = as_float_array("source", source)
-    return _Dense(matrix) if matrix.is_fully_addressable else _Shared(matrix)
+    if is_traced(matrix):
+        return _Dense(matrix)
+    found = _Dense(matrix) if matrix.is_fully_addressable else _Shared(matrix)
+    _require_symmetric(found)
+    return found
+
+
+def _require_symmetric(found: "Products") -> None:
+    """Whether v . G w = w . G v for two random vectors: a look at every entry would take longer."""
+    dtype = jnp.result_type(float)
+    v, w = (jax.random.normal(jax.random.key(seed), (found.num_points,), dtype) for seed in (0, 1))
+    of_v, of_w = found(jnp.stack([v, w], axis=1)).T
+    eps = max(float(jnp.finfo(found.dtype).eps), float(jnp.finfo(dtype).eps))
+    difference = abs(float(v @ of_w - w @ of_v))
+    allowed = 1000 * eps * found.num_points**0.5 * float(jnp.linalg.norm(v) * jnp.linalg.norm(of_w))
+    if difference > allowed:
+        raise ValueError(
+            f"source must be a symmetric matrix; v.Gw and w.Gv of two random vectors differ by {format_number(difference)}, "
+            f"and rounding explains only {format_number(allowed)}. Remedy, where it should be: (G + G.T)/2."
+        )
 
 
 def _of_kernel(kernel: KernelFunction, x: Float[Array, "K ..."], keep: bool | None, block_size: Any, dtype: Any) -> Products:
-    size = (
-        capacity.choose_block_size(kernel, (x, x)) if block_size is None else as_count("block_size", block_size, at_least=1)
-    )
+    if block_size is None:
+        size = capacity.least_of_processes(capacity.choose_block_size(kernel, (x, x)))
+    else:
+        size = as_count("block_size", block_size, at_least=1)
     tiling = Tiling((len(x), len(x)), min(size, len(x)), symmetric=True)
     kept_as = np.dtype(jnp.result_type(x.dtype)) if dtype is None else as_float_dtype("dtype", dtype)
     needed = capacity.matrix_bytes((len(x), len(x) + tiling.block_size), kept_as) // 2 // jax.process_count()
     own = _own(tiling)
     compute = functools.partial(compute_tiles, kernel, x, x, tiling, own, dtype=dtype)
     if keep is None:
-        keep = needed <= capacity.host_memory() // 2
+        keep = needed <= capacity.free_memory() // 2
     if not keep:
         return _Tiles(tiling, kept_as, "tiles computed in every product", compute)
     what = f"Gram matrix {len(x)} x {len(x)}, its upper half"
@@ -127,12 +153,31 @@ class _Dense(Products):
         self.matrix, self.num_points, self.dtype, self.what = matrix, len(matrix), matrix.dtype, "a dense matrix"
 
     def __call__(self, v: Float[Array, "K Q"]) -> Float[Array, "K Q"]:
-        return _dense_product(self.matrix, v)
+        if self.matrix.dtype == v.dtype or is_traced(self.matrix) or len(self.matrix.sharding.device_set) > 1:
+            return _dense_product(self.matrix, v)
+        return _converted_product(self.matrix, v)
 
 
 @jax.jit
 def _dense_product(matrix: Float[Array, "K K"], v: Float[Array, "K Q"]) -> Float[Array, "K Q"]:
     return matmul(matrix.astype(v.dtype), v)
+
+
+#: Rows that are converted to the vectors' dtype at a time: all at once would take ten times as long, and twice the memory.
+CONVERTED_ROWS = 250
+
+
+@jax.jit
+def _converted_product(matrix: Float[Array, "K K"], v: Float[Array, "K Q"]) -> Float[Array, "K Q"]:
+    count = min(CONVERTED_ROWS, len(matrix))
+
+    def multiply(i: Array, product: Float[Array, "K Q"]) -> Float[Array, "K Q"]:
+        start = jnp.minimum(i * count, len(matrix) - count)  # the last block may hold rows of the last but one
+        rows = jax.lax.dynamic_slice_in_dim(matrix, start, count)
+        part = matmul(jax.lax.optimization_barrier(rows.astype(v.dtype)), v)
+        return jax.lax.dynamic_update_slice_in_dim(product, part, start, 0)
+
+    return jax.lax.fori_loop(0, -(-len(matrix) // count), multiply, jnp.zeros_like(v))
 
 
 class _Shared(Products):
@@ -164,14 +209,23 @@ class _Tiles(Products):
         return self.tiling.shape[0]
 
     def __call__(self, v: Float[Array, "K Q"]) -> Float[Array, "K Q"]:
-        rows_of_v = v.T
-        total = jnp.zeros_like(rows_of_v)
+        vectors: dict[Any, Array] = {}  # by device
+        totals: dict[Any, Array] = {}
+        turns = itertools.cycle(local_devices())
         for tile, values in self.source():
+            device = next(turns) if isinstance(values, np.ndarray) else values.sharding  # computed where it lies
+            if device not in totals:
+                vectors[device] = jax.device_put(v.T, device)
+                totals[device] = jnp.zeros_like(vectors[device])
             rows, columns = self.tiling.slices(tile)
-            total = _add(total, values, rows_of_v, rows.start, columns.start, diagonal=self.tiling.is_diagonal(tile))
+            values, diagonal = jax.device_put(values, device), self.tiling.is_diagonal(tile)
+            totals[device] = _add(totals[device], values, vectors[device], rows.start, columns.start, diagonal=diagonal)
+        total, home = jnp.zeros_like(v), None if is_traced(v) else v.sharding
+        for part in totals.values():
+            total += jax.device_put(part.T, home)
         if jax.process_count() > 1:
             total = jnp.sum(multihost_utils.process_allgather(total), axis=0)
-        return total.T
+        return total
 
 
 @functools.partial(jax.jit, donate_argnames="total", static_argnames="diagonal")

@@ -52,7 +52,8 @@ def test_the_command_checks_what_was_kept(monkeypatch):
     app = Typer()
     app.command()(command.main)
     assert CliRunner().invoke(app, ["--kept"]).exit_code == 0
-    monkeypatch.setattr(claims, "kept", lambda _: {"chains": record("one product", "figure", 0.5, 0.7)})
+    assert "none at these sizes" in CliRunner().invoke(app, ["--kept", "--quick", "--check"]).output
+    monkeypatch.setattr(claims, "kept", lambda **_: {"chains": record("one product", "figure", 0.5, 0.7)})
     assert CliRunner().invoke(app, ["--kept"]).exit_code == 0
     checked = CliRunner().invoke(app, ["--kept", "--check"])
     assert checked.exit_code == 1

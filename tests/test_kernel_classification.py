@@ -18,6 +18,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sdntk import classification_report, datasets, kernel_classification
 from sdntk.kernel_classification import Experiment, compare, draw, run
 from sdntk.kernels import matern
+from sdntk.krylov_steps import AccuracyError
 from sdntk.records import Records
 
 KERNEL = matern(0.5, 10.0)
@@ -250,6 +251,20 @@ def test_the_krylov_method_records_the_same(digits, tmp_path, outputs):
         assert best["best_round"] == rounds["test_accuracy"].max() == best["hindsight_best_round"]
     assert "chosen by hindsight on the test images" in classification_report.verdict(tables["memory"])
     assert set(classification_report.draw(tables["memory"])) == {"rounds", "single_fits", "multipliers"}
+
+
+def test_where_the_krylov_method_fails_the_dense_one_takes_over(digits, tmp_path, monkeypatch):
+    settings = {**vars(SMALL), "seeds": (0,), "rounds": 2}
+    krylov = Experiment(**{**settings, "method": "krylov", "accuracy": 1e-15})
+    tables = [Records(tmp_path / name, {}) for name in ("dense", "krylov", "refused")]
+    list(run(digits, KERNEL, Experiment(**{**settings, "method": "dense"}), tables[0]))
+    with pytest.warns(UserWarning, match="An eigendecomposition takes over, since the Krylov method failed: accuracy 1e-15"):
+        list(run(digits, KERNEL, krylov, tables[1]))
+    for name in ("rounds", "single_fits"):
+        pd.testing.assert_frame_equal(tables[0][name], tables[1][name])
+    monkeypatch.setattr(kernel_classification.capacity, "dense_path_fits", lambda _: False)
+    with pytest.raises(AccuracyError, match="accuracy 1e-15 was not reached"):
+        list(run(digits, KERNEL, krylov, tables[2]))
 
 
 def test_the_method_follows_the_number_of_images(monkeypatch):

@@ -61,15 +61,25 @@ def test_tiles_are_kept_or_computed_again_as_memory_allows(monkeypatch):
     once = len(calls)
     kept(V)
     assert (len(calls), "kept in memory" in kept.what) == (once, True)
-    monkeypatch.setattr(sdntk.capacity, "host_memory", lambda: 20_000)
+    monkeypatch.setattr(sdntk.capacity, "free_memory", lambda: 20_000)
     again = products(kernel, X, block_size=20)
     assert "computed in every product" in again.what
     before = len(calls)
     np.testing.assert_allclose(again(V), kept(V), rtol=1e-14)
     assert len(calls) - before >= 6
-    monkeypatch.setattr(sdntk.capacity, "free_memory", lambda: 20_000)
     with pytest.raises(MemoryError, match="its upper half"):
         products(kernel, X, keep=True, block_size=20)
+
+
+def test_a_matrix_that_is_not_symmetric_is_refused(tmp_path):
+    """Of a store of two sets of points, every tile but those on the diagonal would count twice."""
+    store = sdntk.gram(KERNEL, X, X, path=tmp_path / "G", block_size=20)
+    with pytest.raises(ValueError, match="of two sets of points: leave x2 out"):
+        products(store)
+    for matrix in (jnp.array([[1.0, 2.0], [0.0, 1.0]]), G.at[3, 40].add(1e-6)):
+        with pytest.raises(ValueError, match=r"source must be a symmetric matrix; v\.Gw and w\.Gv"):
+            products(matrix)
+    products(G.at[3, 40].add(1e-15))
 
 
 def test_a_damaged_tile_is_told(tmp_path):

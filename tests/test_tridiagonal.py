@@ -97,6 +97,18 @@ def test_what_is_infeasible_is():
         sdntk.tridiagonalise(jnp.array([[1.0, 2.0], [0.0, 1.0]]))
 
 
+@pytest.mark.parametrize("below", [-0.3, -1e-9])
+def test_an_indefinite_matrix_is_refused_and_nan_where_it_is_traced(below):
+    Q = np.linalg.qr(np.random.default_rng(0).normal(size=(30, 30)))[0]
+    G = jnp.asarray(Q * np.append(np.linspace(0, 1, 29), below) @ Q.T)
+    with pytest.raises(ValueError, match="G must be positive semi-definite; it has an eigenvalue below -"):
+        sdntk.tridiagonalise((G + G.T) / 2)
+    reduced = jax.jit(lambda G: sdntk.tridiagonalise(G).diagonal)
+    assert np.isnan(reduced((G + G.T) / 2)).all()
+    semidefinite = Q * np.append(np.linspace(0, 1, 29), 0) @ Q.T
+    assert np.isfinite(sdntk.tridiagonalise((semidefinite + semidefinite.T) / 2).diagonal).all()
+
+
 @pytest.mark.slow
 def test_derivatives_are_the_dense_path_s():
     def value(length_scale, y, level, method):
