@@ -20,13 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sdntk._arguments import ArrayLike, as_labels, is_traced
+from sdntk._arguments import ArrayLike, as_labels, format_number, is_traced
 from sdntk._linalg import matmul
 from sdntk.products import Products
 from sdntk.spectrum import Eigenbasis, null_space_loss
 
-#: Room is made for so many Lanczos vectors at first, and then for twice as many: code is compiled for each room.
-FIRST_ROOM = 256
+#: Lanczos vectors are kept in pieces of so many steps: a piece that work has begun on is in the cache, and no room is empty.
+PIECE = 16
+#: A spectrum has so many pieces, twice as many, or four times: code is compiled for each number.
+LEAST_PIECES = 4
 #: Blocks have at least so many vectors.
 LEAST_WIDTH = 4
 #: Rounding acts like a perturbation of G of so many units of machine_eps * d_max (the tests check it).
@@ -46,7 +48,7 @@ class KrylovSpectrum(Eigenbasis):
         rotated_labels: z, the labels' coordinates on the Ritz vectors, shape (M,) or (M, Q).
         residuals: B times the last r components of each eigenvector of T, shape (r, M): by how much each Ritz pair fails to
             be an eigenpair of G.
-        basis: V^T, shape (M, K).
+        basis: V^T in pieces, together of shape (M, K).
         ritz_vectors: the eigenvectors of T, shape (M, M).
         labels: y, shape (K,) or (K, Q).
         perturbation: the norm of the perturbation of G that rounding amounts to.
@@ -57,7 +59,7 @@ class KrylovSpectrum(Eigenbasis):
     eigenvalues: Float[Array, " M"]
     rotated_labels: Float[Array, "M *Q"]
     residuals: Float[Array, "r M"]
-    basis: Float[Array, "M K"]
+    basis: tuple[Float[Array, "rows K"], ...]
     ritz_vectors: Float[Array, "M M"]
     labels: Float[Array, "K *Q"]
     perturbation: Float[Array, ""]
@@ -89,8 +91,9 @@ class KrylovSpectrum(Eigenbasis):
 
     def unrotate(self, z: Float[Array, "M *Q"]) -> Float[Array, "K *Q"]:
         """Back to the training points, all axes behind the first carried along."""
-        inner = matmul(self.ritz_vectors, z.reshape(len(z), -1))
-        return matmul(self.basis.T, inner).reshape(-1, *z.shape[1:])
+        inner = matmul(self.ritz_vectors, z.reshape(len(z), -1)).reshape(len(self.basis), -1, z[0].size)
+        total = sum(matmul(piece.T, part) for piece, part in zip(self.basis, inner, strict=True))
+        return jnp.asarray(total).reshape(-1, *z.shape[1:])
 
     def floor(self, y: ArrayLike) -> Float[Array, "*Q"]:
         """As :meth:`sdntk.Spectrum.floor`, for its own labels."""
@@ -112,8 +115,6 @@ def _refuse(primals: Any, tangents: Any) -> Any:
     )
 
 
-@no_type_check  # in the tests: transformations rebuild pytrees with leaves of other shapes
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Lanczos:
     """Where a block Lanczos process is; :func:`extend` goes on with it.
@@ -121,25 +122,46 @@ class Lanczos:
     Attributes:
         labels: y, shape (K,) or (K, Q).
         start: R, with V_1 R = y, shape (r,) or (r, Q).
-        basis: V^T, shape (room, K), zero where there is none yet.
-        projected: T, shape (room, room), likewise.
-        following: V_{m+1}, shape (K, r); columns are zero where the Krylov space is exhausted.
-        coupling: B, shape (r, r): how G leads from the last block to the following one.
-        steps: m.
+        basis: V^T in pieces, shape (PIECE r, K) each, zero where there is none yet.
+        diagonals, couplings: the blocks of T on its diagonal and below, shape (r, r), one of each for every step; the last
+            coupling is B, by which G leads from the last block to the following one.
+        blocks: V_m and V_{m+1}, shape (K, r) each; columns are zero where the Krylov space is exhausted.
+        size: the largest entry of T.
     """
 
     labels: Float[Array, "K *Q"]
     start: Float[Array, "r *Q"]
-    basis: Float[Array, "room K"]
-    projected: Float[Array, "room room"]
-    following: Float[Array, "K r"]
-    coupling: Float[Array, "r r"]
-    steps: Any
+    basis: tuple[Float[Array, "rows K"], ...]
+    diagonals: tuple[Float[Array, "r r"], ...]
+    couplings: tuple[Float[Array, "r r"], ...]
+    blocks: tuple[Float[Array, "K r"], Float[Array, "K r"]]
+    size: Float[Array, ""]
+
+    @property
+    def steps(self) -> int:
+        """The number m of steps taken."""
+        return len(self.diagonals)
 
     @property
     def width(self) -> int:
         """The number r of vectors that each step adds."""
-        return self.following.shape[1]
+        return self.blocks[1].shape[1]
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the Krylov space has no further directions."""
+        return self.steps > 0 and not np.asarray(self.couplings[-1]).any()
+
+    @property
+    def projected(self) -> Float[np.ndarray, "n n"]:
+        """T, shape (m r, m r)."""
+        width, (diagonals, couplings) = self.width, map(np.stack, jax.device_get((self.diagonals, self.couplings)))
+        blocks = np.zeros((self.steps, width, self.steps, width), diagonals.dtype)
+        for i, (diagonal, coupling) in enumerate(zip(diagonals, couplings, strict=True)):
+            blocks[i, :, i] = diagonal
+            if i + 1 < self.steps:
+                blocks[i + 1, :, i], blocks[i, :, i + 1] = coupling, coupling.T
+        return blocks.reshape(self.steps * width, -1)
 
 
 def begin(labels: Float[Array, "K *Q"]) -> Lanczos:
@@ -156,10 +178,8 @@ def begin(labels: Float[Array, "K *Q"]) -> Lanczos:
     random = jax.random.normal(jax.random.key(0), (num_points, more), dtype)
     following = jnp.linalg.qr(jnp.concatenate([vectors[:, :rank], random], axis=1))[0]
     start = jnp.pad(matmul(following[:, :rank].T, columns), ((0, more), (0, 0)))
-    width = rank + more
-    empty, nothing = jnp.zeros((0, 0), dtype), jnp.zeros((width, width), dtype)
-    start = start.reshape(width, *labels.shape[1:])
-    return Lanczos(labels, start, jnp.zeros((0, num_points), dtype), empty, following, nothing, np.int64(0))
+    start = start.reshape(rank + more, *labels.shape[1:])
+    return Lanczos(labels, start, (), (), (), (jnp.zeros_like(following), following), jnp.zeros((), dtype))
 
 
 def extend(process: Lanczos, products: Products, steps: int) -> Lanczos:
@@ -169,51 +189,60 @@ def extend(process: Lanczos, products: Products, steps: int) -> Lanczos:
     then, at their full length, against all: without that, rounding makes copies of Ritz values, and takes about 2.5 times as
     many steps.
     """
-    process = _with_room(process, steps)
-    state = (process.basis, process.projected, process.following, process.coupling)
-    for step in range(int(process.steps), steps):
-        state = _step(*state, products(state[2]), step)
-    return Lanczos(process.labels, process.start, *state, np.int64(max(steps, int(process.steps))))
+    basis, diagonals, couplings = [*process.basis], [*process.diagonals], [*process.couplings]
+    (before, block), size, width = process.blocks, process.size, process.width
+    coupling = couplings[-1] if couplings else jnp.zeros((width, width), block.dtype)
+    for step in range(process.steps, steps):
+        if step % PIECE == 0:
+            basis.append(jnp.zeros((PIECE * width, len(block)), block.dtype))
+        basis[-1] = _put(basis[-1], block, (step % PIECE) * width)
+        diagonal, w, coupling, size = _step(before, block, coupling, products(block), size)
+        for piece in basis:
+            w = _orthogonalise(w, piece)
+        before = block
+        block, coupling = _orthonormalise(w, coupling)
+        diagonals.append(diagonal)
+        couplings.append(coupling)
+    return Lanczos(
+        process.labels, process.start, tuple(basis), tuple(diagonals), tuple(couplings), (before, block), size
+    )  # fmt: skip
 
 
-def _with_room(process: Lanczos, steps: int) -> Lanczos:
-    room, num_points = len(process.basis), len(process.labels)
-    needed = steps * process.width
-    if needed <= room:
-        return process
-    size = max(room, min(FIRST_ROOM, num_points))
-    while size < needed:
-        size *= 2
-    more = size - room
-    basis = jnp.pad(process.basis, ((0, more), (0, 0)))
-    return dataclasses.replace(process, basis=basis, projected=jnp.pad(process.projected, ((0, more), (0, more))))
+@partial(jax.jit, donate_argnames="piece")
+def _put(piece: Float[Array, "rows K"], block: Float[Array, "K r"], row: int | Array) -> Float[Array, "rows K"]:
+    return jax.lax.dynamic_update_slice_in_dim(piece, block.T, row, 0)
 
 
-@partial(jax.jit, donate_argnums=(0, 1, 2, 3))
+@jax.jit
 def _step(
-    basis: Float[Array, "room K"],
-    projected: Float[Array, "room room"],
+    before: Float[Array, "K r"],
     block: Float[Array, "K r"],
     coupling: Float[Array, "r r"],
     product: Float[Array, "K r"],
-    step: int | Array,
+    size: Float[Array, ""],
 ) -> tuple[Array, ...]:
-    """One step, given G times its block: the block joins the basis, the next one comes out."""
-    here, width = step * block.shape[1], block.shape[1]
-    before = jnp.maximum(here - width, 0)
-    basis = jax.lax.dynamic_update_slice(basis, block.T, (here, 0))
+    """One step, given G times its block: T's block on the diagonal, new directions V and B with V B, and the size of T."""
     diagonal = matmul(block.T, product)
-    size = jnp.max(jnp.abs(projected)) + jnp.linalg.norm(diagonal)
-    for values, row, column in (
-        (coupling, here, before), (coupling.T, before, here), ((diagonal + diagonal.T) / 2, here, here)
-    ):  # fmt: skip
-        projected = jax.lax.dynamic_update_slice(projected, values, (row, column))
-
-    last = jax.lax.dynamic_slice_in_dim(basis, before, min(2 * width, len(basis)))
+    last = jnp.concatenate([before, block], axis=1).T
     w = product - matmul(last.T, matmul(last, product))
-    w, coupling = _orthonormal(w, ROUNDING * jnp.finfo(product.dtype).eps * size)  # what is below is rounding
-    w, rest = jnp.linalg.qr(w - matmul(basis.T, matmul(basis, w)))
-    return basis, projected, jnp.where(jnp.diagonal(rest)[None] == 0, 0, w), matmul(rest, coupling)
+    size = jnp.maximum(size, jnp.max(jnp.abs(coupling)))
+    rounding = ROUNDING * jnp.finfo(product.dtype).eps * (size + jnp.linalg.norm(diagonal))
+    diagonal = (diagonal + diagonal.T) / 2
+    return diagonal, *_orthonormal(w, rounding), jnp.maximum(size, jnp.max(jnp.abs(diagonal)))
+
+
+@partial(jax.jit, donate_argnames="w")
+def _orthogonalise(w: Float[Array, "K r"], piece: Float[Array, "rows K"]) -> Float[Array, "K r"]:
+    return w - matmul(piece.T, matmul(piece, w))
+
+
+@jax.jit
+def _orthonormalise(
+    w: Float[Array, "K r"], coupling: Float[Array, "r r"]
+) -> tuple[Float[Array, "K r"], Float[Array, "r r"]]:
+    """The following block, and the coupling B that leads to it."""
+    w, rest = jnp.linalg.qr(w)
+    return jnp.where(jnp.diagonal(rest)[None] == 0, 0, w), matmul(rest, coupling)
 
 
 def _orthonormal(w: Float[Array, "K r"], least: Float[Array, ""]) -> tuple[Float[Array, "K r"], Float[Array, "r r"]]:
@@ -225,31 +254,44 @@ def _orthonormal(w: Float[Array, "K r"], least: Float[Array, ""]) -> tuple[Float
 
 
 def spectrum_of(process: Lanczos, *, machine_epsilon: float) -> KrylovSpectrum:
-    """What the process knows so far. It shares its basis: :func:`extend` ends its use."""
-    d, z, residuals, vectors, perturbation = _ritz(
-        process.projected, process.start, process.coupling, process.steps, len(process.labels), machine_epsilon
-    )
+    """What the process knows so far. It shares its basis: :func:`extend` ends its use.
+
+    Raises:
+        ValueError: the Gram matrix is indefinite beyond rounding.
+    """
+    d, vectors, perturbation = _ritz(process, machine_epsilon)
+    width, count = process.width, LEAST_PIECES
+    while count < len(process.basis):
+        count *= 2
+    empty = jnp.zeros_like(process.basis[0])  # one for all pieces that are not there yet
+    more = (0, count * PIECE * width - len(d))
+    z = np.tensordot(vectors[:width], np.asarray(process.start), (0, 0))
+    residuals = np.asarray(process.couplings[-1]) @ vectors[-width:]
     return KrylovSpectrum(
-        d, z, residuals, process.basis, vectors, process.labels, perturbation, process.steps, machine_epsilon
-    )  # fmt: skip
+        eigenvalues=jnp.pad(d, more),
+        rotated_labels=jnp.pad(z, (more, *((0, 0) for _ in z.shape[1:]))),
+        residuals=jnp.pad(residuals, ((0, 0), more)),
+        basis=process.basis + (empty,) * (count - len(process.basis)),
+        ritz_vectors=jnp.pad(vectors, (more, more)),
+        labels=process.labels,
+        perturbation=perturbation,
+        steps=np.int64(process.steps),
+        machine_epsilon=machine_epsilon,
+    )
 
 
-@jax.jit
 def _ritz(
-    projected: Float[Array, "room room"],
-    start: Float[Array, "r *Q"],
-    coupling: Float[Array, "r r"],
-    steps: int | Array,
-    num_points: int | Array,
-    machine_epsilon: float | Array,
-) -> tuple[Array, ...]:
-    """Ritz values, rotated labels, residuals, eigenvectors of T, and what rounding amounts to."""
-    width, eps = len(coupling), jnp.finfo(projected.dtype).eps
-    raw, vectors = jnp.linalg.eigh(projected)
-    size = jnp.max(jnp.abs(raw))
-    zero = raw <= num_points * eps * size
-    dropped = jnp.max(jnp.where(zero, jnp.abs(raw), 0))
-    negative = jnp.min(raw) < -num_points * jnp.maximum(eps, machine_epsilon) * size
-    d = jnp.where(zero, jnp.where(negative, jnp.nan, 0), raw)
-    last = jax.lax.dynamic_slice_in_dim(vectors, (steps - 1) * width, width)
-    return d, matmul(vectors[:width].T, start), matmul(coupling, last), vectors, ROUNDING * eps * size + dropped
+    process: Lanczos, machine_epsilon: float
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n n"], Float[Array, ""]]:
+    """Ritz values, eigenvectors of T, and what rounding amounts to."""
+    num_points = len(process.labels)
+    d, vectors = np.linalg.eigh(process.projected)
+    eps, size = float(np.finfo(d.dtype).eps), np.abs(d).max()
+    if d[0] < -num_points * max(eps, machine_epsilon) * size:
+        raise ValueError(
+            f"the Gram matrix must be positive semi-definite; after {process.steps} Lanczos steps a Ritz value is "
+            f"{format_number(float(d[0]))}, the largest is {format_number(float(d[-1]))}, and rounding does not explain it."
+        )
+    zero = d <= num_points * eps * size
+    dropped = np.abs(d[zero]).max(initial=0)
+    return np.where(zero, 0, d), vectors, jnp.asarray(ROUNDING * eps * size + dropped, d.dtype)

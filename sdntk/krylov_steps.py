@@ -56,7 +56,7 @@ def krylov(
         accuracy: the largest relative error.
         max_steps: the most Lanczos steps, each of which takes as many vectors as labels are linearly independent, and at
             least 4; when left out, steps for K/2 vectors, but 400 to 4,000, and no more than fit into a quarter of the free
-            memory (room for them grows by doubling, and takes up to twice that).
+            memory.
 
     Returns:
         A :class:`sdntk.KrylovSpectrum`.
@@ -112,7 +112,7 @@ def _chains(
 
 def _most_steps(process: Lanczos) -> int:
     num_points = len(process.labels)
-    fit = capacity.free_memory() // 4 // (process.following.nbytes // process.width)
+    fit = capacity.free_memory() // 4 // (process.blocks[1].nbytes // process.width)
     most = min(max(400, min(num_points // 2, 4000)), fit)
     return capacity.least_of_processes(max(1, most // process.width))
 
@@ -123,31 +123,21 @@ def _take_steps(products: Products, process: Lanczos, chains: list[Chain], accur
     before, before_rounding, looks = np.inf, np.inf, []
     with Bar(f"Lanczos steps, {num_points} points, {products.what}", total=most) as bar:
         while True:
-            process, taken = extend(process, products, steps), steps - int(process.steps)
+            process, taken = extend(process, products, steps), steps - process.steps
             spectrum = spectrum_of(process, machine_epsilon=eps)
-            _refuse_indefinite(spectrum, process)
             found = [_reached(spectrum, chain) for chain in chains]
             reached, rounding = (max(float(bounds[i]) for bounds in found) for i in (0, 1))
-            exhausted = not np.asarray(process.coupling).any()
             # What rounding alone forbids, once multipliers are known well enough to tell, more steps do not mend.
             hopeless = min(rounding, before_rounding) > accuracy and max(reached, before) < 1
             bar.advance(taken, f"error below {reached:.1e}")
             if reached <= accuracy:
                 return spectrum
-            if steps >= most or exhausted or hopeless:
-                raise AccuracyError(_complaint(spectrum, reached, rounding, accuracy, exhausted or hopeless))
+            if steps >= most or process.exhausted or hopeless:
+                final = process.exhausted or hopeless
+                raise AccuracyError(_complaint(spectrum, reached, rounding, accuracy, final))
             before, before_rounding = reached, rounding
             looks.append((steps, reached))
             steps = min(most, _next_look(looks, accuracy))
-
-
-def _refuse_indefinite(spectrum: KrylovSpectrum, process: Lanczos) -> None:
-    if np.isnan(spectrum.eigenvalues).any():
-        values = np.linalg.eigvalsh(process.projected)
-        raise ValueError(
-            f"the Gram matrix must be positive semi-definite; after {int(process.steps)} Lanczos steps a Ritz value is "
-            f"{format_number(values[0])}, the largest is {format_number(values[-1])}, and rounding does not explain that."
-        )
 
 
 def _next_look(looks: list[tuple[int, float]], accuracy: float) -> int:
