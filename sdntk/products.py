@@ -12,6 +12,7 @@ import abc
 import dataclasses
 import functools
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -213,7 +214,7 @@ class _Tiles(Products):
         totals: dict[Any, Array] = {}
         turns = itertools.cycle(local_devices())
         for tile, values in self.source():
-            device = next(turns) if isinstance(values, np.ndarray) else values.sharding  # computed where it lies
+            device = _place(values, turns)
             if device not in totals:
                 vectors[device] = jax.device_put(v.T, device)
                 totals[device] = jnp.zeros_like(vectors[device])
@@ -226,6 +227,13 @@ class _Tiles(Products):
         if jax.process_count() > 1:
             total = jnp.sum(multihost_utils.process_allgather(total), axis=0)
         return total
+
+
+def _place(values: Any, turns: Iterator[Any]) -> Any:
+    """Where a tile is multiplied: where it was computed; from the disk, the devices take turns."""
+    if isinstance(values, np.ndarray):
+        return next(turns)
+    return None if is_traced(values) else values.sharding
 
 
 @functools.partial(jax.jit, donate_argnames="total", static_argnames="diagonal")
