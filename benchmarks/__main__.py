@@ -1,5 +1,6 @@
 """``python -m benchmarks``: times every claim, or one, on JAX's device; tables, JSON and plots go to benchmarks/results/."""
 
+import os
 import sys
 from enum import StrEnum
 from typing import Annotated
@@ -39,6 +40,7 @@ def main(
     check: Annotated[bool, typer.Option("--check", help="Fail where a figure is 20% behind its goal.")] = False,
 ) -> None:
     """Time the library's claims against what a user would pick instead, and show a row for each."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # one of them has processes of its own
     jax.config.update("jax_enable_x64", True)
     mpl.use("agg")
     for name in [] if kept else [claim] if claim else list(Claim):

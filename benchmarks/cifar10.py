@@ -67,7 +67,7 @@ def main(*, quick: bool = False) -> list[dict[str, Any]]:
         note = f"test accuracy {rounds['test_accuracy'].max():.4f} in the best round"
         figures = {
             "minutes": seconds / 60,
-            "GB at the peak": memory / 1e9,
+            "GB of host memory at the peak": memory / 1e9,
             "error bound": float(rounds["error_bound"].max()),
         }
         on_goal = not quick and jax.default_backend() == "cpu"

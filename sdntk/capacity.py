@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,9 @@ def free_memory() -> int:
     return max(0, min(free))
 
 
-def least_of_processes(value: int) -> int:
-    """The least value over the processes started with ``jax.distributed``: what they share, they must decide alike."""
-    return value if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int32(value)).min())
+def over_processes(reduce: Callable[[Iterable[Any]], Any], value: Any) -> Any:
+    """``min`` or ``max`` of the values of all processes started with ``jax.distributed``, which must all ask for it."""
+    return value if jax.process_count() == 1 else reduce(multihost_utils.process_allgather(np.asarray(value)).tolist())
 
 
 def _cgroup_rest(folder: Path = Path("/sys/fs/cgroup")) -> list[int]:
@@ -157,8 +158,11 @@ def format_bytes(count: int) -> str:
 
 
 def dense_path_fits(num_points: int) -> bool:
-    """Whether an eigendecomposition fits: G as it is and symmetrised, eigenvectors, and LAPACK's work of twice that size."""
-    return 5 * matrix_bytes((num_points, num_points), jnp.result_type(float)) <= free_memory()
+    """Whether an eigendecomposition fits: G as it is and symmetrised, eigenvectors, and LAPACK's work of twice that size.
+
+    In every process, of those that share the work.
+    """
+    return bool(over_processes(min, 5 * matrix_bytes((num_points, num_points), jnp.result_type(float)) <= free_memory()))
 
 
 def matrix_bytes(shape: tuple[int, int], dtype: Any) -> int:

@@ -16,6 +16,7 @@ from sdntk._linalg import matmul, safe_sqrt
 from sdntk.fits import Fits, fits
 from sdntk.gram import gram
 from sdntk.kernels import Kernel, KernelFunction
+from sdntk.kernels.neural import EmpiricalNTK, InfiniteWidth
 from sdntk.krylov import KrylovSpectrum
 from sdntk.krylov_bounds import ErrorBounds
 from sdntk.krylov_steps import AccuracyError, chain_error_bounds, krylov, refuse_traced
@@ -169,7 +170,8 @@ def distill(
         rank_tolerance: see :func:`sdntk.decompose`.
         method: "dense", by an eigendecomposition; "tridiagonal", as exact and, of many points, quicker, but
             without eigenvectors, hence without ``filters``; "krylov", by products with the Gram matrix alone, as many as the
-            accuracy asks for; or "auto", which takes the first up to 2,000 points. Where the Krylov method does not reach
+            accuracy asks for; or "auto", which takes the first up to 2,000 points, and of traced
+            arguments or with a rank tolerance. Where the Krylov method does not reach
             its accuracy, and memory allows it, the dense one takes over. ``run.method`` says which it was, and why.
         accuracy: of the Krylov method: the largest relative error of every c_t and f_t; ``run.error_bounds`` holds what was
             achieved.
@@ -247,8 +249,9 @@ def _spectrum(
 
 
 def _leaves(kernel: KernelFunction, x: Float[Array, "K ..."]) -> Any:
-    """What tells whether a kernel is traced: a function that is none of the library's may close over tracers."""
-    return kernel if isinstance(kernel, Kernel) or is_traced(x) else kernel(x[:1], x[:1])
+    """What tells whether a kernel is traced: one that is none of the library's may close over tracers."""
+    known = isinstance(kernel, Kernel | InfiniteWidth | EmpiricalNTK) or not callable(kernel)
+    return kernel if known or is_traced(x) else kernel(x[:1], x[:1])
 
 
 def distill_spectrum(

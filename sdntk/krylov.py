@@ -25,10 +25,10 @@ from sdntk._linalg import matmul
 from sdntk.products import Products
 from sdntk.spectrum import Eigenbasis, null_space_loss
 
-#: Lanczos vectors are kept in pieces of so many steps: a piece that work has begun on is in the cache, and no room is empty.
-PIECE = 16
-#: A spectrum has so many pieces, twice as many, or four times: code is compiled for each number.
-LEAST_PIECES = 4
+#: Lanczos vectors are kept in pieces of about so many, of whole blocks: no more room is taken than less than a piece.
+PIECE = 128
+#: A spectrum has this number of pieces, or that times a power of two, the last ones empty: code is compiled for each number.
+LEAST_PIECES = 2
 #: Blocks have at least so many vectors.
 LEAST_WIDTH = 4
 #: Rounding acts like a perturbation of G of so many units of machine_eps * d_max (the tests check it).
@@ -122,7 +122,7 @@ class Lanczos:
     Attributes:
         labels: y, shape (K,) or (K, Q).
         start: R, with V_1 R = y, shape (r,) or (r, Q).
-        basis: V^T in pieces, shape (PIECE r, K) each, zero where there is none yet.
+        basis: V^T in pieces, shape (n r, K) each, zero where there is none yet.
         diagonals, couplings: the blocks of T on its diagonal and below, shape (r, r), one of each for every step; the last
             coupling is B, by which G leads from the last block to the following one.
         blocks: V_m and V_{m+1}, shape (K, r) each; columns are zero where the Krylov space is exhausted.
@@ -191,11 +191,12 @@ def extend(process: Lanczos, products: Products, steps: int) -> Lanczos:
     """
     basis, diagonals, couplings = [*process.basis], [*process.diagonals], [*process.couplings]
     (before, block), size, width = process.blocks, process.size, process.width
+    of_piece = max(1, PIECE // width)
     coupling = couplings[-1] if couplings else jnp.zeros((width, width), block.dtype)
     for step in range(process.steps, steps):
-        if step % PIECE == 0:
-            basis.append(jnp.zeros((PIECE * width, len(block)), block.dtype))
-        basis[-1] = _put(basis[-1], block, (step % PIECE) * width)
+        if step % of_piece == 0:
+            basis.append(jnp.zeros((of_piece * width, len(block)), block.dtype))
+        basis[-1] = _put(basis[-1], block, (step % of_piece) * width)
         diagonal, w, coupling, size = _step(before, block, coupling, products(block), size)
         for piece in basis:
             w = _orthogonalise(w, piece)
@@ -260,19 +261,19 @@ def spectrum_of(process: Lanczos, *, machine_epsilon: float) -> KrylovSpectrum:
         ValueError: the Gram matrix is indefinite beyond rounding.
     """
     d, vectors, perturbation = _ritz(process, machine_epsilon)
-    width, count = process.width, LEAST_PIECES
+    width, count, rows = process.width, LEAST_PIECES, len(process.basis[0])
     while count < len(process.basis):
         count *= 2
     empty = jnp.zeros_like(process.basis[0])  # one for all pieces that are not there yet
-    more = (0, count * PIECE * width - len(d))
+    more = (0, count * rows - len(d))
     z = np.tensordot(vectors[:width], np.asarray(process.start), (0, 0))
     residuals = np.asarray(process.couplings[-1]) @ vectors[-width:]
     return KrylovSpectrum(
-        eigenvalues=jnp.pad(d, more),
-        rotated_labels=jnp.pad(z, (more, *((0, 0) for _ in z.shape[1:]))),
-        residuals=jnp.pad(residuals, ((0, 0), more)),
+        eigenvalues=jnp.asarray(np.pad(d, more)),
+        rotated_labels=jnp.asarray(np.pad(z, (more, *((0, 0) for _ in z.shape[1:])))),
+        residuals=jnp.asarray(np.pad(residuals, ((0, 0), more))),
         basis=process.basis + (empty,) * (count - len(process.basis)),
-        ritz_vectors=jnp.pad(vectors, (more, more)),
+        ritz_vectors=jnp.asarray(np.pad(vectors, (more, more))),
         labels=process.labels,
         perturbation=perturbation,
         steps=np.int64(process.steps),

@@ -1,6 +1,7 @@
 """As many Lanczos steps as a chain asks for: the recurrence runs on what is known so far, and its error bound decides."""
 
 import dataclasses
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -83,7 +84,10 @@ def krylov(
         raise ValueError(f"accuracy must be positive; got {accuracy}.")
     refuse_traced(labels, tolerance, multiplier, ground_truth_weight)
     process = begin(labels)
-    most = _most_steps(process) if max_steps is None else as_count("max_steps", max_steps, at_least=1)
+    if max_steps is not None:
+        most = as_count("max_steps", max_steps, at_least=1)
+    else:
+        most = _agreed(products, min, _most_steps(process))
     chains = _chains(labels, tolerance, multiplier, rounds=rounds, ground_truth_weight=ground_truth_weight, outputs=outputs)
     return _take_steps(products, process, chains, accuracy, min(most, -(-len(labels) // process.width)))
 
@@ -112,9 +116,15 @@ def _chains(
 
 def _most_steps(process: Lanczos) -> int:
     num_points = len(process.labels)
-    fit = capacity.free_memory() // 4 // (process.blocks[1].nbytes // process.width)
-    most = min(max(400, min(num_points // 2, 4000)), fit)
-    return capacity.least_of_processes(max(1, most // process.width))
+    vectors = max(400, min(num_points // 2, 4000))
+    # With the Ritz vectors, of which padding may make four times as many, here and on the host.
+    of_each = (num_points + 8 * vectors) * process.labels.dtype.itemsize
+    return max(1, min(vectors, capacity.free_memory() // 4 // of_each) // process.width)
+
+
+def _agreed(products: Products, reduce: Callable[[Iterable[float]], float], value: Any) -> Any:
+    """What processes that share the products must decide alike."""
+    return capacity.over_processes(reduce, value) if products.shared else value
 
 
 def _take_steps(products: Products, process: Lanczos, chains: list[Chain], accuracy: float, most: int) -> KrylovSpectrum:
@@ -126,7 +136,7 @@ def _take_steps(products: Products, process: Lanczos, chains: list[Chain], accur
             process, taken = extend(process, products, steps), steps - process.steps
             spectrum = spectrum_of(process, machine_epsilon=eps)
             found = [_reached(spectrum, chain) for chain in chains]
-            reached, rounding = (max(float(bounds[i]) for bounds in found) for i in (0, 1))
+            reached, rounding = (_agreed(products, max, max(float(bounds[i]) for bounds in found)) for i in (0, 1))
             # What rounding alone forbids, once multipliers are known well enough to tell, more steps do not mend.
             hopeless = min(rounding, before_rounding) > accuracy and max(reached, before) < 1
             bar.advance(taken, f"error below {reached:.1e}")

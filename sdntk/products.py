@@ -9,6 +9,7 @@ share its tiles.
 """
 
 import abc
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -38,11 +39,13 @@ class Products(abc.ABC):
         num_points: K.
         dtype: of the values of G. Products are computed in float64 when x64 is on, whatever it is.
         what: where the values come from, in words.
+        shared: whether it takes several processes, all of them, to multiply.
     """
 
     num_points: int
     dtype: np.dtype
     what: str
+    shared = False
 
     @abc.abstractmethod
     def __call__(self, v: Float[Array, "K Q"]) -> Float[Array, "K Q"]:
@@ -108,11 +111,13 @@ def products(
 def _require_symmetric(found: "Products") -> None:
     """Whether v . G w = w . G v for two random vectors: a look at every entry would take longer."""
     dtype = jnp.result_type(float)
-    v, w = (jax.random.normal(jax.random.key(seed), (found.num_points,), dtype) for seed in (0, 1))
-    of_v, of_w = found(jnp.stack([v, w], axis=1)).T
+    vectors = np.random.default_rng(0).normal(size=(found.num_points, 2)).astype(dtype)
+    with jax.ensure_compile_time_eval():  # while something else is traced, too
+        multiplied = np.asarray(found(jnp.asarray(vectors)))
+    (v, w), (of_v, of_w) = vectors.T, multiplied.T
     eps = max(float(jnp.finfo(found.dtype).eps), float(jnp.finfo(dtype).eps))
     difference = abs(float(v @ of_w - w @ of_v))
-    allowed = 1000 * eps * found.num_points**0.5 * float(jnp.linalg.norm(v) * jnp.linalg.norm(of_w))
+    allowed = 1000 * eps * found.num_points**0.5 * float(np.linalg.norm(v) * np.linalg.norm(of_w))
     if difference > allowed:
         raise ValueError(
             f"source must be a symmetric matrix; v.Gw and w.Gv of two random vectors differ by {format_number(difference)}, "
@@ -122,7 +127,7 @@ def _require_symmetric(found: "Products") -> None:
 
 def _of_kernel(kernel: KernelFunction, x: Float[Array, "K ..."], keep: bool | None, block_size: Any, dtype: Any) -> Products:
     if block_size is None:
-        size = capacity.least_of_processes(capacity.choose_block_size(kernel, (x, x)))
+        size = capacity.over_processes(min, capacity.choose_block_size(kernel, (x, x)))
     else:
         size = as_count("block_size", block_size, at_least=1)
     tiling = Tiling((len(x), len(x)), min(size, len(x)), symmetric=True)
@@ -184,6 +189,8 @@ def _converted_product(matrix: Float[Array, "K K"], v: Float[Array, "K Q"]) -> F
 class _Shared(Products):
     """A matrix that is sharded over the devices of several processes."""
 
+    shared = True
+
     def __init__(self, matrix: Float[Array, "K K"]) -> None:
         if not isinstance(matrix.sharding, NamedSharding):
             raise TypeError(f"a source of several processes must have a NamedSharding; its sharding is {matrix.sharding}.")
@@ -209,21 +216,26 @@ class _Tiles(Products):
     def num_points(self) -> int:  # type: ignore[override]
         return self.tiling.shape[0]
 
+    @property
+    def shared(self) -> bool:  # type: ignore[override]
+        return jax.process_count() > 1
+
     def __call__(self, v: Float[Array, "K Q"]) -> Float[Array, "K Q"]:
         vectors: dict[Any, Array] = {}  # by device
         totals: dict[Any, Array] = {}
         turns = itertools.cycle(local_devices())
         for tile, values in self.source():
-            device = _place(values, turns)
-            if device not in totals:
-                vectors[device] = jax.device_put(v.T, device)
-                totals[device] = jnp.zeros_like(vectors[device])
-            rows, columns = self.tiling.slices(tile)
-            values, diagonal = jax.device_put(values, device), self.tiling.is_diagonal(tile)
-            totals[device] = _add(totals[device], values, vectors[device], rows.start, columns.start, diagonal=diagonal)
-        total, home = jnp.zeros_like(v), None if is_traced(v) else v.sharding
+            device = None if is_traced(v, values) else _place(values, turns)
+            # Nothing is committed to a device: the result goes with arrays on any.
+            with contextlib.nullcontext() if device is None else jax.default_device(device):
+                if device not in totals:
+                    vectors[device] = jnp.array(v.T)
+                    totals[device] = jnp.zeros_like(vectors[device])
+                start, diagonal = (part.start for part in self.tiling.slices(tile)), self.tiling.is_diagonal(tile)
+                totals[device] = _add(totals[device], values, vectors[device], *start, diagonal=diagonal)
+        total = jnp.zeros_like(v)
         for part in totals.values():
-            total += jax.device_put(part.T, home)
+            total += part.T
         if jax.process_count() > 1:
             total = jnp.sum(multihost_utils.process_allgather(total), axis=0)
         return total
@@ -231,9 +243,7 @@ class _Tiles(Products):
 
 def _place(values: Any, turns: Iterator[Any]) -> Any:
     """Where a tile is multiplied: where it was computed; from the disk, the devices take turns."""
-    if isinstance(values, np.ndarray):
-        return next(turns)
-    return None if is_traced(values) else values.sharding
+    return next(turns) if isinstance(values, np.ndarray) else next(iter(values.devices()))
 
 
 @functools.partial(jax.jit, donate_argnames="total", static_argnames="diagonal")

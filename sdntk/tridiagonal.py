@@ -143,7 +143,7 @@ def tridiagonalise(G: ArrayLike) -> TridiagonalSpectrum:  # noqa: N803 (theory's
     diagonal, beside, reflectors, factors = _reduce(lax.stop_gradient(matrix))
     reduced = TridiagonalSpectrum(diagonal, beside, reflectors, factors, machine_eps, matrix if is_traced(matrix) else None)
     rounding = len(matrix) * machine_eps * reduced.largest
-    indefinite = _has_eigenvalue_below(-rounding, diagonal, beside)
+    indefinite = (rounding > 0) & _has_eigenvalue_below(-rounding, diagonal, beside)
     if not is_traced(indefinite) and indefinite:
         raise ValueError(
             f"G must be positive semi-definite; it has an eigenvalue below {format_number(-float(rounding))}, beyond "

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import sdntk
 from benchmarks import __main__ as command
-from benchmarks import chains, claims, core
+from benchmarks import chains, claims, core, report
 
 
 @pytest.mark.slow
@@ -39,7 +39,8 @@ def record(what, column, figure, goal):
     ("figure", "goal", "what", "behind"),
     [
         (0.7, 0.6, "tridiagonal path", 0), (0.73, 0.6, "tridiagonal path", 1), (40, 39, "Krylov path", 0),
-        (33, 39, "Krylov path", 0), (32, 39, "Krylov path", 1), (0.5, 0.7, "one product", 1),
+        (33, 39, "Krylov path", 0), (32, 39, "Krylov path", 1), (float("nan"), 39, "Krylov path", 1),
+        (0.5, 0.7, "one product", 1),
     ],
 )  # fmt: skip
 def test_a_figure_that_falls_behind_by_more_than_a_fifth_is_told(figure, goal, what, behind):
@@ -48,10 +49,11 @@ def test_a_figure_that_falls_behind_by_more_than_a_fifth_is_told(figure, goal, w
     assert len(claims.fallen_behind(rows)) == behind
 
 
-def test_the_command_checks_what_was_kept(monkeypatch):
+def test_the_command_checks_what_was_kept(monkeypatch, tmp_path):
     app = Typer()
     app.command()(command.main)
     assert CliRunner().invoke(app, ["--kept"]).exit_code == 0
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
     assert "none at these sizes" in CliRunner().invoke(app, ["--kept", "--quick", "--check"]).output
     monkeypatch.setattr(claims, "kept", lambda **_: {"chains": record("one product", "figure", 0.5, 0.7)})
     assert CliRunner().invoke(app, ["--kept"]).exit_code == 0

@@ -430,6 +430,15 @@ def test_a_kernel_that_closes_over_a_tracer(method, monkeypatch):
         np.testing.assert_allclose(jax.grad(total)(2.0, "auto"), jax.grad(total)(2.0, "dense"), rtol=1e-9)
 
 
+def test_many_outputs_take_no_more_room_than_their_vectors():
+    """A piece is of one block where blocks are wide."""
+    y = jax.random.normal(jax.random.key(4), (K, 200))
+    spectrum = sdntk.krylov(sdntk.products(gram_of("rough")), y, multiplier=0.1, rounds=2, accuracy=1e-2)
+    assert len(spectrum.eigenvalues) <= 2 * 200 * int(spectrum.steps)
+    run, exact = (sdntk.distill_spectrum(s, y, multiplier=0.1, rounds=2) for s in (spectrum, dense_spectrum("rough")))
+    assert relative_errors(run, exact)[1].max() <= run.error_bounds.fitted.max() <= 1e-2
+
+
 def test_too_few_steps_are_told():
     y = labels(0.3)
     with pytest.raises(sdntk.AccuracyError, match=r"after 10 Lanczos steps .* more steps \(max_steps\)"):

@@ -50,6 +50,20 @@ def test_values_kept_in_single_precision_are_multiplied_in_double(tmp_path):
         np.testing.assert_allclose(product(V), rounded @ np.asarray(V), rtol=0, atol=1e-15)
 
 
+def test_of_many_rows_some_are_converted_at_a_time():
+    """600 of 250 at a time: the last ones overlap with those before."""
+    x, v = jax.random.normal(jax.random.key(2), (600, 4)), jax.random.normal(jax.random.key(3), (600, 3))
+    rounded = sdntk.gram(KERNEL, x).astype(jnp.float32)
+    np.testing.assert_allclose(products(rounded)(v), np.asarray(rounded, float) @ v, rtol=0, atol=1e-14)
+
+
+def test_products_under_transformations():
+    for source in (products(G), products(KERNEL, X, keep=True, block_size=10)):
+        np.testing.assert_allclose(jax.jit(source)(V), G @ V, rtol=0, atol=1e-15)
+        np.testing.assert_allclose(jax.vmap(source)(jnp.stack([V, 2 * V]))[1], 2 * G @ V, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(jax.jit(lambda v: products(G)(v))(V), G @ V, rtol=0, atol=1e-15)
+
+
 def test_tiles_are_kept_or_computed_again_as_memory_allows(monkeypatch):
     calls = []
 

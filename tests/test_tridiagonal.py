@@ -105,6 +105,7 @@ def test_an_indefinite_matrix_is_refused_and_nan_where_it_is_traced(below):
         sdntk.tridiagonalise((G + G.T) / 2)
     reduced = jax.jit(lambda G: sdntk.tridiagonalise(G).diagonal)
     assert np.isnan(reduced((G + G.T) / 2)).all()
+    assert not sdntk.tridiagonalise(jnp.zeros((3, 3))).diagonal.any()
     semidefinite = Q * np.append(np.linspace(0, 1, 29), 0) @ Q.T
     assert np.isfinite(sdntk.tridiagonalise((semidefinite + semidefinite.T) / 2).diagonal).all()
 
