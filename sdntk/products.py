@@ -230,7 +230,7 @@ class _Tiles(Products):
             with contextlib.nullcontext() if device is None else jax.default_device(device):
                 if device not in totals:
                     vectors[device] = jnp.array(v.T)
-                    totals[device] = jnp.zeros_like(vectors[device])
+                    totals[device] = 0 * vectors[device]  # under vmap as many as there are vectors, to be donated
                 start, diagonal = (part.start for part in self.tiling.slices(tile)), self.tiling.is_diagonal(tile)
                 totals[device] = _add(totals[device], values, vectors[device], *start, diagonal=diagonal)
         total = jnp.zeros_like(v)
