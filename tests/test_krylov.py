@@ -392,7 +392,7 @@ def test_where_the_accuracy_is_out_of_reach_the_dense_path_takes_over(monkeypatc
     )
     source = sdntk.products(gram_of("matern"))
     monkeypatch.setattr(sdntk.distillation, "products", lambda *_: source)
-    monkeypatch.setattr(sdntk.capacity, "free_memory", lambda: 14 * 10**6)  # five matrices take 14.4 MB
+    monkeypatch.setattr(sdntk.capacity, "dense_path_fits", lambda num_points: num_points < 600)
     with pytest.raises(sdntk.AccuracyError, match=r"rounding alone amounts to .*Ways out"):
         sdntk.distill(KERNELS["matern"], X, y, accuracy=1e-13, **options)
 
@@ -433,10 +433,10 @@ def test_a_kernel_that_closes_over_a_tracer(method, monkeypatch):
 def test_many_outputs_take_no_more_room_than_their_vectors():
     """A piece is of one block where blocks are wide."""
     y = jax.random.normal(jax.random.key(4), (K, 200))
-    spectrum = sdntk.krylov(sdntk.products(gram_of("rough")), y, multiplier=0.1, rounds=2, accuracy=1e-2)
+    spectrum = sdntk.krylov(sdntk.products(gram_of("rough")), y, multiplier=0.1, rounds=2, accuracy=0.05)
     assert len(spectrum.eigenvalues) <= 2 * 200 * int(spectrum.steps)
     run, exact = (sdntk.distill_spectrum(s, y, multiplier=0.1, rounds=2) for s in (spectrum, dense_spectrum("rough")))
-    assert relative_errors(run, exact)[1].max() <= run.error_bounds.fitted.max() <= 1e-2
+    assert relative_errors(run, exact)[1].max() <= run.error_bounds.fitted.max() <= 0.05
 
 
 def test_too_few_steps_are_told():
