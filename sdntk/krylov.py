@@ -25,7 +25,7 @@ from sdntk._linalg import matmul
 from sdntk.products import Products
 from sdntk.spectrum import Eigenbasis, null_space_loss
 
-#: Lanczos vectors are kept in pieces of about so many, of whole blocks: no more room is taken than less than a piece.
+#: Lanczos vectors are kept in pieces of about this number, of whole blocks: never is more than one of them partly empty.
 PIECE = 128
 #: A spectrum has this number of pieces, or that times a power of two, the last ones empty: code is compiled for each number.
 LEAST_PIECES = 2

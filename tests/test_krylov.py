@@ -439,6 +439,12 @@ def test_many_outputs_take_no_more_room_than_their_vectors():
     assert relative_errors(run, exact)[1].max() <= run.error_bounds.fitted.max() <= 0.05
 
 
+def test_an_eigendecomposition_takes_five_matrices(monkeypatch):
+    for free, fits in ((5 * 8 * 600**2, True), (5 * 8 * 600**2 - 1, False)):
+        monkeypatch.setattr(sdntk.capacity, "free_memory", lambda free=free: free)
+        assert sdntk.capacity.dense_path_fits(600) is fits
+
+
 def test_too_few_steps_are_told():
     y = labels(0.3)
     with pytest.raises(sdntk.AccuracyError, match=r"after 10 Lanczos steps .* more steps \(max_steps\)"):
