@@ -168,11 +168,11 @@ def distill(
         outputs: "separate", each output with its own multiplier and its own collapse (the paper's, section 3.6), or
             "joint", one multiplier for all and the loss averaged over points and outputs.
         rank_tolerance: see :func:`sdntk.decompose`.
-        method: "dense", by an eigendecomposition; "tridiagonal", as exact and, of many points, quicker, but
-            without eigenvectors, hence without ``filters``; "krylov", by products with the Gram matrix alone, as many as the
-            accuracy asks for; or "auto", which takes the first up to 2,000 points, and of traced
-            arguments or with a rank tolerance. Where the Krylov method does not reach
-            its accuracy, and memory allows it, the dense one takes over. ``run.method`` says which it was, and why.
+        method: "dense", by an eigendecomposition; "tridiagonal", as exact and, of many points, quicker, but without
+            eigenvectors, hence without ``filters``; "krylov", by products with the Gram matrix alone, as many as its
+            accuracy asks for; or "auto": dense up to 2,000 points, of traced arguments and with a rank tolerance, else krylov. Where
+            the Krylov method does not reach its accuracy, and memory allows it, the dense one takes over. ``run.method``
+            says which it was, and why.
         accuracy: of the Krylov method: the largest relative error of every c_t and f_t; ``run.error_bounds`` holds what was
             achieved.
 

@@ -142,8 +142,8 @@ def _take_steps(products: Products, process: Lanczos, chains: list[Chain], accur
             bar.advance(taken, f"error below {reached:.1e}")
             if reached <= accuracy:
                 return spectrum
-            if steps >= most or process.exhausted or hopeless:
-                final = process.exhausted or hopeless
+            final = process.exhausted or hopeless
+            if steps >= most or final:
                 raise AccuracyError(_complaint(spectrum, reached, rounding, accuracy, final))
             before, before_rounding = reached, rounding
             looks.append((steps, reached))

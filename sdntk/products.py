@@ -108,7 +108,7 @@ def products(
     return found
 
 
-def _require_symmetric(found: "Products") -> None:
+def _require_symmetric(found: Products) -> None:
     """Whether v . G w = w . G v for two random vectors: a look at every entry would take longer."""
     dtype = jnp.result_type(float)
     vectors = np.random.default_rng(0).normal(size=(found.num_points, 2)).astype(dtype)
@@ -169,7 +169,7 @@ def _dense_product(matrix: Float[Array, "K K"], v: Float[Array, "K Q"]) -> Float
     return matmul(matrix.astype(v.dtype), v)
 
 
-#: Rows that are converted to the vectors' dtype at a time: all at once would take ten times as long, and twice the memory.
+#: Rows that are converted to the vectors' dtype at a time: all at once would take several times as long, and more memory.
 CONVERTED_ROWS = 250
 
 
