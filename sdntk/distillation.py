@@ -170,9 +170,9 @@ def distill(
         rank_tolerance: see :func:`sdntk.decompose`.
         method: "dense", by an eigendecomposition; "tridiagonal", as exact and, of many points, quicker, but without
             eigenvectors, hence without ``filters``; "krylov", by products with the Gram matrix alone, as many as its
-            accuracy asks for; or "auto": dense up to 2,000 points, of traced arguments and with a rank tolerance, else krylov. Where
-            the Krylov method does not reach its accuracy, and memory allows it, the dense one takes over. ``run.method``
-            says which it was, and why.
+            accuracy asks for; or "auto": dense up to 2,000 points, of traced arguments and with a rank tolerance, else
+            krylov. Where the Krylov method does not reach its accuracy, and memory allows it, the dense one takes over.
+            ``run.method`` says which it was, and why.
         accuracy: of the Krylov method: the largest relative error of every c_t and f_t; ``run.error_bounds`` holds what was
             achieved.
 

@@ -117,7 +117,7 @@ class TridiagonalSpectrum:
 def tridiagonalise(G: ArrayLike) -> TridiagonalSpectrum:  # noqa: N803 (theory's name)
     """Householder reduction of a Gram matrix, G = Q T Q^T: for chains that need no eigenvectors.
 
-    Of many points (not below 2,000) it is quicker than :func:`sdntk.decompose`: at 8,000, two thirds of the time. CPU and GPU.
+    Of many points (not below 2,000) it is quicker than :func:`sdntk.decompose`: at 8,000, in two thirds of the time.
 
     Args:
         G: the symmetric positive semi-definite Gram matrix, shape (K, K).
