@@ -18,7 +18,7 @@ from sklearn.kernel_ridge import KernelRidge
 import sdntk
 from benchmarks import report
 from benchmarks.timing import Timing, measure
-from sdntk.recurrence import Chain, run_chain
+from sdntk.theory.recurrence import Chain, run_chain
 
 SIZES = (500, 1000, 2000, 4000)
 #: Dimension of the points, noise of the labels, tolerance and many-draws tolerance relative to ||y||^2/K.

@@ -17,7 +17,7 @@ from benchmarks import report
 from benchmarks.gram import take_turns
 from sdntk import architectures, losses
 from sdntk.networks import FiniteWidth
-from sdntk.training import Training, train
+from sdntk.training.train import Training, train
 
 SETTINGS: dict[str, Any] = {
     "seeds": 8, "points": 256, "batch size": 64, "optimiser": "adam(1e-3)", "loss": "soft cross-entropy", "dtype": "float32",

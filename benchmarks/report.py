@@ -8,7 +8,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from sdntk.records import environment
+from sdntk.experiments.records import environment
 
 RESULTS = Path(__file__).parent / "results"
 

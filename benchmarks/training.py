@@ -18,8 +18,8 @@ from rich.progress import track
 from benchmarks import report
 from benchmarks.gram import take_turns
 from sdntk import losses
-from sdntk.network_experiment import NETWORKS
-from sdntk.training import Training, train
+from sdntk.experiments.paper_figures import NETWORKS
+from sdntk.training.train import Training, train
 
 SETTINGS: dict[str, Any] = {
     "images": "64 of 32 x 32 x 3, random", "batch size": 16, "order": "another in every epoch",

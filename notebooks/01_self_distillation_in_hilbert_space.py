@@ -28,7 +28,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import sdntk
-from sdntk import Status, bounds, datasets, filters, kernels, plotting
+from sdntk import Status, bounds, datasets, filters, kernels
+from sdntk.reports import plotting
 
 # %% [markdown]
 # ## 1. One fit

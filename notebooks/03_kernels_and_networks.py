@@ -28,8 +28,10 @@ import optax
 from flax import nnx
 
 import sdntk
-from sdntk import architectures, comparison, comparison_report, kernels, losses
+from sdntk import architectures, kernels, losses
+from sdntk.experiments import comparison
 from sdntk.networks import FiniteWidth
+from sdntk.reports import comparison as comparison_report
 
 # %% [markdown]
 # ## 1. One description, two sides

@@ -26,9 +26,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import sdntk
-from sdntk import network_experiment, network_report
-from sdntk.network_experiment import FIGURES, Experiment
-from sdntk.records import Records
+from sdntk.experiments import paper_figures as network_experiment
+from sdntk.experiments.paper_figures import FIGURES, Experiment
+from sdntk.experiments.records import Records
+from sdntk.reports import network_classification as network_report
 
 # %% [markdown]
 # ## 1. What the paper ran

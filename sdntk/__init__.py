@@ -3,23 +3,25 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from sdntk import architectures, bounds, datasets, filters, kernels
+from sdntk import architectures, datasets, kernels
 from sdntk.distillation import Distillation, distill, distill_spectrum
-from sdntk.gram import gram
-from sdntk.gram_store import GramStore
-from sdntk.krylov import KrylovSpectrum
-from sdntk.krylov_bounds import ErrorBounds
-from sdntk.krylov_steps import AccuracyError, krylov
-from sdntk.multiplier import Multiplier, Status, solve_multiplier
-from sdntk.products import Products, products
-from sdntk.spectrum import PrecisionWarning, Spectrum, decompose
-from sdntk.tridiagonal import TridiagonalSpectrum, tridiagonalise
+from sdntk.gram_matrices.compute import gram
+from sdntk.gram_matrices.products import Products, products
+from sdntk.gram_matrices.store import GramStore
+from sdntk.spectra.dense import PrecisionWarning, Spectrum, decompose
+from sdntk.spectra.krylov import AccuracyError, krylov
+from sdntk.spectra.krylov_bounds import ErrorBounds
+from sdntk.spectra.krylov_spectrum import KrylovSpectrum
+from sdntk.spectra.tridiagonal import TridiagonalSpectrum, tridiagonalise
+from sdntk.theory import bounds, filters
+from sdntk.theory.multiplier import Multiplier, Status, solve_multiplier
 
 if TYPE_CHECKING:
-    from sdntk import losses, networks, optimisers
-    from sdntk.comparison import compare, exponents
-    from sdntk.network_distillation import distill_networks
-    from sdntk.training import Stop, Trained, Training, train
+    from sdntk import networks
+    from sdntk.experiments.comparison import compare, exponents
+    from sdntk.training import losses, optimisers
+    from sdntk.training.rounds import distill_networks
+    from sdntk.training.train import Stop, Trained, Training, train
 
 __version__ = "0.1.0"
 
@@ -62,24 +64,29 @@ __all__ = [
 
 #: The networks' side is imported on use: Flax and optax take long to import.
 _ON_USE = {
-    "Stop": "sdntk.training",
-    "Trained": "sdntk.training",
-    "Training": "sdntk.training",
-    "compare": "sdntk.comparison",
-    "distill_networks": "sdntk.network_distillation",
-    "exponents": "sdntk.comparison",
-    "losses": "",
-    "networks": "",
-    "optimisers": "",
-    "train": "sdntk.training",
+    "Stop": "sdntk.training.train",
+    "Trained": "sdntk.training.train",
+    "Training": "sdntk.training.train",
+    "compare": "sdntk.experiments.comparison",
+    "distill_networks": "sdntk.training.rounds",
+    "exponents": "sdntk.experiments.comparison",
+    "losses": "sdntk.training",
+    "networks": "sdntk",
+    "optimisers": "sdntk.training",
+    "train": "sdntk.training.train",
 }
+
+
+_MODULES = {"losses", "networks", "optimisers"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _ON_USE:
         raise AttributeError(f"module 'sdntk' has no attribute {name!r}")
-    module = _ON_USE[name]
-    return getattr(importlib.import_module(module), name) if module else importlib.import_module(f"sdntk.{name}")
+    package = _ON_USE[name]
+    if name in _MODULES:
+        return importlib.import_module(f"{package}.{name}")
+    return getattr(importlib.import_module(package), name)
 
 
 def __dir__() -> list[str]:

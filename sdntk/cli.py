@@ -13,10 +13,12 @@ import typer
 from rich.console import Console
 
 import sdntk
-from sdntk import architectures, classification_report, datasets, illustration, kernels
+from sdntk import architectures, datasets, kernels
 from sdntk._progress import track
-from sdntk.kernel_classification import Experiment, run
-from sdntk.records import Records
+from sdntk.experiments.kernel_classification import Experiment, run
+from sdntk.experiments.records import Records
+from sdntk.reports import kernel_classification as classification_report
+from sdntk.reports import paper_example as illustration
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 

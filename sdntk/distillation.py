@@ -10,21 +10,23 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from sdntk import capacity, filters, tridiagonal
 from sdntk._arguments import ArrayLike, as_float_array, as_labels, as_points, format_number, is_traced
 from sdntk._linalg import matmul, safe_sqrt
-from sdntk.fits import Fits, fits
-from sdntk.gram import gram
+from sdntk.gram_matrices import block_size as capacity
+from sdntk.gram_matrices.compute import gram
+from sdntk.gram_matrices.products import products
 from sdntk.kernels import Kernel, KernelFunction
 from sdntk.kernels.neural import EmpiricalNTK, InfiniteWidth
-from sdntk.krylov import KrylovSpectrum
-from sdntk.krylov_bounds import ErrorBounds
-from sdntk.krylov_steps import AccuracyError, chain_error_bounds, krylov, refuse_traced
-from sdntk.multiplier import Status
-from sdntk.products import products
-from sdntk.recurrence import Chain, run_chain
-from sdntk.spectrum import Eigenbasis, PrecisionWarning, Spectrum, decompose
-from sdntk.tridiagonal import TridiagonalSpectrum, tridiagonalise
+from sdntk.spectra import tridiagonal
+from sdntk.spectra.dense import Eigenbasis, PrecisionWarning, Spectrum, decompose
+from sdntk.spectra.krylov import AccuracyError, chain_error_bounds, krylov, refuse_traced
+from sdntk.spectra.krylov_bounds import ErrorBounds
+from sdntk.spectra.krylov_spectrum import KrylovSpectrum
+from sdntk.spectra.tridiagonal import TridiagonalSpectrum, tridiagonalise
+from sdntk.theory import filters
+from sdntk.theory.fits import Fits, fits
+from sdntk.theory.multiplier import Status
+from sdntk.theory.recurrence import Chain, run_chain
 
 Outputs = Literal["separate", "joint"]
 Method = Literal["dense", "tridiagonal", "krylov", "auto"]

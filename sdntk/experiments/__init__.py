@@ -1,0 +1,1 @@
+"""Experiments: what a command runs and records."""

@@ -1,0 +1,1 @@
+"""Spectra: eigenvalues d and the map y -> z into their basis and back, by several methods."""

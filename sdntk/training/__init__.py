@@ -1,0 +1,1 @@
+"""Training of networks: losses, optimisers, ensembles, one round, and the chain of rounds."""

@@ -1,0 +1,119 @@
+"""Products with a Gram matrix: from an array, from the disk, from tiles kept or computed again, all are G v.
+
+On eight devices, sharded by rows: tests/test_krylov.py.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sdntk
+from sdntk.gram_matrices.products import products
+
+X = jax.random.normal(jax.random.key(0), (57, 4))
+KERNEL = sdntk.kernels.matern(1.5, 2.0)
+G = sdntk.gram(KERNEL, X)
+V = jax.random.normal(jax.random.key(1), (57, 3))
+
+
+def sources(folder):
+    return {
+        "dense": products(G),
+        "numpy": products(np.asarray(G)),
+        "disk": products(sdntk.gram(KERNEL, X, path=folder, block_size=10)),
+        "kept": products(KERNEL, X, keep=True, block_size=10),
+        "recomputed": products(KERNEL, X, keep=False, block_size=25),
+        "one tile": products(KERNEL, X, keep=False, block_size=100),
+        "itself": products(products(G)),
+    }
+
+
+def test_every_source_gives_the_same_products(tmp_path):
+    for name, product in sources(tmp_path / "G").items():
+        assert product.num_points == 57, name
+        assert product.dtype == np.float64, name
+        np.testing.assert_allclose(product(V), G @ V, rtol=0, atol=1e-15, err_msg=name)
+        np.testing.assert_allclose(product(V[:, :1]), G @ V[:, :1], rtol=0, atol=1e-15, err_msg=name)
+
+
+def test_values_kept_in_single_precision_are_multiplied_in_double(tmp_path):
+    rounded = np.asarray(G, np.float32).astype(float)
+    stored = sdntk.gram(KERNEL, X, path=tmp_path / "G", block_size=10, dtype=jnp.float32)
+    for product in (
+        products(G.astype(jnp.float32)),
+        products(KERNEL, X, keep=True, block_size=9, dtype="float32"),
+        products(stored),
+    ):
+        assert product.dtype == np.float32
+        assert product(V).dtype == jnp.float64
+        np.testing.assert_allclose(product(V), rounded @ np.asarray(V), rtol=0, atol=1e-15)
+
+
+def test_of_many_rows_some_are_converted_at_a_time():
+    """600 of 250 at a time: the last ones overlap with those before."""
+    x, v = jax.random.normal(jax.random.key(2), (600, 4)), jax.random.normal(jax.random.key(3), (600, 3))
+    rounded = sdntk.gram(KERNEL, x).astype(jnp.float32)
+    np.testing.assert_allclose(products(rounded)(v), np.asarray(rounded, float) @ v, rtol=0, atol=1e-14)
+
+
+def test_products_under_transformations():
+    for source in (products(G), products(KERNEL, X, keep=True, block_size=10)):
+        np.testing.assert_allclose(jax.jit(source)(V), G @ V, rtol=0, atol=1e-15)
+        np.testing.assert_allclose(jax.vmap(source)(jnp.stack([V, 2 * V]))[1], 2 * G @ V, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(jax.jit(lambda v: products(G)(v))(V), G @ V, rtol=0, atol=1e-15)
+
+
+def test_tiles_are_kept_or_computed_again_as_memory_allows(monkeypatch):
+    calls = []
+
+    def kernel(x, t):
+        calls.append(len(x))
+        return KERNEL(x, t)
+
+    kept = products(kernel, X, block_size=20)
+    once = len(calls)
+    kept(V)
+    assert (len(calls), "kept in memory" in kept.what) == (once, True)
+    monkeypatch.setattr(sdntk.gram_matrices.block_size, "free_memory", lambda: 20_000)
+    again = products(kernel, X, block_size=20)
+    assert "computed in every product" in again.what
+    before = len(calls)
+    np.testing.assert_allclose(again(V), kept(V), rtol=1e-14)
+    assert len(calls) - before >= 6
+    with pytest.raises(MemoryError, match="its upper half"):
+        products(kernel, X, keep=True, block_size=20)
+
+
+def test_a_matrix_that_is_not_symmetric_is_refused(tmp_path):
+    """Of a store of two sets of points, every tile but those on the diagonal would count twice."""
+    store = sdntk.gram(KERNEL, X, X, path=tmp_path / "G", block_size=20)
+    with pytest.raises(ValueError, match="of two sets of points: leave x2 out"):
+        products(store)
+    for matrix in (jnp.array([[1.0, 2.0], [0.0, 1.0]]), G.at[3, 40].add(1e-6)):
+        with pytest.raises(ValueError, match=r"source must be a symmetric matrix; v\.Gw and w\.Gv"):
+            products(matrix)
+    products(G.at[3, 40].add(1e-15))
+
+
+def test_a_damaged_tile_is_told(tmp_path):
+    store = sdntk.gram(KERNEL, X, path=tmp_path / "G", block_size=20)
+    tile = next(path for path in (tmp_path / "G").rglob("*") if path.is_file() and path.name != "zarr.json")
+    tile.write_bytes(b"x" + tile.read_bytes()[1:])
+    with pytest.raises(ValueError, match="is damaged"):
+        products(store)(V)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((KERNEL,), "x must hold the points"),
+        ((G, X), "x must be left out unless source is a kernel"),
+        ((G[:3],), r"source must be a square matrix, shape \(K, K\)"),
+        ((G.at[0, 0].set(jnp.nan),), "source must be finite"),
+        ((KERNEL, X[:0]), "x must hold at least one point"),
+    ],
+)
+def test_bad_input(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        products(*arguments)
