@@ -8,9 +8,9 @@ from sdntk.distillation import Distillation, distill, distill_spectrum
 from sdntk.gram_matrices.compute import gram
 from sdntk.gram_matrices.products import Products, products
 from sdntk.gram_matrices.store import GramStore
-from sdntk.spectra.dense import PrecisionWarning, Spectrum, decompose
+from sdntk.spectra.base import ErrorBounds, PrecisionWarning
+from sdntk.spectra.dense import Spectrum, decompose
 from sdntk.spectra.krylov import AccuracyError, krylov
-from sdntk.spectra.krylov_bounds import ErrorBounds
 from sdntk.spectra.krylov_spectrum import KrylovSpectrum
 from sdntk.spectra.tridiagonal import TridiagonalSpectrum, tridiagonalise
 from sdntk.theory import bounds, filters

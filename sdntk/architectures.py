@@ -9,6 +9,7 @@ limit of infinite width, and a network is given its width, and its number of out
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
 from typing import Any
 
 import jax
@@ -277,3 +278,25 @@ def _as_size(name: str, value: Any) -> tuple[int, int]:
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise ValueError(f"{name} must be two integers, height and width; got {value!r}.")
     return as_count(name, value[0], at_least=1), as_count(name, value[1], at_least=1)
+
+
+class ArchitectureName(StrEnum):
+    """The architectures that have a name on the command line."""
+
+    FULLY_CONNECTED = "fully-connected"
+    CONVOLUTIONAL = "convolutional"
+    MYRTLE = "myrtle"
+
+
+#: Depths of the named architectures, where none is given.
+DEFAULT_DEPTH = {ArchitectureName.FULLY_CONNECTED: 3, ArchitectureName.CONVOLUTIONAL: 3, ArchitectureName.MYRTLE: 5}
+
+
+def named_architecture(name: ArchitectureName, depth: int, activation: str) -> Architecture:
+    """The architecture of that name."""
+    build = {
+        ArchitectureName.FULLY_CONNECTED: fully_connected,
+        ArchitectureName.CONVOLUTIONAL: convolutional,
+        ArchitectureName.MYRTLE: myrtle,
+    }[name]
+    return build(depth, activation=activation)

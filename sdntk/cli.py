@@ -15,6 +15,8 @@ from rich.console import Console
 import sdntk
 from sdntk import architectures, datasets, kernels
 from sdntk._progress import track
+from sdntk.architectures import DEFAULT_DEPTH, ArchitectureName, named_architecture
+from sdntk.datasets.named import DatasetName, load_named
 from sdntk.experiments.kernel_classification import Experiment, run
 from sdntk.experiments.records import Records
 from sdntk.reports import kernel_classification as classification_report
@@ -62,23 +64,6 @@ def illustrate(
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
-class Data(StrEnum):
-    """The data sets that have a name on the command line."""
-
-    DIGITS = "digits"
-    CIFAR10 = "cifar10"
-    CIFAR100 = "cifar100"
-    FASHION_MNIST = "fashion-mnist"
-
-
-class Network(StrEnum):
-    """The architectures that have a name on the command line."""
-
-    FULLY_CONNECTED = "fully-connected"
-    CONVOLUTIONAL = "convolutional"
-    MYRTLE = "myrtle"
-
-
 class Noise(StrEnum):
     """Kinds of label noise."""
 
@@ -103,12 +88,14 @@ class Outputs(StrEnum):
 
 @app.command()
 def ntk(
-    dataset: Annotated[Data, typer.Option(help="Images with labels.")] = Data.DIGITS,
+    dataset: Annotated[DatasetName, typer.Option(help="Images with labels.")] = DatasetName.DIGITS,
     folder: Annotated[
         Path | None, typer.Option(help="Where the data set's files lie. [default: the distribution's place, or the cache]")
     ] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not there.")] = False,
-    architecture: Annotated[Network, typer.Option(help="The network whose kernel is taken.")] = Network.FULLY_CONNECTED,
+    architecture: Annotated[
+        ArchitectureName, typer.Option(help="The network whose kernel is taken.")
+    ] = ArchitectureName.FULLY_CONNECTED,
     depth: Annotated[
         int | None, typer.Option(help="Hidden layers, convolutions, or 5, 7, 10 for myrtle. [default: 3; myrtle: 5]")
     ] = None,
@@ -144,17 +131,17 @@ def ntk(
     ),
 ) -> None:
     """Self-distillation with a neural tangent kernel on images: accuracy round by round, against the best single fit."""
-    flips = datasets.CIFAR10_FLIPS if dataset is Data.CIFAR10 else None
+    flips = datasets.CIFAR10_FLIPS if dataset is DatasetName.CIFAR10 else None
     experiment = Experiment(
         train=train, held_out=held_out, test=test, tolerances=tuple(tolerance or (0.01, 0.05, 0.2)), rounds=rounds,
         label_noise=label_noise, noise=noise.value, flips=flips if noise is Noise.ASYMMETRIC else None,
         outputs=outputs.value, unit_norm=unit_norm, method=method.value,
         accuracy=accuracy, gram_dtype=gram_dtype, seeds=tuple(range(first_seed, first_seed + seeds)),
     )  # fmt: skip
-    depth = _DEPTH[architecture] if depth is None else depth
-    network = _network(architecture, depth, activation)
+    depth = DEFAULT_DEPTH[architecture] if depth is None else depth
+    network = named_architecture(architecture, depth, activation)
     name = f"{architecture.value} NTK ({activation}, depth {depth})"
-    data = _load(dataset, folder, download)
+    data = load_named(dataset, folder, download)
     records = Records(
         out, {"dataset": dataset.value, "kernel": name, "layers": network.config(), **dataclasses.asdict(experiment)}
     )
@@ -189,7 +176,8 @@ def compare(
     ),
 ) -> None:
     """Networks of finite width side by side with their kernel, on digits: the gap against width, round by round."""
-    from sdntk import comparison, comparison_report  # here: Flax and optax take seconds to import
+    from sdntk.experiments import comparison  # here: Flax and optax take seconds to import
+    from sdntk.reports import comparison as comparison_report
 
     architecture = architectures.fully_connected(depth, activation=activation)
     problem = comparison.digits_problem(train, test, label_noise)
@@ -217,7 +205,7 @@ def networks(
         int, typer.Option(help="Of the paper: 4 to 10. Its settings are the full ones; options below change them.")
     ],
     network: Annotated[str | None, typer.Option(help="resnet18, resnet50, vgg16 or small.")] = None,
-    dataset: Annotated[Data | None, typer.Option(help="Images with labels, 32 x 32 and in colour.")] = None,
+    dataset: Annotated[DatasetName | None, typer.Option(help="Images with labels, 32 x 32 and in colour.")] = None,
     folder: Annotated[
         Path | None, typer.Option(help="Where the data set's files lie. [default: the distribution's place, or the cache]")
     ] = None,
@@ -249,7 +237,8 @@ def networks(
     ),
 ) -> None:
     """The paper's section 5: deep networks through rounds of self-distillation, every figure one command."""
-    from sdntk import network_experiment, network_report  # here: Flax and optax take seconds to import
+    from sdntk.experiments import paper_figures as network_experiment  # here: Flax and optax take seconds to import
+    from sdntk.reports import network_classification as network_report
 
     changes = {
         "network": network, "dataset": dataset and dataset.value, "loss": loss, "targets": targets, "rounds": rounds,
@@ -268,7 +257,9 @@ def networks(
     for experiment in experiments:
         place = out / f"figure{figure}_{experiment.network}_{experiment.dataset}"
         records = Records(place, dataclasses.asdict(experiment))
-        network_experiment.run(_load(Data(experiment.dataset), folder, download), experiment, records, at_once=at_once)
+        network_experiment.run(
+            load_named(DatasetName(experiment.dataset), folder, download), experiment, records, at_once=at_once
+        )
         console.print(network_report.rounds_table(records))
         console.print(network_report.verdict(records), highlight=False, soft_wrap=True)
         for path in network_report.save(records, curves.get(experiment)):
@@ -292,29 +283,6 @@ def _integers(name: str, text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(f"{name} must be integers with commas between, such as 64,256; got {text!r}.") from None
-
-
-_DEPTH = {Network.FULLY_CONNECTED: 3, Network.CONVOLUTIONAL: 3, Network.MYRTLE: 5}
-
-
-def _network(architecture: Network, depth: int, activation: str) -> architectures.Architecture:
-    build = {
-        Network.FULLY_CONNECTED: architectures.fully_connected,
-        Network.CONVOLUTIONAL: architectures.convolutional,
-        Network.MYRTLE: architectures.myrtle,
-    }[architecture]
-    return build(depth, activation=activation)
-
-
-def _load(dataset: Data, folder: Path | None, download: bool) -> datasets.Dataset:
-    if dataset is Data.DIGITS:
-        return datasets.digits(jax.random.key(0))
-    load = {
-        Data.CIFAR10: datasets.cifar10,
-        Data.CIFAR100: datasets.cifar100,
-        Data.FASHION_MNIST: datasets.fashion_mnist,
-    }[dataset]
-    return load(folder, download=download)
 
 
 def _console() -> Console:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from typing import Any, Literal, get_args, no_type_check
+from typing import Any, Literal, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -10,30 +10,23 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from sdntk import _memory
 from sdntk._arguments import ArrayLike, as_float_array, as_labels, as_points, format_number, is_traced
 from sdntk._linalg import matmul, safe_sqrt
-from sdntk.gram_matrices import block_size as capacity
 from sdntk.gram_matrices.compute import gram
-from sdntk.gram_matrices.products import products
 from sdntk.kernels import Kernel, KernelFunction
-from sdntk.kernels.neural import EmpiricalNTK, InfiniteWidth
 from sdntk.spectra import tridiagonal
-from sdntk.spectra.dense import Eigenbasis, PrecisionWarning, Spectrum, decompose
-from sdntk.spectra.krylov import AccuracyError, chain_error_bounds, krylov, refuse_traced
-from sdntk.spectra.krylov_bounds import ErrorBounds
-from sdntk.spectra.krylov_spectrum import KrylovSpectrum
-from sdntk.spectra.tridiagonal import TridiagonalSpectrum, tridiagonalise
+from sdntk.spectra.base import Eigenbasis, ErrorBounds, PrecisionWarning
+from sdntk.spectra.choose import AnySpectrum, _spectrum
+from sdntk.spectra.krylov_spectrum import KrylovSpectrum, chain_error_bounds
+from sdntk.spectra.tridiagonal import TridiagonalSpectrum
 from sdntk.theory import filters
 from sdntk.theory.fits import Fits, fits
 from sdntk.theory.multiplier import Status
 from sdntk.theory.recurrence import Chain, run_chain
 
 Outputs = Literal["separate", "joint"]
-Method = Literal["dense", "tridiagonal", "krylov", "auto"]
-AnySpectrum = Spectrum | TridiagonalSpectrum | KrylovSpectrum
 
-#: Up to so many points an eigendecomposition takes about a second, and ``method="auto"`` takes it.
-DENSE_POINTS = 2000
 #: Predictions are made so many bytes of the cross-Gram matrix at a time.
 CROSS_BYTES = 2**28
 
@@ -122,7 +115,7 @@ class Distillation:
                 "use run.predict_from(sdntk.gram(kernel, x_new, x))."
             )
         new = as_points("x_new", x_new)
-        rows = max(1, CROSS_BYTES // capacity.matrix_bytes((1, len(self.x)), self.x.dtype))
+        rows = max(1, CROSS_BYTES // _memory.matrix_bytes((1, len(self.x)), self.x.dtype))
         blocks = [new[start : start + rows] for start in range(0, len(new), rows)]
         return jnp.concatenate([self.predict_from(gram(self.kernel, block, self.x)) for block in blocks], axis=1)
 
@@ -210,50 +203,6 @@ def distill(
     # A run is a pytree, so its kernel must be one: the library's are, any other function is wrapped as one without leaves.
     known = kernel if isinstance(kernel, Kernel) else jax.tree_util.Partial(kernel)
     return dataclasses.replace(run, kernel=known, x=points, method=how)
-
-
-def _spectrum(
-    kernel: KernelFunction,
-    x: Float[Array, "K ..."],
-    y: ArrayLike,
-    chain: dict[str, Any],
-    method: Any,
-    accuracy: Any,
-    rank_tolerance: ArrayLike | None,
-) -> tuple[AnySpectrum, str]:
-    """The spectrum by the method asked for, or that suits, and which it was and why."""
-    if method not in get_args(Method):
-        raise ValueError(f'method must be "dense", "tridiagonal", "krylov" or "auto"; got {method!r}.')
-    why = "as asked for"
-    if method == "auto":
-        method, why = "krylov", f"{len(x)} points are many"
-        if len(x) <= DENSE_POINTS:
-            method, why = "dense", f"{len(x)} points are few"
-        elif rank_tolerance is not None:
-            method, why = "dense", f"{why}, but rank_tolerance is given"
-        elif is_traced(_leaves(kernel, x), x, y, chain):
-            method, why = "dense", f"{why}, but traced"
-    if method != "dense" and rank_tolerance is not None:
-        raise ValueError(f'rank_tolerance must be left out unless method is "dense"; it is {method!r}.')
-    if method == "tridiagonal":
-        return tridiagonalise(gram(kernel, x)), f"tridiagonal: {why}"
-    if method == "krylov":
-        refuse_traced(_leaves(kernel, x), x, y, chain)
-        try:
-            spectrum = krylov(products(kernel, x), y, **chain, accuracy=accuracy)
-            return spectrum, f"krylov, {int(spectrum.steps)} steps: {why}"
-        except AccuracyError as error:
-            failed = error.with_traceback(None)  # which would keep tiles and Lanczos vectors in memory
-        if not capacity.dense_path_fits(len(x)):
-            raise failed
-        why = f"the Krylov method failed ({failed})"
-    return decompose(gram(kernel, x), rank_tolerance=rank_tolerance), f"dense: {why}"
-
-
-def _leaves(kernel: KernelFunction, x: Float[Array, "K ..."]) -> Any:
-    """What tells whether a kernel is traced: one that is none of the library's may close over tracers."""
-    known = isinstance(kernel, Kernel | InfiniteWidth | EmpiricalNTK) or not callable(kernel)
-    return kernel if known or is_traced(x) else kernel(x[:1], x[:1])
 
 
 def distill_spectrum(

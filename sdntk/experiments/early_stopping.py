@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from sdntk._arguments import as_count
 from sdntk._progress import Bar
+from sdntk._pytrees import register
 from sdntk.experiments.checkpoints import Checkpoints
 from sdntk.experiments.network_classification import (
     MEASURED,
@@ -29,7 +30,6 @@ from sdntk.experiments.network_classification import (
     with_rows,
 )
 from sdntk.experiments.records import Records
-from sdntk.kernels._base import register
 from sdntk.training.ensemble import Build, fastest_size, to_all_devices
 from sdntk.training.train import Course, Stop, is_over
 

@@ -18,13 +18,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Array, Float, Int
 
+from sdntk import _memory
 from sdntk._arguments import checked_before
 from sdntk._linalg import matmul
 from sdntk._progress import track
 from sdntk.datasets import Dataset, balanced_subsets, label_noise, one_hot, standardise
 from sdntk.distillation import Distillation, distill_spectrum
 from sdntk.experiments.records import Records
-from sdntk.gram_matrices import block_size as capacity
 from sdntk.gram_matrices.compute import gram
 from sdntk.gram_matrices.products import Products, products
 from sdntk.kernels import KernelFunction
@@ -193,7 +193,7 @@ def _spectrum(
             )  # fmt: skip
         except AccuracyError as error:
             failed = error.with_traceback(None)  # which would keep the Gram matrix and the Lanczos vectors in memory
-        if not capacity.dense_path_fits(len(x)):
+        if not _memory.dense_path_fits(len(x)):
             raise failed
         warnings.warn(f"An eigendecomposition takes over, since the Krylov method failed: {failed}", stacklevel=2)
     return decompose(gram(kernel, x))

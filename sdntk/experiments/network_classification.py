@@ -22,9 +22,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sdntk._arguments import as_count, as_unit_interval
 from sdntk._progress import Bar
+from sdntk._pytrees import register
 from sdntk.experiments.checkpoints import Checkpoints
 from sdntk.experiments.records import Records
-from sdntk.kernels._base import register
 from sdntk.training.ensemble import Build, Ensemble, fastest_size, spread, to_all_devices
 from sdntk.training.rounds import next_targets, require_targets
 from sdntk.training.train import (

@@ -6,9 +6,10 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sdntk import _memory
 from sdntk._arguments import ArrayLike, as_count, as_float_dtype, as_points, is_traced
 from sdntk._progress import track
-from sdntk.gram_matrices import block_size as capacity
+from sdntk.gram_matrices.block_size import choose_block_size, work_bytes
 from sdntk.gram_matrices.store import GramStore, compute_stored
 from sdntk.gram_matrices.tiles import Tiling, as_values, compute_tiles, put
 from sdntk.kernels import KernelFunction
@@ -85,13 +86,13 @@ def _in_memory(
     kernel: KernelFunction, x: Array, x2: Array, symmetric: bool, block_size: int | None, dtype: Any
 ) -> Float[Array, "n K"]:
     shape, points = (len(x), len(x2)), (x, x2)
-    size = block_size or capacity.choose_block_size(kernel, points)
+    size = block_size or choose_block_size(kernel, points)
     tiling = Tiling(shape, min(size, max(shape)), symmetric)
-    kept = capacity.matrix_bytes(shape, dtype or jnp.result_type(float))
-    what = f"Gram matrix {shape[0]} x {shape[1]}, {capacity.format_bytes(kept)}"
+    kept = _memory.matrix_bytes(shape, dtype or jnp.result_type(float))
+    what = f"Gram matrix {shape[0]} x {shape[1]}, {_memory.format_bytes(kept)}"
     tiles = tiling.tiles
     if len(tiles) > 1:
-        capacity.require_memory(kept + capacity.work_bytes(kernel, points, tiling.block_size), what)
+        _memory.require_memory(kept + work_bytes(kernel, points, tiling.block_size), what)
     matrix = None
     for tile, values in track(compute_tiles(kernel, x, x2, tiling, tiles, dtype=dtype), what, len(tiles)):
         if is_traced(values):  # a kernel that closes over a tracer

@@ -23,10 +23,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
+from sdntk import _memory
 from sdntk._arguments import ArrayLike, as_count, as_float_array, as_float_dtype, as_points, format_number, is_traced
 from sdntk._linalg import matmul
 from sdntk._progress import track
-from sdntk.gram_matrices import block_size as capacity
+from sdntk.gram_matrices.block_size import choose_block_size, work_bytes
 from sdntk.gram_matrices.store import GramStore
 from sdntk.gram_matrices.tiles import Tile, Tiling, compute_tiles, local_devices
 from sdntk.kernels import KernelFunction
@@ -127,24 +128,24 @@ def _require_symmetric(found: Products) -> None:
 
 def _of_kernel(kernel: KernelFunction, x: Float[Array, "K ..."], keep: bool | None, block_size: Any, dtype: Any) -> Products:
     if block_size is None:
-        size = capacity.over_processes(min, capacity.choose_block_size(kernel, (x, x)))
+        size = _memory.over_processes(min, choose_block_size(kernel, (x, x)))
     else:
         size = as_count("block_size", block_size, at_least=1)
     tiling = Tiling((len(x), len(x)), min(size, len(x)), symmetric=True)
     kept_as = np.dtype(jnp.result_type(x.dtype)) if dtype is None else as_float_dtype("dtype", dtype)
-    needed = capacity.matrix_bytes((len(x), len(x) + tiling.block_size), kept_as) // 2 // jax.process_count()
+    needed = _memory.matrix_bytes((len(x), len(x) + tiling.block_size), kept_as) // 2 // jax.process_count()
     own = _own(tiling)
     compute = functools.partial(compute_tiles, kernel, x, x, tiling, own, dtype=dtype)
     if keep is None:
-        keep = needed <= capacity.free_memory() // 2
+        keep = needed <= _memory.free_memory() // 2
     if not keep:
         return _Tiles(tiling, kept_as, "tiles computed in every product", compute)
     what = f"Gram matrix {len(x)} x {len(x)}, its upper half"
-    capacity.require_memory(needed + capacity.work_bytes(kernel, (x, x), tiling.block_size), what)
-    kept = list(track(compute(), f"{what}, {capacity.format_bytes(needed)}", len(own)))
+    _memory.require_memory(needed + work_bytes(kernel, (x, x), tiling.block_size), what)
+    kept = list(track(compute(), f"{what}, {_memory.format_bytes(needed)}", len(own)))
     held = sum(values.nbytes for _, values in kept)
     kept_as = kept[0][1].dtype if kept else kept_as
-    return _Tiles(tiling, kept_as, f"tiles kept in memory, {capacity.format_bytes(held)}", lambda: kept)
+    return _Tiles(tiling, kept_as, f"tiles kept in memory, {_memory.format_bytes(held)}", lambda: kept)
 
 
 def _own(tiling: Tiling) -> list[Tile]:

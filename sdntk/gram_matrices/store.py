@@ -17,9 +17,10 @@ import tensorstore as ts
 from jaxtyping import Array, Float
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from sdntk import _memory
 from sdntk._arguments import every, is_traced
 from sdntk._progress import track
-from sdntk.gram_matrices import block_size as capacity
+from sdntk.gram_matrices.block_size import choose_block_size, work_bytes
 from sdntk.gram_matrices.tiles import Tile, Tiling, as_values, compute_tiles
 from sdntk.kernels import KernelFunction
 
@@ -97,7 +98,7 @@ class GramStore(NDArrayOperatorsMixin):
     @property
     def nbytes(self) -> int:
         """Bytes of the whole matrix in memory."""
-        return capacity.matrix_bytes(self.shape, self.dtype)
+        return _memory.matrix_bytes(self.shape, self.dtype)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -108,7 +109,7 @@ class GramStore(NDArrayOperatorsMixin):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
             raise ValueError("a Gram matrix on disk cannot be had as an array without a copy.")
-        capacity.require_memory(self.nbytes, f"Gram matrix of {self.path} as an array", capacity.host_memory())
+        _memory.require_memory(self.nbytes, f"Gram matrix of {self.path} as an array", _memory.host_memory())
         return self._read(slice(0, self.shape[0]), slice(0, self.shape[1])).astype(dtype or self.dtype, copy=False)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
@@ -233,14 +234,14 @@ def compute_stored(
         identity.require_same(store, shape, dtype, None if block_size is None else min(block_size, max(shape)))
         tiles = store._unfinished()
     else:
-        size = min(block_size or capacity.choose_block_size(kernel, points), max(shape))
+        size = min(block_size or choose_block_size(kernel, points), max(shape))
         tiles = Tiling(shape, size, symmetric).tiles
-        capacity.require_disk(len(tiles) * math.prod(_chunk(shape, size)) * dtype.itemsize, path, what)
+        _memory.require_disk(len(tiles) * math.prod(_chunk(shape, size)) * dtype.itemsize, path, what)
         store = _create(path, shape, dtype, size, identity)
     if tiles:
-        capacity.require_memory(capacity.work_bytes(kernel, points, store.block_size), f"{what}, tile by tile,")
+        _memory.require_memory(work_bytes(kernel, points, store.block_size), f"{what}, tile by tile,")
         computed = compute_tiles(kernel, x, x2, store.tiling, tiles, dtype=dtype)
-        store._write(track(computed, f"{what}, {capacity.format_bytes(store.nbytes)}", len(tiles)))
+        store._write(track(computed, f"{what}, {_memory.format_bytes(store.nbytes)}", len(tiles)))
     return store
 
 

@@ -5,9 +5,8 @@ The author of a kernel of this library writes :meth:`Kernel.pair`, the formula f
 """
 
 import abc
-import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
+from typing import Any, ClassVar
 
 import jax
 from jaxtyping import Array, Float
@@ -16,14 +15,6 @@ from sdntk._arguments import ArrayLike, as_points, every, is_traced
 
 #: A kernel: (n1, ...) and (n2, ...) arrays to an (n1, n2) array, NumPy or JAX.
 KernelFunction = Callable[[Any, Any], Any]
-
-_K = TypeVar("_K", bound=type)
-
-
-@dataclass_transform(frozen_default=True)
-def register(cls: _K) -> _K:
-    """Make a kernel a frozen dataclass and a pytree: its hyperparameters are leaves, so new values compile nothing anew."""
-    return cast(_K, jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, eq=False)(cls)))
 
 
 class Kernel(abc.ABC):

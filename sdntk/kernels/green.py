@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sdntk._arguments import as_count
-from sdntk.kernels._base import Kernel, register
+from sdntk._pytrees import register
+from sdntk.kernels._base import Kernel
 
 
 @register

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sdntk._arguments import ArrayLike, as_count, as_points
+from sdntk._pytrees import register
 from sdntk.architectures import Activation, Architecture, AveragePool, Conv, Dense, Flatten, GlobalAveragePool, Layer
-from sdntk.kernels._base import register
 from sdntk.kernels._neural_tangents import load_neural_tangents
 
 

@@ -13,7 +13,8 @@ from jaxtyping import Array, Float
 
 from sdntk._arguments import ArrayLike, as_scale, is_traced
 from sdntk._linalg import safe_sqrt
-from sdntk.kernels._base import Kernel, register
+from sdntk._pytrees import register
+from sdntk.kernels._base import Kernel
 
 
 def _squared_distance(x: Float[Array, " p"], t: Float[Array, " p"], length_scale: Array) -> Float[Array, ""]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from sdntk import _memory
 from sdntk._arguments import ArrayLike, as_count, as_float_array, as_labels, format_number, is_traced
 from sdntk._progress import Bar
-from sdntk.gram_matrices import block_size as capacity
 from sdntk.gram_matrices.products import Products
-from sdntk.spectra.krylov_bounds import ErrorBounds, error_bounds
-from sdntk.spectra.krylov_spectrum import KrylovSpectrum, Lanczos, begin, extend, spectrum_of
+from sdntk.spectra.krylov_spectrum import KrylovSpectrum, chain_error_bounds, spectrum_of
+from sdntk.spectra.lanczos import Lanczos, begin, extend
 from sdntk.theory.recurrence import Chain, Trajectory, run_chain
 
 #: The first look at the error bound; and how many more steps are taken, as a fraction, up to the next one: while nothing is
@@ -119,12 +118,12 @@ def _most_steps(process: Lanczos) -> int:
     vectors = max(400, min(num_points // 2, 4000))
     # With the Ritz vectors, of which padding may make four times as many, here and on the host.
     of_each = (num_points + 8 * vectors) * process.labels.dtype.itemsize
-    return max(1, min(vectors, capacity.free_memory() // 4 // of_each) // process.width)
+    return max(1, min(vectors, _memory.free_memory() // 4 // of_each) // process.width)
 
 
 def _agreed(products: Products, reduce: Callable[[Iterable[float]], float], value: Any) -> Any:
     """What processes that share the products must decide alike."""
-    return capacity.over_processes(reduce, value) if products.shared else value
+    return _memory.over_processes(reduce, value) if products.shared else value
 
 
 def _take_steps(products: Products, process: Lanczos, chains: list[Chain], accuracy: float, most: int) -> KrylovSpectrum:
@@ -176,28 +175,6 @@ def _path(spectrum: KrylovSpectrum, chain: Chain) -> Trajectory:
 def _largest_bound(spectrum: KrylovSpectrum, path: Trajectory, chain: Chain) -> Float[Array, ""]:
     bounds = chain_error_bounds(spectrum, path, chain)
     return jnp.maximum(bounds.multipliers.max(), bounds.fitted.max())
-
-
-def chain_error_bounds(spectrum: KrylovSpectrum, path: Trajectory, chain: Chain) -> ErrorBounds:
-    """How far a chain on a Krylov spectrum is at most from that on the Gram matrix, for each round (and output)."""
-    d, z, labels = spectrum.eigenvalues, spectrum.rotated_labels, spectrum.labels
-    alpha = chain.ground_truth_weight
-    s = (
-        jnp.sqrt(chain.terms(spectrum.num_points, labels) * chain.level)
-        if chain.by_tolerance
-        else jnp.ones_like(chain.level)
-    )
-    known = {"residuals": spectrum.residuals, "perturbation": spectrum.perturbation}
-    bounds = partial(error_bounds, d, **known, by_tolerance=chain.by_tolerance)
-
-    def of(z: Array, multipliers: Array, status: Array, s: Array) -> ErrorBounds:
-        return bounds(z=z, multipliers=multipliers, status=status, s=s, alpha=alpha)
-
-    if chain.joint and z.ndim == 2:
-        return of(z, path.multipliers, path.status, s)
-    if z.ndim == 1:
-        return of(z[:, None], path.multipliers, path.status, s)
-    return jax.vmap(of, in_axes=(2, 1, 1, 0), out_axes=1)(z[:, None, :], path.multipliers, path.status, s)
 
 
 def _complaint(spectrum: KrylovSpectrum, reached: float, rounding: float, accuracy: float, final: bool) -> str:

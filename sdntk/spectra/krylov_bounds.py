@@ -17,7 +17,7 @@ Three things part the two.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,24 +25,13 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from sdntk._linalg import matmul
-from sdntk.spectra.krylov_spectrum import ROUNDING
+from sdntk.spectra.base import ErrorBounds
+from sdntk.spectra.lanczos import ROUNDING
 from sdntk.theory import filters
 from sdntk.theory.multiplier import Status
 
 #: Shifts of log c that are larger, all rounds together, are not bounded: within them slopes are steady to 10%.
 LARGEST_SHIFT = 0.02
-
-
-class ErrorBounds(NamedTuple):
-    """Bounds on relative errors, each of shape (T,) or (T, Q); infinite where nothing is known.
-
-    Attributes:
-        multipliers: |c_t - c| / c, c the multiplier of the exact chain.
-        fitted: |f_t - f| / |f| on the training points; with joint outputs, of all together. 0 once collapsed.
-    """
-
-    multipliers: Float[Array, "T *Q"]
-    fitted: Float[Array, "T *Q"]
 
 
 @partial(jax.jit, static_argnames="by_tolerance")

@@ -22,17 +22,13 @@ from jaxtyping import Array, Float
 
 from sdntk._arguments import ArrayLike, as_labels, format_number, is_traced
 from sdntk._linalg import matmul
-from sdntk.gram_matrices.products import Products
-from sdntk.spectra.dense import Eigenbasis, null_space_loss
+from sdntk.spectra.base import Eigenbasis, ErrorBounds, null_space_loss
+from sdntk.spectra.krylov_bounds import error_bounds
+from sdntk.spectra.lanczos import ROUNDING, Lanczos
+from sdntk.theory.recurrence import Chain, Trajectory
 
-#: Lanczos vectors are kept in pieces of about this number, of whole blocks: never is more than one of them partly empty.
-PIECE = 128
 #: A spectrum has this number of pieces, or that times a power of two, the last ones empty: code is compiled for each number.
 LEAST_PIECES = 2
-#: Blocks have at least so many vectors.
-LEAST_WIDTH = 4
-#: Rounding acts like a perturbation of G of so many units of machine_eps * d_max (the tests check it).
-ROUNDING = 16
 
 
 @no_type_check  # in the tests: transformations rebuild pytrees with leaves of other shapes
@@ -115,145 +111,6 @@ def _refuse(primals: Any, tangents: Any) -> Any:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Lanczos:
-    """Where a block Lanczos process is; :func:`extend` goes on with it.
-
-    Attributes:
-        labels: y, shape (K,) or (K, Q).
-        start: R, with V_1 R = y, shape (r,) or (r, Q).
-        basis: V^T in pieces, shape (n r, K) each, zero where there is none yet.
-        diagonals, couplings: the blocks of T on its diagonal and below, shape (r, r), one of each for every step; the last
-            coupling is B, by which G leads from the last block to the following one.
-        blocks: V_m and V_{m+1}, shape (K, r) each; columns are zero where the Krylov space is exhausted.
-        size: the largest entry of T.
-    """
-
-    labels: Float[Array, "K *Q"]
-    start: Float[Array, "r *Q"]
-    basis: tuple[Float[Array, "rows K"], ...]
-    diagonals: tuple[Float[Array, "r r"], ...]
-    couplings: tuple[Float[Array, "r r"], ...]
-    blocks: tuple[Float[Array, "K r"], Float[Array, "K r"]]
-    size: Float[Array, ""]
-
-    @property
-    def steps(self) -> int:
-        """The number m of steps taken."""
-        return len(self.diagonals)
-
-    @property
-    def width(self) -> int:
-        """The number r of vectors that each step adds."""
-        return self.blocks[1].shape[1]
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether the Krylov space has no further directions."""
-        return self.steps > 0 and not np.asarray(self.couplings[-1]).any()
-
-    @property
-    def projected(self) -> Float[np.ndarray, "n n"]:
-        """T, shape (m r, m r)."""
-        width, (diagonals, couplings) = self.width, map(np.stack, jax.device_get((self.diagonals, self.couplings)))
-        blocks = np.zeros((self.steps, width, self.steps, width), diagonals.dtype)
-        for i, (diagonal, coupling) in enumerate(zip(diagonals, couplings, strict=True)):
-            blocks[i, :, i] = diagonal
-            if i + 1 < self.steps:
-                blocks[i + 1, :, i], blocks[i, :, i + 1] = coupling, coupling.T
-        return blocks.reshape(self.steps * width, -1)
-
-
-def begin(labels: Float[Array, "K *Q"]) -> Lanczos:
-    """The process before its first step."""
-    num_points, dtype = len(labels), labels.dtype
-    columns = labels.reshape(num_points, -1)
-    # What is rounding to one output may be all that another has; squares of the smallest numbers are zero.
-    largest = jnp.abs(columns).max(axis=0, keepdims=True)
-    scaled = columns / jnp.where(largest > 0, largest, 1)
-    norms = jnp.linalg.norm(scaled, axis=0, keepdims=True)
-    vectors, sizes, _ = jnp.linalg.svd(scaled / jnp.where(norms > 0, norms, 1), full_matrices=False)
-    rank = int(np.sum(np.asarray(sizes) > ROUNDING * jnp.finfo(dtype).eps * sizes[0]))
-    more = max(0, min(LEAST_WIDTH, num_points) - rank)
-    random = jax.random.normal(jax.random.key(0), (num_points, more), dtype)
-    following = jnp.linalg.qr(jnp.concatenate([vectors[:, :rank], random], axis=1))[0]
-    start = jnp.pad(matmul(following[:, :rank].T, columns), ((0, more), (0, 0)))
-    start = start.reshape(rank + more, *labels.shape[1:])
-    return Lanczos(labels, start, (), (), (), (jnp.zeros_like(following), following), jnp.zeros((), dtype))
-
-
-def extend(process: Lanczos, products: Products, steps: int) -> Lanczos:
-    """The process after ``steps`` steps in all; ``process`` is given up.
-
-    New vectors are orthogonalised against the last two blocks, to which alone exact arithmetic would have them leaning, and
-    then, at their full length, against all: without that, rounding makes copies of Ritz values, and takes about 2.5 times as
-    many steps.
-    """
-    basis, diagonals, couplings = [*process.basis], [*process.diagonals], [*process.couplings]
-    (before, block), size, width = process.blocks, process.size, process.width
-    of_piece = max(1, PIECE // width)
-    coupling = couplings[-1] if couplings else jnp.zeros((width, width), block.dtype)
-    for step in range(process.steps, steps):
-        if step % of_piece == 0:
-            basis.append(jnp.zeros((of_piece * width, len(block)), block.dtype))
-        basis[-1] = _put(basis[-1], block, (step % of_piece) * width)
-        diagonal, w, coupling, size = _step(before, block, coupling, products(block), size)
-        for piece in basis:
-            w = _orthogonalise(w, piece)
-        before = block
-        block, coupling = _orthonormalise(w, coupling)
-        diagonals.append(diagonal)
-        couplings.append(coupling)
-    return Lanczos(
-        process.labels, process.start, tuple(basis), tuple(diagonals), tuple(couplings), (before, block), size
-    )  # fmt: skip
-
-
-@partial(jax.jit, donate_argnames="piece")
-def _put(piece: Float[Array, "rows K"], block: Float[Array, "K r"], row: int | Array) -> Float[Array, "rows K"]:
-    return jax.lax.dynamic_update_slice_in_dim(piece, block.T, row, 0)
-
-
-@jax.jit
-def _step(
-    before: Float[Array, "K r"],
-    block: Float[Array, "K r"],
-    coupling: Float[Array, "r r"],
-    product: Float[Array, "K r"],
-    size: Float[Array, ""],
-) -> tuple[Array, ...]:
-    """One step, given G times its block: T's block on the diagonal, new directions V and B with V B, and the size of T."""
-    diagonal = matmul(block.T, product)
-    last = jnp.concatenate([before, block], axis=1).T
-    w = product - matmul(last.T, matmul(last, product))
-    size = jnp.maximum(size, jnp.max(jnp.abs(coupling)))
-    rounding = ROUNDING * jnp.finfo(product.dtype).eps * (size + jnp.linalg.norm(diagonal))
-    diagonal = (diagonal + diagonal.T) / 2
-    return diagonal, *_orthonormal(w, rounding), jnp.maximum(size, jnp.max(jnp.abs(diagonal)))
-
-
-@partial(jax.jit, donate_argnames="w")
-def _orthogonalise(w: Float[Array, "K r"], piece: Float[Array, "rows K"]) -> Float[Array, "K r"]:
-    return w - matmul(piece.T, matmul(piece, w))
-
-
-@jax.jit
-def _orthonormalise(
-    w: Float[Array, "K r"], coupling: Float[Array, "r r"]
-) -> tuple[Float[Array, "K r"], Float[Array, "r r"]]:
-    """The following block, and the coupling B that leads to it."""
-    w, rest = jnp.linalg.qr(w)
-    return jnp.where(jnp.diagonal(rest)[None] == 0, 0, w), matmul(rest, coupling)
-
-
-def _orthonormal(w: Float[Array, "K r"], least: Float[Array, ""]) -> tuple[Float[Array, "K r"], Float[Array, "r r"]]:
-    """Orthonormal columns V and B with W = V B, singular values of at most ``least`` and their columns set to zero."""
-    columns, triangular = jnp.linalg.qr(w)
-    left, sizes, right = jnp.linalg.svd(triangular)
-    sizes = jnp.where(sizes <= least, 0, sizes)
-    return jnp.where(sizes[None] > 0, matmul(columns, left), 0), sizes[:, None] * right
-
-
 def spectrum_of(process: Lanczos, *, machine_epsilon: float) -> KrylovSpectrum:
     """What the process knows so far. It shares its basis: :func:`extend` ends its use.
 
@@ -296,3 +153,25 @@ def _ritz(
     zero = d <= num_points * eps * size
     dropped = np.abs(d[zero]).max(initial=0)
     return np.where(zero, 0, d), vectors, jnp.asarray(ROUNDING * eps * size + dropped, d.dtype)
+
+
+def chain_error_bounds(spectrum: KrylovSpectrum, path: Trajectory, chain: Chain) -> ErrorBounds:
+    """How far a chain on a Krylov spectrum is at most from that on the Gram matrix, for each round (and output)."""
+    d, z, labels = spectrum.eigenvalues, spectrum.rotated_labels, spectrum.labels
+    alpha = chain.ground_truth_weight
+    s = (
+        jnp.sqrt(chain.terms(spectrum.num_points, labels) * chain.level)
+        if chain.by_tolerance
+        else jnp.ones_like(chain.level)
+    )
+    known = {"residuals": spectrum.residuals, "perturbation": spectrum.perturbation}
+    bounds = partial(error_bounds, d, **known, by_tolerance=chain.by_tolerance)
+
+    def of(z: Array, multipliers: Array, status: Array, s: Array) -> ErrorBounds:
+        return bounds(z=z, multipliers=multipliers, status=status, s=s, alpha=alpha)
+
+    if chain.joint and z.ndim == 2:
+        return of(z, path.multipliers, path.status, s)
+    if z.ndim == 1:
+        return of(z[:, None], path.multipliers, path.status, s)
+    return jax.vmap(of, in_axes=(2, 1, 1, 0), out_axes=1)(z[:, None, :], path.multipliers, path.status, s)

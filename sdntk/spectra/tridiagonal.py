@@ -20,7 +20,7 @@ from jax.lax import linalg
 from jaxtyping import Array, Bool, Float, Int
 
 from sdntk._arguments import ArrayLike, as_labels, format_number, is_traced
-from sdntk.spectra.dense import as_gram
+from sdntk.spectra.base import as_gram
 from sdntk.theory.multiplier import Status
 from sdntk.theory.recurrence import Chain, Trajectory, distill_with_multiplier, map_outputs
 

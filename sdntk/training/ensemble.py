@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from sdntk.kernels._base import register
+from sdntk._pytrees import register
 
 #: A fresh network from a random state.
 Build = Callable[[nnx.Rngs], nnx.Module]

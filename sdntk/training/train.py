@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from sdntk._arguments import ArrayLike, as_count, as_float_array, as_points
 from sdntk._progress import Bar
+from sdntk._pytrees import register
 from sdntk.kernels import tangent_kernel
-from sdntk.kernels._base import register
 from sdntk.training.augmentation import Augment
 from sdntk.training.ensemble import Build, Ensemble, Modes, fastest_size, initialise, members, spread, to_all_devices
 from sdntk.training.losses import Loss, squared_error

@@ -264,7 +264,7 @@ def test_where_the_krylov_method_fails_the_dense_one_takes_over(digits, tmp_path
         list(run(digits, KERNEL, krylov, tables[1]))
     for name in ("rounds", "single_fits"):
         pd.testing.assert_frame_equal(tables[0][name], tables[1][name])
-    monkeypatch.setattr(kernel_classification.capacity, "dense_path_fits", lambda _: False)
+    monkeypatch.setattr(kernel_classification._memory, "dense_path_fits", lambda _: False)
     with pytest.raises(AccuracyError, match="accuracy 1e-15 was not reached"):
         list(run(digits, KERNEL, krylov, tables[2]))
 

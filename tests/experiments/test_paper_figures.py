@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import image
 from experiments.test_network_classification import CHAIN, Network, problem
+from matplotlib import image
 
 from sdntk.datasets import Dataset
 from sdntk.experiments import early_stopping, network_classification
@@ -38,7 +38,7 @@ def images(dataset, folder, download):
     rng, classes = np.random.default_rng(0), {"cifar10": 10, "cifar100": 100}[dataset.value]
     draw = lambda: (rng.integers(0, 256, (classes, 32, 32, 3), np.uint8), np.arange(classes, dtype=np.int32))
     return Dataset(dataset.value, *draw(), *draw(), tuple(map(str, range(classes))))
-cli._load = images
+cli.load_named = images
 for figure in (4, 5, 6, 8, 9, 10):
     sys.argv = ["sdntk", "networks", "--figure", str(figure), "--out", sys.argv[-1], "--steps", "2", "--batch-size", "2",
                 "--train", "4", "--test", "4", "--rounds", "1", "--seeds", "1", "--measure-every", "2", sys.argv[-1]]
@@ -331,7 +331,7 @@ def test_the_verdict_is_of_the_same_seeds_in_every_mean(tmp_path):
 def test_the_command_runs_small_and_goes_on(command, tmp_path, monkeypatch):
     from sdntk import cli
 
-    monkeypatch.setattr(cli, "_load", lambda *_: dataset())
+    monkeypatch.setattr(cli, "load_named", lambda *_: dataset())
     options = (
         "networks", "--figure", "6", "--network", "small", "--dataset", "cifar10", "--rounds", "2", "--seeds", "2",
         "--steps", "4", "--batch-size", "5", "--train", "20", "--test", "20", "--label-noise", "0.2", "--measure-every", "2",

@@ -24,8 +24,8 @@ from hypothesis import given, settings
 from rich.console import Console
 
 import sdntk
-from sdntk import _progress
-from sdntk.gram_matrices import block_size as capacity
+from sdntk import _memory, _progress
+from sdntk.gram_matrices import block_size as block_size_module
 from sdntk.gram_matrices.tiles import Tiling
 from sdntk.kernels import rbf
 
@@ -66,7 +66,7 @@ def test_tiles_cover_the_matrix_once(n, k, block_size, symmetric):
 def test_large_matrices_are_cut_by_default_and_equal_one_call():
     x = points(1300)
     np.testing.assert_allclose(sdntk.gram(rbf(1.0), x), rbf(1.0)(x, x) / 1300, rtol=1e-14)
-    assert 200 <= capacity.choose_block_size(rbf(1.0), (x, x)) <= 1300 / 4
+    assert 200 <= block_size_module.choose_block_size(rbf(1.0), (x, x)) <= 1300 / 4
 
 
 def test_only_the_upper_triangle_is_computed():
@@ -177,17 +177,17 @@ def test_work_space_is_estimated_from_above_and_not_by_much():
         shapes = [jax.ShapeDtypeStruct((100, 3), x.dtype)] * 2
         analysis = jax.jit(kernel).lower(*shapes).compile().memory_analysis()
         truth = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
-        estimate = capacity.workspace(kernel, (x, x), 100, 2**20)
+        estimate = block_size_module.workspace(kernel, (x, x), 100, 2**20)
         assert truth <= 1.01 * estimate
         assert estimate <= max(2 * truth, 2**20)
     for budget in (2**10, 2**30):
-        assert capacity.workspace(linear, (x, x), 100, budget) == 16 * 100 * 100 * 8  # NumPy: nobody can tell
+        assert block_size_module.workspace(linear, (x, x), 100, budget) == 16 * 100 * 100 * 8  # NumPy: nobody can tell
 
 
 def test_tiles_shrink_until_they_fit(monkeypatch):
     x = points(2000)
-    monkeypatch.setattr(capacity, "free_memory", lambda: 8 * 4096 * 30**2)  # an eighth of it: 30 squared entries
-    size = capacity.choose_block_size(hungry, (x, x))
+    monkeypatch.setattr(_memory, "free_memory", lambda: 8 * 4096 * 30**2)  # an eighth of it: 30 squared entries
+    size = block_size_module.choose_block_size(hungry, (x, x))
     assert 15 <= size <= 30
 
 
@@ -196,13 +196,13 @@ def test_what_cannot_fit_is_refused_before_it_starts(monkeypatch, tmp_path):
         raise AssertionError("begun")
 
     x = points(2000)
-    monkeypatch.setattr(capacity, "free_memory", lambda: 10_000_000)
+    monkeypatch.setattr(_memory, "free_memory", lambda: 10_000_000)
     with pytest.raises(MemoryError, match=r"2000 x 2000.* needs about 3.* MB .*10 MB are free.*path=.*dtype=jnp.float32"):
         sdntk.gram(never, x, block_size=100)
     with pytest.raises(MemoryError, match="smaller block_size"):
         sdntk.gram(hungry, x[:500], block_size=400, path=tmp_path / "G")
     monkeypatch.undo()
-    monkeypatch.setattr(capacity.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1_000_000}))
+    monkeypatch.setattr(_memory.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1_000_000}))
     with pytest.raises(OSError, match=r"2000 x 2000 needs 16\..* MB of disk .*1 MB are free.*another disk"):
         sdntk.gram(rbf(1.0), x, block_size=100, path=tmp_path / "H")
     assert not (tmp_path / "H").exists()
@@ -285,6 +285,6 @@ def test_a_bar_inside_a_bar_is_silent(monkeypatch):
 def test_a_container_limit_counts_but_not_its_page_cache(tmp_path):
     for name, text in (("memory.max", "1000\n"), ("memory.current", "900\n"), ("memory.stat", "anon 200\nfile 700\n")):
         (tmp_path / name).write_text(text)
-    assert capacity._cgroup_rest(tmp_path) == [800]
+    assert _memory._cgroup_rest(tmp_path) == [800]
     (tmp_path / "memory.max").write_text("max\n")
-    assert capacity._cgroup_rest(tmp_path) == []
+    assert _memory._cgroup_rest(tmp_path) == []

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import sdntk
+from sdntk import _memory
 from sdntk.gram_matrices.products import products
 
 X = jax.random.normal(jax.random.key(0), (57, 4))
@@ -75,7 +76,7 @@ def test_tiles_are_kept_or_computed_again_as_memory_allows(monkeypatch):
     once = len(calls)
     kept(V)
     assert (len(calls), "kept in memory" in kept.what) == (once, True)
-    monkeypatch.setattr(sdntk.gram_matrices.block_size, "free_memory", lambda: 20_000)
+    monkeypatch.setattr(_memory, "free_memory", lambda: 20_000)
     again = products(kernel, X, block_size=20)
     assert "computed in every product" in again.what
     before = len(calls)

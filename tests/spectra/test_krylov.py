@@ -24,9 +24,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sdntk
+from sdntk import _memory
 from sdntk import krylov as krylov_function
 from sdntk.architectures import fully_connected
-from sdntk.spectra.krylov_spectrum import LEAST_WIDTH, ROUNDING, begin, extend, spectrum_of
+from sdntk.spectra import choose
+from sdntk.spectra.krylov_spectrum import spectrum_of
+from sdntk.spectra.lanczos import LEAST_WIDTH, ROUNDING, begin, extend
 from sdntk.theory.multiplier import Status
 
 K = 600
@@ -373,7 +376,7 @@ def test_distill_by_each_method():
 
 
 def test_auto_takes_the_krylov_path_for_many_points(monkeypatch):
-    monkeypatch.setattr(sdntk.distillation, "DENSE_POINTS", 500)
+    monkeypatch.setattr(choose, "DENSE_POINTS", 500)
     run = sdntk.distill(KERNELS["rough"], X, labels(0.3), method="auto", tolerance=0.1, rounds=2)
     assert run.method.endswith("600 points are many")
     assert run.error_bounds.fitted.max() <= 1e-6
@@ -391,8 +394,8 @@ def test_where_the_accuracy_is_out_of_reach_the_dense_path_takes_over(monkeypatc
         run.fitted, sdntk.distill(KERNELS["matern"], X, y, **(options | {"method": "dense"})).fitted
     )
     source = sdntk.products(gram_of("matern"))
-    monkeypatch.setattr(sdntk.distillation, "products", lambda *_: source)
-    monkeypatch.setattr(sdntk.gram_matrices.block_size, "dense_path_fits", lambda num_points: num_points < 600)
+    monkeypatch.setattr(choose, "products", lambda *_: source)
+    monkeypatch.setattr(_memory, "dense_path_fits", lambda num_points: num_points < 600)
     with pytest.raises(sdntk.AccuracyError, match=r"rounding alone amounts to .*Ways out"):
         sdntk.distill(KERNELS["matern"], X, y, accuracy=1e-13, **options)
 
@@ -416,7 +419,7 @@ def test_an_indefinite_matrix_is_refused():
 @pytest.mark.parametrize("method", ["auto", "krylov"])
 def test_a_kernel_that_closes_over_a_tracer(method, monkeypatch):
     """The dense path differentiates it, the Krylov path says that it cannot."""
-    monkeypatch.setattr(sdntk.distillation, "DENSE_POINTS", 50)
+    monkeypatch.setattr(choose, "DENSE_POINTS", 50)
     x, y = X[:60], labels(0.3)[:60]
 
     def total(width, method):
@@ -441,8 +444,8 @@ def test_many_outputs_take_no_more_room_than_their_vectors():
 
 def test_an_eigendecomposition_takes_five_matrices(monkeypatch):
     for free, fits in ((5 * 8 * 600**2, True), (5 * 8 * 600**2 - 1, False)):
-        monkeypatch.setattr(sdntk.gram_matrices.block_size, "free_memory", lambda free=free: free)
-        assert sdntk.gram_matrices.block_size.dense_path_fits(600) is fits
+        monkeypatch.setattr(_memory, "free_memory", lambda free=free: free)
+        assert sdntk._memory.dense_path_fits(600) is fits
 
 
 def test_too_few_steps_are_told():
