@@ -1,12 +1,17 @@
-"""Strict numerics for every test and doctest: x64 on, silent rank promotion off, shapes and types checked by beartype."""
+"""Strict numerics for every test and doctest: x64 on, silent rank promotion off, shapes and types
+checked by beartype.
+"""
 
 import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-# Before JAX is imported: what one worker, one process that a test starts, or the last run compiled is not compiled again.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent / ".pytest_cache" / "jax"))
+# Before JAX is imported: what one worker, one process that a test starts, or the last run compiled
+# is not compiled again.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent / ".pytest_cache" / "jax")
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax
@@ -39,7 +44,9 @@ def single_precision():
 
 @pytest.fixture
 def command(monkeypatch, capsys, tmp_path):
-    """The command line in this process, which has compiled much of it before, with the test's folder as its own."""
+    """The command line in this process, which has compiled much of it before, with the test's
+    folder as its own.
+    """
     from sdntk import cli
 
     def run(*arguments):
@@ -49,6 +56,8 @@ def command(monkeypatch, capsys, tmp_path):
         with pytest.raises(SystemExit) as left:
             cli.main()
         output = capsys.readouterr()
-        return SimpleNamespace(returncode=left.value.code or 0, stdout=output.out, stderr=output.err)
+        return SimpleNamespace(
+            returncode=left.value.code or 0, stdout=output.out, stderr=output.err
+        )
 
     return run

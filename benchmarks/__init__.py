@@ -1,1 +1,3 @@
-"""Benchmarks: one file per claim, ``python -m benchmarks`` runs them and keeps what they measured in results/."""
+"""Benchmarks: one file per claim, ``python -m benchmarks`` runs them and keeps what they measured
+in results/.
+"""

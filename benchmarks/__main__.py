@@ -1,4 +1,6 @@
-"""``python -m benchmarks``: times every claim, or one, on JAX's device; tables, JSON and plots go to benchmarks/results/."""
+"""``python -m benchmarks``: times every claim, or one, on JAX's device; tables, JSON and plots go
+to benchmarks/results/.
+"""
 
 import os
 import sys
@@ -34,24 +36,41 @@ RUN = {
 
 
 def main(
-    claim: Annotated[Claim | None, typer.Argument(help="Which one. [default: all, one after another]")] = None,
-    quick: Annotated[bool, typer.Option(help="Smallest sizes only; kept beside the results.")] = False,
-    kept: Annotated[bool, typer.Option("--kept", help="Run nothing: show what the last runs left.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Fail where a figure is 20% behind its goal.")] = False,
+    claim: Annotated[
+        Claim | None, typer.Argument(help="Which one. [default: all, one after another]")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option(help="Smallest sizes only; kept beside the results.")
+    ] = False,
+    kept: Annotated[
+        bool, typer.Option("--kept", help="Run nothing: show what the last runs left.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Fail where a figure is 20% behind its goal.")
+    ] = False,
 ) -> None:
     """Time the library's claims against what a user would pick instead, and show a row for each."""
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # one of them has processes of its own
+    os.environ.setdefault(
+        "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
+    )  # one of them has processes of its own
     jax.config.update("jax_enable_x64", True)
     mpl.use("agg")
     for name in [] if kept else [claim] if claim else list(Claim):
         RUN[name](quick=quick)
-    records = {name: record for name, record in claims.kept(quick=quick).items() if claim in (None, name)}
+    records = {
+        name: record for name, record in claims.kept(quick=quick).items() if claim in (None, name)
+    }
     rows = claims.table(records)
     title = "Claims, and the goals stated for them"
     if claim or kept:
         report.show(title, rows)
     else:
-        report.write(report.record_name("claims", quick=quick), title, {"slack of --check": claims.SLACK}, rows)
+        report.write(
+            report.record_name("claims", quick=quick),
+            title,
+            {"slack of --check": claims.SLACK},
+            rows,
+        )
     behind = claims.fallen_behind(rows)
     if check and behind:
         print("fallen behind by more than 20%:", *behind, sep="\n  ", file=sys.stderr)

@@ -1,10 +1,12 @@
 """Claim: ten rounds without an eigendecomposition, and their gradient for the price of their value.
 
-The Gram matrix is given to all but the gradient. Ours: the dense path (one eigendecomposition and the chain on it), the
-tridiagonal path, and the Krylov path, as many Lanczos steps as its error bound asks for; beside it stand the true error and
-the bound. What a user would pick instead, at sizes that bear it: scikit-learn's KernelRidge or SciPy's Cholesky factors
-within a root finder, round by round, and neural_tangents.predict, which is told every multiplier and fitted again every
-round. The machine's own limit: one eigh, and the time that reading G takes (the sum of its entries).
+The Gram matrix is given to all but the gradient. Ours: the dense path (one eigendecomposition and
+the chain on it), the tridiagonal path, and the Krylov path, as many Lanczos steps as its error
+bound asks for; beside it stand the true error and the bound. What a user would pick instead, at
+sizes that bear it: scikit-learn's KernelRidge or SciPy's Cholesky factors within a root finder,
+round by round, and neural_tangents.predict, which is told every multiplier and fitted again every
+round. The machine's own limit: one eigh, and the time that reading G takes (the sum of its
+entries).
 """
 
 from collections.abc import Callable
@@ -27,26 +29,41 @@ from benchmarks.timing import Timing, measure
 from sdntk import architectures, kernels
 
 SETTINGS: dict[str, Any] = {
-    "dimension": 5, "labels": "sum of sines", "noise": 0.3, "tolerance": 1e-2, "rounds": 10, "accuracy": 1e-6, "seed": 0,
+    "dimension": 5,
+    "labels": "sum of sines",
+    "noise": 0.3,
+    "tolerance": 1e-2,
+    "rounds": 10,
+    "accuracy": 1e-6,
+    "seed": 0,
     "repeats": "3, of what takes minutes one",
-}  # fmt: skip
+}
 SIZES = (500, 1000, 2000, 4000, 8000)
 #: The largest K of the baselines, which take minutes there.
 BASELINES_TO = 2000
 #: Where value and gradient are timed.
 GRADIENT_AT = 2000
-MATERN, NTK, SPHERE = "Matern-3/2, length scale 1", "ReLU NTK, 2 hidden layers", "the same NTK, points of equal norm"
+MATERN, NTK, SPHERE = (
+    "Matern-3/2, length scale 1",
+    "ReLU NTK, 2 hidden layers",
+    "the same NTK, points of equal norm",
+)
 KERNELS: dict[str, Any] = {
     MATERN: kernels.matern(1.5, 1.0),
     NTK: kernels.ntk(architectures.fully_connected(2)),
     SPHERE: kernels.ntk(architectures.fully_connected(2)),
 }
-#: What the issue states, at the largest size: eigh path over Krylov path; tridiagonal path and value with gradient, as
-#: fractions of one eigh and of the value; the part of the memory bandwidth that a product reaches.
+#: What the issue states, at the largest size: eigh path over Krylov path; tridiagonal path and
+#: value with gradient, as fractions of one eigh and of the value; the part of the memory bandwidth
+#: that a product reaches.
 GOALS: dict[tuple[str, str], float] = {
-    (MATERN, "Krylov path"): 15, (NTK, "Krylov path"): 40, (SPHERE, "Krylov path"): 40, (MATERN, "tridiagonal path"): 0.65,
-    (MATERN, "value and gradient"): 1.3, (MATERN, "one product"): 0.7,
-}  # fmt: skip
+    (MATERN, "Krylov path"): 15,
+    (NTK, "Krylov path"): 40,
+    (SPHERE, "Krylov path"): 40,
+    (MATERN, "tridiagonal path"): 0.65,
+    (MATERN, "value and gradient"): 1.3,
+    (MATERN, "one product"): 0.7,
+}
 
 
 def problem(size: int, *, equal_norms: bool = False) -> tuple[jax.Array, jax.Array]:
@@ -65,26 +82,43 @@ def time_case(name: str, size: int) -> list[dict[str, Any]]:
     """Rows for one kernel and one K."""
     x, y = problem(size, equal_norms=name == SPHERE)
     matrix = jax.block_until_ready(sdntk.gram(KERNELS[name], x))
-    chain = {"tolerance": SETTINGS["tolerance"] * float(jnp.mean(y**2)), "rounds": SETTINGS["rounds"]}
+    chain = {
+        "tolerance": SETTINGS["tolerance"] * float(jnp.mean(y**2)),
+        "rounds": SETTINGS["rounds"],
+    }
     paths: dict[str, Callable[[], Any]] = {
         "dense path": lambda: sdntk.distill_spectrum(sdntk.decompose(matrix), y, **chain),
-        "tridiagonal path": lambda: sdntk.distill_spectrum(sdntk.tridiagonalise(matrix), y, **chain),
+        "tridiagonal path": lambda: sdntk.distill_spectrum(
+            sdntk.tridiagonalise(matrix), y, **chain
+        ),
         "Krylov path": lambda: _by_krylov(matrix, y, chain),
     }
-    found = {what: _timed(run, long=size > 2000 and what != "Krylov path") for what, run in paths.items()}
+    found = {
+        what: _timed(run, long=size > 2000 and what != "Krylov path") for what, run in paths.items()
+    }
     exact = found["dense path"][0]
-    eigh = measure(lambda: jnp.linalg.eigh(matrix), repeats=1 if size > 2000 else 3, warm_up=size <= 2000)
+    eigh = measure(
+        lambda: jnp.linalg.eigh(matrix), repeats=1 if size > 2000 else 3, warm_up=size <= 2000
+    )
     dense = found["dense path"][1].median
     rows = [_row(name, size, "one eigh", eigh, "", "")]
     for what, (run, timing) in found.items():
-        gain = {"Krylov path": dense / timing.median, "tridiagonal path": timing.median / eigh.median}.get(what, "")
+        gain = {
+            "Krylov path": dense / timing.median,
+            "tridiagonal path": timing.median / eigh.median,
+        }.get(what, "")
         rows.append(_row(name, size, what, timing, gain, _note(run, exact)))
     if size <= BASELINES_TO:
         rows += _baselines(name, size, np.asarray(matrix), x, np.asarray(y), chain, exact)
     if name == MATERN:
         product, read = sdntk.products(matrix), jax.jit(jnp.sum)
-        reading, timing = measure(lambda: read(matrix), repeats=15), measure(lambda: product(y[:, None]), repeats=15)
-        speeds = "{:.1f} GB/s; memory {:.1f} GB/s".format(*(matrix.nbytes / t.median / 1e9 for t in (timing, reading)))
+        reading, timing = (
+            measure(lambda: read(matrix), repeats=15),
+            measure(lambda: product(y[:, None]), repeats=15),
+        )
+        speeds = "{:.1f} GB/s; memory {:.1f} GB/s".format(
+            *(matrix.nbytes / t.median / 1e9 for t in (timing, reading))
+        )
         rows.append(_row(name, size, "one product", timing, reading.median / timing.median, speeds))
     return rows
 
@@ -99,7 +133,10 @@ def _note(run: sdntk.Distillation, exact: sdntk.Distillation) -> str:
     if run is exact:
         return f"{active} rounds active"
     of_c = float(jnp.abs(run.multipliers / exact.multipliers - 1)[:active].max())
-    of_f = jnp.linalg.norm(run.fitted - exact.fitted, axis=1)[:active] / jnp.linalg.norm(exact.fitted, axis=1)[:active]
+    of_f = (
+        jnp.linalg.norm(run.fitted - exact.fitted, axis=1)[:active]
+        / jnp.linalg.norm(exact.fitted, axis=1)[:active]
+    )
     note = f"errors of c {of_c:.1e}, of f {float(of_f.max()):.1e}"
     if isinstance(run.spectrum, sdntk.KrylovSpectrum) and run.error_bounds is not None:
         bounds = ", ".join(f"{float(bound.max()):.1e}" for bound in run.error_bounds)
@@ -108,14 +145,24 @@ def _note(run: sdntk.Distillation, exact: sdntk.Distillation) -> str:
 
 
 def _baselines(
-    name: str, size: int, matrix: np.ndarray, x: jax.Array, y: np.ndarray, chain: dict[str, Any], exact: sdntk.Distillation
+    name: str,
+    size: int,
+    matrix: np.ndarray,
+    x: jax.Array,
+    y: np.ndarray,
+    chain: dict[str, Any],
+    exact: sdntk.Distillation,
 ) -> list[dict[str, Any]]:
     """What a user would pick instead, once each: they take minutes."""
     active = int(exact.active_rounds)
     rows = []
     for what, run in {
-        "scikit-learn refits": lambda: refit_per_round(matrix, y, chain["tolerance"], chain["rounds"])[0],
-        "SciPy Cholesky chain": lambda: cholesky_chain(matrix, y, chain["tolerance"], chain["rounds"]),
+        "scikit-learn refits": lambda: refit_per_round(
+            matrix, y, chain["tolerance"], chain["rounds"]
+        )[0],
+        "SciPy Cholesky chain": lambda: cholesky_chain(
+            matrix, y, chain["tolerance"], chain["rounds"]
+        ),
     }.items():
         multipliers, timing = _timed(run, long=True)
         error = np.abs(np.asarray(multipliers) / np.asarray(exact.multipliers)[:active] - 1).max()
@@ -124,12 +171,23 @@ def _baselines(
         given = np.asarray(exact.multipliers)[:active] * size
         fitted, timing = _timed(lambda: neural_tangents_refits(x, y, given), long=True)
         error = np.abs(np.asarray(fitted) - np.asarray(exact.fitted)[active - 1]).max()
-        rows.append(_row(name, size, "neural_tangents.predict", timing, "", f"multipliers given; fits agree to {error:.0e}"))
+        rows.append(
+            _row(
+                name,
+                size,
+                "neural_tangents.predict",
+                timing,
+                "",
+                f"multipliers given; fits agree to {error:.0e}",
+            )
+        )
     return rows
 
 
 def cholesky_chain(matrix: np.ndarray, y: np.ndarray, tolerance: float, rounds: int) -> list[float]:
-    """A careful user's: the residual is c (G + c I)^-1 y, one Cholesky factor for each evaluation of the root finder."""
+    """A careful user's: the residual is c (G + c I)^-1 y, one Cholesky factor for each evaluation
+    of the root finder.
+    """
     multipliers: list[float] = []
     targets, scale, eye = y, np.log(np.trace(matrix)), np.eye(len(matrix))
 
@@ -140,7 +198,10 @@ def cholesky_chain(matrix: np.ndarray, y: np.ndarray, tolerance: float, rounds: 
     for _ in range(rounds):
         if np.mean(targets**2) <= tolerance:
             break
-        excess = lambda log_c, targets=targets: float(np.mean(residual(log_c, targets) ** 2)) - tolerance  # noqa: E731
+
+        def excess(log_c: float, targets: np.ndarray = targets) -> float:
+            return float(np.mean(residual(log_c, targets) ** 2)) - tolerance
+
         root = brentq(excess, scale - 18, scale + 5, xtol=1e-6)
         targets = targets - residual(root, targets)
         multipliers.append(float(np.exp(root)))
@@ -148,7 +209,9 @@ def cholesky_chain(matrix: np.ndarray, y: np.ndarray, tolerance: float, rounds: 
 
 
 def neural_tangents_refits(x: jax.Array, y: np.ndarray, ridges: np.ndarray) -> jax.Array:
-    """The package's own regression, fitted again every round, its ridge K c_t given: it finds none."""
+    """The package's own regression, fitted again every round, its ridge K c_t given: it finds
+    none.
+    """
     nt = kernels.load_neural_tangents()
     kernel_fn = stax_kernel_fn(architectures.fully_connected(2))
     targets = jnp.asarray(y)[:, None]
@@ -161,12 +224,16 @@ def neural_tangents_refits(x: jax.Array, y: np.ndarray, ridges: np.ndarray) -> j
 
 
 def time_gradient(size: int) -> list[dict[str, Any]]:
-    """Value, and value with gradient by length scale, tolerance and labels, of ten rounds' loss at new points."""
+    """Value, and value with gradient by length scale, tolerance and labels, of ten rounds' loss at
+    new points.
+    """
     x, y = problem(size)
     new = x[:200] + 0.1
 
     def loss(length_scale: jax.Array, tolerance: jax.Array, y: jax.Array) -> jax.Array:
-        run = sdntk.distill(kernels.matern(1.5, length_scale), x, y, tolerance=tolerance, rounds=SETTINGS["rounds"])
+        run = sdntk.distill(
+            kernels.matern(1.5, length_scale), x, y, tolerance=tolerance, rounds=SETTINGS["rounds"]
+        )
         return jnp.mean(run.predict(new)[-1] ** 2)
 
     at = jnp.asarray(1.0), 1e-3 * jnp.mean(y**2), y
@@ -175,12 +242,21 @@ def time_gradient(size: int) -> list[dict[str, Any]]:
     ratio = timings[1].median / timings[0].median
     return [
         _row(MATERN, size, "value", timings[0], "", "Gram matrix, eigh, chain, predictions"),
-        _row(MATERN, size, "value and gradient", timings[1], ratio, "by length scale, tolerance and labels"),
+        _row(
+            MATERN,
+            size,
+            "value and gradient",
+            timings[1],
+            ratio,
+            "by length scale, tolerance and labels",
+        ),
     ]
 
 
 def _timed(run: Callable[[], Any], *, long: bool) -> tuple[Any, Timing]:
-    """The result and the timing; of work of minutes the one run, which compiles for a second, is both."""
+    """The result and the timing; of work of minutes the one run, which compiles for a second, is
+    both.
+    """
     results: list[Any] = []
 
     def kept() -> Any:
@@ -207,16 +283,23 @@ def _row(name: str, size: int, what: str, timing: Timing, figure: Any, note: str
 
 def plot(rows: list[dict[str, Any]], name: str) -> None:
     """Seconds against K for every method."""
-    figure, axes = plt.subplots(1, len(KERNELS), figsize=(16, 4.8), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(KERNELS), figsize=(16, 4.8), sharey=True, layout="constrained"
+    )
     colours = {
-        what: f"C{i}" for i, what in enumerate(dict.fromkeys(row["what"] for row in rows if "value" not in row["what"]))
+        what: f"C{i}"
+        for i, what in enumerate(
+            dict.fromkeys(row["what"] for row in rows if "value" not in row["what"])
+        )
     }
     for what, colour in colours.items():
         axes[0].plot([], [], "o-", color=colour, label=what)
     for ax, label in zip(axes, KERNELS, strict=True):
         chosen = [row for row in rows if row["kernel"] == label and "value" not in row["what"]]
         for what in dict.fromkeys(row["what"] for row in chosen):
-            points = sorted((row["K"], row["seconds (median)"]) for row in chosen if row["what"] == what)
+            points = sorted(
+                (row["K"], row["seconds (median)"]) for row in chosen if row["what"] == what
+            )
             ax.plot(*zip(*points, strict=True), "o-", color=colours[what])
         ax.set(xscale="log", yscale="log", xlabel="K, training points", title=label)
         ax.set_xticks(SIZES, [f"{size:,}" for size in SIZES])
@@ -225,7 +308,9 @@ def plot(rows: list[dict[str, Any]], name: str) -> None:
     figure.legend(frameon=False, fontsize="small", loc="outside right center")
     axes[0].set_ylabel("seconds (median), Gram matrix given")
     env = report.environment()
-    figure.suptitle(f"Ten rounds of self-distillation ({env['device']}, {env['machine']}, {env['cores']} cores)")
+    figure.suptitle(
+        f"Ten rounds of self-distillation ({env['device']}, {env['machine']}, {env['cores']} cores)"
+    )
     figure.savefig(report.RESULTS / f"{name}.png", dpi=150)
     plt.close(figure)
 
@@ -239,7 +324,8 @@ def main(*, quick: bool = False) -> list[dict[str, Any]]:
         rows += time_case(*case)
     name = report.record_name("chains", quick=quick)
     title = (
-        "Ten rounds by every method. Figures: eigh path over Krylov path; tridiagonal path over one eigh; value and "
+        "Ten rounds by every method. Figures: eigh path over Krylov path; tridiagonal path over "
+        "one eigh; value and "
         "gradient over value; reading G over a product"
     )
     report.write(name, title, SETTINGS, rows)

@@ -1,8 +1,9 @@
-"""Claim: all of CIFAR-10 on two cores, ten rounds at four tolerances, in minutes and without an eigendecomposition.
+"""Claim: all of CIFAR-10 on two cores, ten rounds at four tolerances, in minutes and without an
+eigendecomposition.
 
-``sdntk ntk`` as the README calls it, in a process of its own, so that its memory can be told: with the Gram matrix in
-memory, and with its tiles on disk. An eigendecomposition of so many points would need 20 GB for the Gram matrix alone,
-and hours.
+``sdntk ntk`` as the README calls it, in a process of its own, so that its memory can be told: with
+the Gram matrix in memory, and with its tiles on disk. An eigendecomposition of so many points would
+need 20 GB for the Gram matrix alone, and hours.
 """
 
 import os
@@ -20,21 +21,49 @@ from benchmarks import report
 from sdntk import datasets
 
 SETTINGS: dict[str, Any] = {
-    "kernel": "fully connected ReLU NTK, 3 hidden layers", "label noise": 0.4, "tolerances": "0.1 0.2 0.3 0.5", "rounds": 10,
-    "accuracy": 1e-5, "Gram matrix": "float32", "seed": 0, "repeats": 1,
-}  # fmt: skip
+    "kernel": "fully connected ReLU NTK, 3 hidden layers",
+    "label noise": 0.4,
+    "tolerances": "0.1 0.2 0.3 0.5",
+    "rounds": 10,
+    "accuracy": 1e-5,
+    "Gram matrix": "float32",
+    "seed": 0,
+    "repeats": 1,
+}
 #: At most, on two cores: minutes, GB of memory at the peak, and the largest error bound of a round.
 GOALS = {"Gram matrix in memory": (12, 17, 1e-5), "Gram matrix on disk": (30, 6, 1e-5)}
 
 
 def command(train: int, test: int, out: Path) -> list[str]:
     """The README's, with so many images."""
-    tolerances = [part for value in SETTINGS["tolerances"].split() for part in ("--tolerance", value)]
+    tolerances = [
+        part for value in SETTINGS["tolerances"].split() for part in ("--tolerance", value)
+    ]
     return [
-        sys.executable, "-c", "from sdntk.cli import main; main()", "ntk", "--dataset", "cifar10", "--train", str(train),
-        "--held-out", "0", "--test", str(test), "--label-noise", str(SETTINGS["label noise"]), "--seeds", "1", *tolerances,
-        "--accuracy", str(SETTINGS["accuracy"]), "--gram-dtype", SETTINGS["Gram matrix"], "--out", str(out),
-    ]  # fmt: skip
+        sys.executable,
+        "-c",
+        "from sdntk.cli import main; main()",
+        "ntk",
+        "--dataset",
+        "cifar10",
+        "--train",
+        str(train),
+        "--held-out",
+        "0",
+        "--test",
+        str(test),
+        "--label-noise",
+        str(SETTINGS["label noise"]),
+        "--seeds",
+        "1",
+        *tolerances,
+        "--accuracy",
+        str(SETTINGS["accuracy"]),
+        "--gram-dtype",
+        SETTINGS["Gram matrix"],
+        "--out",
+        str(out),
+    ]
 
 
 def run(arguments: list[str]) -> tuple[float, float]:
@@ -49,7 +78,9 @@ def run(arguments: list[str]) -> tuple[float, float]:
 
 
 def main(*, quick: bool = False) -> list[dict[str, Any]]:
-    """Run, print, and keep table and JSON; ``quick`` takes 2,000 images of each kind. Without the data set, nothing."""
+    """Run, print, and keep table and JSON; ``quick`` takes 2,000 images of each kind. Without the
+    data set, nothing.
+    """
     try:
         datasets.cifar10()
     except FileNotFoundError as error:
@@ -61,7 +92,9 @@ def main(*, quick: bool = False) -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             store = ["--store", str(folder / "gram")] if "disk" in case else []
-            method = ["--method", "krylov"] if quick else []  # of all images sdntk takes it by itself
+            method = (
+                ["--method", "krylov"] if quick else []
+            )  # of all images sdntk takes it by itself
             seconds, memory = run([*command(train, test, folder / "out"), *store, *method])
             rounds = pd.read_parquet(folder / "out" / "rounds.parquet")
         note = f"test accuracy {rounds['test_accuracy'].max():.4f} in the best round"
@@ -72,10 +105,22 @@ def main(*, quick: bool = False) -> list[dict[str, Any]]:
         }
         on_goal = not quick and jax.default_backend() == "cpu"
         for (what, figure), goal in zip(figures.items(), goals, strict=True):
-            rows.append({
-                "kernel": case, "K": train, "what": what, "figure": figure, "goal": goal if on_goal else "",
-                "seconds (median)": seconds, "note": note,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "kernel": case,
+                    "K": train,
+                    "what": what,
+                    "figure": figure,
+                    "goal": goal if on_goal else "",
+                    "seconds (median)": seconds,
+                    "note": note,
+                }
+            )
     name = report.record_name("cifar10", quick=quick)
-    report.write(name, "Ten rounds at four tolerances on CIFAR-10, by products with the Gram matrix alone", SETTINGS, rows)
+    report.write(
+        name,
+        "Ten rounds at four tolerances on CIFAR-10, by products with the Gram matrix alone",
+        SETTINGS,
+        rows,
+    )
     return rows

@@ -22,7 +22,9 @@ SLACK = 0.2
 
 def kept(*, quick: bool = False) -> dict[str, dict[str, Any]]:
     """The records that benchmarks left behind on this kind of device, by name."""
-    paths = {name: report.RESULTS / f"{report.record_name(name, quick=quick)}.json" for name in FIGURES}
+    paths = {
+        name: report.RESULTS / f"{report.record_name(name, quick=quick)}.json" for name in FIGURES
+    }
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
 
@@ -33,20 +35,26 @@ def table(records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         for row in record["rows"]:
             if row["goal"] == "":
                 continue
-            figure, goal, at_least = float(row[FIGURES[name]]), float(row["goal"]), row["what"] in AT_LEAST
+            figure, goal, at_least = (
+                float(row[FIGURES[name]]),
+                float(row["goal"]),
+                row["what"] in AT_LEAST,
+            )
             behind = (goal / figure if at_least else figure / goal) - 1
-            rows.append({
-                "benchmark": name,
-                "case": row.get("kernel") or row.get("network") or "",
-                "K": row.get("K", ""),
-                "what": row["what"],
-                "figure": figure,
-                "goal": f"{'at least' if at_least else 'at most'} {goal:.3g}",
-                "met": "yes" if behind <= 0 else f"no, by {behind:.0%}",
-                "behind": behind,
-                "seconds (median)": row["seconds (median)"],
-                "date": record["environment"]["date"],
-            })  # fmt: skip
+            rows.append(
+                {
+                    "benchmark": name,
+                    "case": row.get("kernel") or row.get("network") or "",
+                    "K": row.get("K", ""),
+                    "what": row["what"],
+                    "figure": figure,
+                    "goal": f"{'at least' if at_least else 'at most'} {goal:.3g}",
+                    "met": "yes" if behind <= 0 else f"no, by {behind:.0%}",
+                    "behind": behind,
+                    "seconds (median)": row["seconds (median)"],
+                    "date": record["environment"]["date"],
+                }
+            )
     return rows
 
 

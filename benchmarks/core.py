@@ -1,7 +1,9 @@
-"""Claim: on a decomposed Gram matrix, self-distillation is almost free; refitting round by round costs several eigh.
+"""Claim: on a decomposed Gram matrix, self-distillation is almost free; refitting round by round
+costs several eigh.
 
-Everything is divided by one ``jnp.linalg.eigh`` of the same matrix, timed in the same process. The baseline is what a user
-writes today: per round a scalar root finder over the multiplier, and a scikit-learn KernelRidge fit per evaluation.
+Everything is divided by one ``jnp.linalg.eigh`` of the same matrix, timed in the same process. The
+baseline is what a user writes today: per round a scalar root finder over the multiplier, and a
+scikit-learn KernelRidge fit per evaluation.
 """
 
 from functools import partial
@@ -21,7 +23,8 @@ from benchmarks.timing import Timing, measure
 from sdntk.theory.recurrence import Chain, run_chain
 
 SIZES = (500, 1000, 2000, 4000)
-#: Dimension of the points, noise of the labels, tolerance and many-draws tolerance relative to ||y||^2/K.
+#: Dimension of the points, noise of the labels, tolerance and many-draws tolerance relative to
+#: ||y||^2/K.
 SETTINGS: dict[str, Any] = {
     "dimension": 5,
     "noise": 0.3,
@@ -35,7 +38,11 @@ SETTINGS: dict[str, Any] = {
     "seed": 0,
 }
 #: Goals at K = 2000, as fractions of one eigh.
-GOALS = {"100 rounds": 0.01, "100 rounds, labels mapped back": 0.04, "1000 draws x 10 rounds, rotated": 0.30}
+GOALS = {
+    "100 rounds": 0.01,
+    "100 rounds, labels mapped back": 0.04,
+    "1000 draws x 10 rounds, rotated": 0.30,
+}
 
 
 def problem(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -47,7 +54,9 @@ def problem(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x, clean + noise[:, 0], clean[:, None] + noise[:, 1:]
 
 
-def refit_per_round(gram: np.ndarray, y: np.ndarray, tolerance: float, rounds: int) -> tuple[list[float], int]:
+def refit_per_round(
+    gram: np.ndarray, y: np.ndarray, tolerance: float, rounds: int
+) -> tuple[list[float], int]:
     """What a user writes today. Returns the multipliers and the number of KernelRidge fits."""
     multipliers: list[float] = []
     fits = 0
@@ -55,7 +64,9 @@ def refit_per_round(gram: np.ndarray, y: np.ndarray, tolerance: float, rounds: i
     def fit(log_c: float, targets: np.ndarray) -> np.ndarray:
         nonlocal fits
         fits += 1
-        return KernelRidge(alpha=np.exp(log_c), kernel="precomputed").fit(gram, targets).predict(gram)
+        return (
+            KernelRidge(alpha=np.exp(log_c), kernel="precomputed").fit(gram, targets).predict(gram)
+        )
 
     def excess(log_c: float, targets: np.ndarray) -> float:
         return float(np.mean((fit(log_c, targets) - targets) ** 2)) - tolerance
@@ -93,16 +104,23 @@ def time_size(size: int, *, repeats: int, baseline: bool) -> list[dict[str, Any]
     timings = {
         f"{rounds} rounds": measure(lambda: run(d, z, chain), repeats=repeats),
         f"{rounds} rounds, labels mapped back": measure(
-            lambda: sdntk.distill_spectrum(spectrum, y, tolerance=eps, rounds=rounds).fitted, repeats=repeats
+            lambda: sdntk.distill_spectrum(spectrum, y, tolerance=eps, rounds=rounds).fitted,
+            repeats=repeats,
         ),
         f"{draws.shape[1]} draws x {rounds_draws} rounds, rotated": measure(
             lambda: run(d, z_draws, chain_draws), repeats=repeats
         ),
-        f"rotating {draws.shape[1]} draws": measure(lambda: spectrum.rotate(jnp.asarray(draws)), repeats=repeats),
+        f"rotating {draws.shape[1]} draws": measure(
+            lambda: spectrum.rotate(jnp.asarray(draws)), repeats=repeats
+        ),
     }
     rows = [_row(size, "eigh", eigh, eigh, "")]
     for name, timing in timings.items():
-        note = f"{active} rounds active, {iterations:.1f} Newton steps each" if name == f"{rounds} rounds" else ""
+        note = (
+            f"{active} rounds active, {iterations:.1f} Newton steps each"
+            if name == f"{rounds} rounds"
+            else ""
+        )
         rows.append(_row(size, name, timing, eigh, note))
     if baseline:
         rows.append(_baseline_row(size, np.asarray(gram), y, eigh))
@@ -112,7 +130,9 @@ def time_size(size: int, *, repeats: int, baseline: bool) -> list[dict[str, Any]
 def _baseline_row(size: int, gram: np.ndarray, y: np.ndarray, eigh: Timing) -> dict[str, Any]:
     rounds, eps = SETTINGS["rounds_baseline"], SETTINGS["tolerance_draws"] * float(np.mean(y**2))
     found: list[Any] = []
-    timing = measure(lambda: found.append(refit_per_round(gram, y, eps, rounds)), repeats=1, warm_up=False)
+    timing = measure(
+        lambda: found.append(refit_per_round(gram, y, eps, rounds)), repeats=1, warm_up=False
+    )
     multipliers, fits = found[0]
     run = sdntk.distill_spectrum(sdntk.decompose(gram), y, tolerance=eps, rounds=rounds)
     ours = np.asarray(run.multipliers)[: len(multipliers)]
@@ -140,12 +160,20 @@ def plot(rows: list[dict[str, Any]], name: str) -> None:
     figure, ax = plt.subplots(figsize=(8.6, 4.4), layout="constrained")
     for what in dict.fromkeys(row["what"] for row in rows):
         chosen = [row for row in rows if row["what"] == what]
-        ax.plot([row["K"] for row in chosen], [row["seconds (median)"] for row in chosen], "o-", label=what)
+        ax.plot(
+            [row["K"] for row in chosen],
+            [row["seconds (median)"] for row in chosen],
+            "o-",
+            label=what,
+        )
     ax.set(xscale="log", yscale="log", xlabel="K, training points", ylabel="seconds (median)")
     ax.set_xticks(SIZES, [str(size) for size in SIZES])
     ax.minorticks_off()
     env = report.environment()
-    ax.set_title(f"Self-distillation on one decomposition ({env['machine']}, {env['cores']} cores)", fontsize="medium")
+    ax.set_title(
+        f"Self-distillation on one decomposition ({env['machine']}, {env['cores']} cores)",
+        fontsize="medium",
+    )
     figure.legend(frameon=False, fontsize="small", loc="outside right center")
     figure.savefig(report.RESULTS / f"{name}.png", dpi=150)
     plt.close(figure)

@@ -1,7 +1,9 @@
-"""Claim: an ensemble of networks trains at once no slower than its networks one after another, and on a GPU in a third.
+"""Claim: an ensemble of networks trains at once no slower than its networks one after another, and
+on a GPU in a third.
 
-The same steps of the same 8 networks, Adam on batches: all in one vmapped step, one network after the other (each compiled
-once, as a user's own loop would be), and as the library chooses by itself for the device. All take turns.
+The same steps of the same 8 networks, Adam on batches: all in one vmapped step, one network after
+the other (each compiled once, as a user's own loop would be), and as the library chooses by itself
+for the device. All take turns.
 """
 
 from collections.abc import Callable
@@ -20,13 +22,23 @@ from sdntk.networks import FiniteWidth
 from sdntk.training.train import Training, train
 
 SETTINGS: dict[str, Any] = {
-    "seeds": 8, "points": 256, "batch size": 64, "optimiser": "adam(1e-3)", "loss": "soft cross-entropy", "dtype": "float32",
+    "seeds": 8,
+    "points": 256,
+    "batch size": 64,
+    "optimiser": "adam(1e-3)",
+    "loss": "soft cross-entropy",
+    "dtype": "float32",
     "repeats": 3,
-}  # fmt: skip
+}
 #: For each network: the description, its width, the shape of a point, steps.
 CASES: dict[str, tuple[architectures.Architecture, int, tuple[int, ...], int]] = {
     "MLP, 2 hidden layers of 256": (architectures.fully_connected(2), 256, (784,), 200),
-    "CNN, 2 convolutions of 16, pooled": (architectures.convolutional(2, readout="pool"), 16, (8, 8, 3), 50),
+    "CNN, 2 convolutions of 16, pooled": (
+        architectures.convolutional(2, readout="pool"),
+        16,
+        (8, 8, 3),
+        50,
+    ),
 }
 #: Fractions of one after another that what the library chooses must not exceed.
 GOALS = {"cpu": 1.1, "gpu": 1 / 3}
@@ -40,7 +52,10 @@ def methods(
     y = jax.nn.one_hot(jnp.arange(len(x)) % 10, 10, dtype=jnp.float32)
     keys = jax.random.split(jax.random.key(1), SETTINGS["seeds"])
     training = Training(
-        loss=losses.soft_cross_entropy, optimiser=optax.adam(1e-3), steps=steps, batch_size=SETTINGS["batch size"]
+        loss=losses.soft_cross_entropy,
+        optimiser=optax.adam(1e-3),
+        steps=steps,
+        batch_size=SETTINGS["batch size"],
     )
 
     def build(rngs: nnx.Rngs) -> FiniteWidth:
@@ -49,7 +64,11 @@ def methods(
     def trained(at_once: int | None) -> Callable[[], Any]:
         return lambda: train(build, keys, x, y, training, at_once=at_once).loss
 
-    return {"as sdntk chooses": trained(None), "all at once": trained(len(keys)), "one after another": trained(1)}
+    return {
+        "as sdntk chooses": trained(None),
+        "all at once": trained(len(keys)),
+        "one after another": trained(1),
+    }
 
 
 def main(*, quick: bool = False) -> list[dict[str, Any]]:
@@ -61,16 +80,20 @@ def main(*, quick: bool = False) -> list[dict[str, Any]]:
             timings = take_turns(methods(network, width, shape, count), SETTINGS["repeats"])
             baseline = timings["one after another"].median
             for name, timing in timings.items():
-                rows.append({
-                    "network": label,
-                    "steps": count,
-                    "what": name,
-                    "seconds (median)": timing.median,
-                    "fastest .. slowest": "{:.3g} .. {:.3g}".format(*timing.spread),
-                    "ms per step and network": timing.median / count / SETTINGS["seeds"] * 1e3,
-                    "fraction of one after another": timing.median / baseline,
-                    "goal": GOALS.get(jax.default_backend(), "") if name == "as sdntk chooses" else "",
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "network": label,
+                        "steps": count,
+                        "what": name,
+                        "seconds (median)": timing.median,
+                        "fastest .. slowest": "{:.3g} .. {:.3g}".format(*timing.spread),
+                        "ms per step and network": timing.median / count / SETTINGS["seeds"] * 1e3,
+                        "fraction of one after another": timing.median / baseline,
+                        "goal": GOALS.get(jax.default_backend(), "")
+                        if name == "as sdntk chooses"
+                        else "",
+                    }
+                )
     name = report.record_name("networks", quick=quick)
     report.write(name, "Training 8 networks at once against one after another", SETTINGS, rows)
     return rows

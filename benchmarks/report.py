@@ -1,4 +1,6 @@
-"""What a benchmark leaves behind: a table to read, and JSON with the machine, the versions and every single run."""
+"""What a benchmark leaves behind: a table to read, and JSON with the machine, the versions and
+every single run.
+"""
 
 import json
 from pathlib import Path
@@ -19,8 +21,12 @@ def record_name(claim: str, *, quick: bool) -> str:
     return claim + ("" if backend == "cpu" else f"_{backend}") + ("_quick" if quick else "")
 
 
-def write(name: str, title: str, settings: dict[str, Any], rows: list[dict[str, Any]]) -> list[Path]:
-    """Print the rows, and write results/<name>.md and .json; every row has the same keys, the columns."""
+def write(
+    name: str, title: str, settings: dict[str, Any], rows: list[dict[str, Any]]
+) -> list[Path]:
+    """Print the rows, and write results/<name>.md and .json; every row has the same keys, the
+    columns.
+    """
     RESULTS.mkdir(exist_ok=True)
     record = {"title": title, "environment": environment(), "settings": settings, "rows": rows}
     as_json, as_text = RESULTS / f"{name}.json", RESULTS / f"{name}.md"
@@ -49,10 +55,13 @@ def _markdown(record: dict[str, Any]) -> str:
     lines = [
         f"# {record['title']}",
         "",
-        f"{env['date']}; {env['platform']}: {env['device']}, {env['machine']}, {env['cores']} cores; "
+        f"{env['date']}; {env['platform']}: {env['device']}, {env['machine']}, {env['cores']} "
+        "cores; "
         f"Python {env['python']}, {versions}; x64 {'on' if env['x64'] else 'off'}.",
         "",
-        "Settings: " + ", ".join(f"{key} {value}" for key, value in record["settings"].items()) + ".",
+        "Settings: "
+        + ", ".join(f"{key} {value}" for key, value in record["settings"].items())
+        + ".",
         "",
         "| " + " | ".join(rows[0]) + " |",
         "|" + "---|" * len(rows[0]),

@@ -1,8 +1,9 @@
 """Claim: training through sdntk costs no more than the plain Flax loop for the same network.
 
-Steps per second of every deep network and ensemble size, Adam on batches of random images: by sdntk's training, and by the
-loop of Flax's own examples (``nnx.Optimizer`` within ``nnx.jit``), one network after another. On a GPU also the share of its
-peak that the model's floating-point operations make up.
+Steps per second of every deep network and ensemble size, Adam on batches of random images: by
+sdntk's training, and by the loop of Flax's own examples (``nnx.Optimizer`` within ``nnx.jit``), one
+network after another. On a GPU also the share of its peak that the model's floating-point
+operations make up.
 """
 
 from collections.abc import Callable
@@ -22,17 +23,24 @@ from sdntk.experiments.paper_figures import NETWORKS
 from sdntk.training.train import Training, train
 
 SETTINGS: dict[str, Any] = {
-    "images": "64 of 32 x 32 x 3, random", "batch size": 16, "order": "another in every epoch",
-    "optimiser": "adam(1e-3)", "loss": "soft cross-entropy",
-    "dtype": "float32", "repeats": 3, "goal": "seconds of sdntk over those of the plain loop, at most 1.1",
-}  # fmt: skip
-#: On a CPU for each network the steps timed and the ensemble sizes; on an accelerator ten times the steps, and more sizes.
+    "images": "64 of 32 x 32 x 3, random",
+    "batch size": 16,
+    "order": "another in every epoch",
+    "optimiser": "adam(1e-3)",
+    "loss": "soft cross-entropy",
+    "dtype": "float32",
+    "repeats": 3,
+    "goal": "seconds of sdntk over those of the plain loop, at most 1.1",
+}
+#: On a CPU for each network the steps timed and the ensemble sizes; on an accelerator ten times the
+#: steps, and more sizes.
 CASES = {"small": (40, (1, 3)), "resnet18": (2, (1,)), "vgg16": (2, (1,)), "resnet50": (2, (1,))}
 ON_ACCELERATORS = (1, 2, 4, 8)
 GOAL = 1.1
 #: In an epoch.
 BATCHES = 4
-#: Peak of dense TF32 products, which XLA takes for float32 there, in operations per second, by the device's name.
+#: Peak of dense TF32 products, which XLA takes for float32 there, in operations per second, by the
+#: device's name.
 PEAKS = {"NVIDIA H100 80GB HBM3": 4.95e14, "NVIDIA H200": 4.95e14}
 
 
@@ -41,7 +49,9 @@ def methods(network: str, count: int, steps: int) -> dict[str, Callable[[], Any]
     size = SETTINGS["batch size"]
     x = jax.random.normal(jax.random.key(0), (BATCHES * size, 32, 32, 3), jnp.float32)
     y = jax.nn.one_hot(jnp.arange(len(x)) % 10, 10, dtype=jnp.float32)
-    training = Training(loss=losses.soft_cross_entropy, optimiser=optax.adam(1e-3), steps=steps, batch_size=size)
+    training = Training(
+        loss=losses.soft_cross_entropy, optimiser=optax.adam(1e-3), steps=steps, batch_size=size
+    )
     keys = jax.random.split(jax.random.key(1), count)
 
     def build(rngs: nnx.Rngs) -> nnx.Module:
@@ -92,21 +102,38 @@ def main(*, quick: bool = False) -> list[dict[str, Any]]:
             steps = steps if on_cpu else 10 * steps
             work = None if peak is None else flops_per_step(network)
             for count in sizes if on_cpu else ON_ACCELERATORS:
-                # What a training costs beside its steps (building, the last look) is the same in both lengths.
-                short, long = (take_turns(methods(network, count, n), SETTINGS["repeats"]) for n in (steps, 3 * steps))
-                seconds = {name: (long[name].median - short[name].median) / (2 * steps) for name in long}
+                # What a training costs beside its steps (building, the last look) is the same in
+                # both lengths.
+                short, long = (
+                    take_turns(methods(network, count, n), SETTINGS["repeats"])
+                    for n in (steps, 3 * steps)
+                )
+                seconds = {
+                    name: (long[name].median - short[name].median) / (2 * steps) for name in long
+                }
                 for name, value in seconds.items():
-                    rows.append({
-                        "network": network,
-                        "networks at once": count,
-                        "what": name,
-                        "steps per second": 1 / value,
-                        "seconds (median)": value,
-                        "fastest .. slowest, whole run, s": "{:.3g} .. {:.3g}".format(*long[name].spread),
-                        "seconds over the plain loop's": value / seconds["plain Flax loop"],
-                        "goal": GOAL if name == "sdntk" else "",
-                        "utilisation": "" if work is None or peak is None else count * work / value / peak,
-                    })  # fmt: skip
+                    rows.append(
+                        {
+                            "network": network,
+                            "networks at once": count,
+                            "what": name,
+                            "steps per second": 1 / value,
+                            "seconds (median)": value,
+                            "fastest .. slowest, whole run, s": "{:.3g} .. {:.3g}".format(
+                                *long[name].spread
+                            ),
+                            "seconds over the plain loop's": value / seconds["plain Flax loop"],
+                            "goal": GOAL if name == "sdntk" else "",
+                            "utilisation": ""
+                            if work is None or peak is None
+                            else count * work / value / peak,
+                        }
+                    )
     name = report.record_name("training", quick=quick)
-    report.write(name, "Steps per second of deep networks, all networks of an ensemble taking one each", SETTINGS, rows)
+    report.write(
+        name,
+        "Steps per second of deep networks, all networks of an ensemble taking one each",
+        SETTINGS,
+        rows,
+    )
     return rows

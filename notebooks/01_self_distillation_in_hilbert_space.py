@@ -75,9 +75,13 @@ except ValueError as error:
 # %%
 tolerance = 0.045
 run = sdntk.distill(kernel, x, y, tolerance=tolerance, rounds=6)
-error = np.mean((np.asarray(run.predict(x_plot)) - np.asarray(datasets.mobahi_truth(x_plot))) ** 2, axis=1)
+error = np.mean(
+    (np.asarray(run.predict(x_plot)) - np.asarray(datasets.mobahi_truth(x_plot))) ** 2, axis=1
+)
 for t in range(6):
-    print(f"round {t}: {Status(int(run.status[t])).name:9}  c = {run.multipliers[t]:.3e}  error to the truth {error[t]:.4f}")
+    print(
+        f"round {t}: {Status(int(run.status[t])).name:9}  c = {run.multipliers[t]:.3e}  error to the truth {error[t]:.4f}"
+    )
 
 fig, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")
 plotting.draw_data(ax, x, y, x_plot, datasets.mobahi_truth(x_plot))
@@ -115,8 +119,18 @@ plotting.draw_filter_ratios(ax, run, tolerance)
 
 # %%
 d, z = run.eigenvalues, run.rotated_labels
-print("c_0 =", float(run.multipliers[0]), "in", [float(b) for b in bounds.multiplier_bounds(d, z, tolerance)])
-print("rounds before collapse:", int(run.active_rounds), ">=", float(bounds.guaranteed_rounds(d, z, tolerance, tight=True)))
+print(
+    "c_0 =",
+    float(run.multipliers[0]),
+    "in",
+    [float(b) for b in bounds.multiplier_bounds(d, z, tolerance)],
+)
+print(
+    "rounds before collapse:",
+    int(run.active_rounds),
+    ">=",
+    float(bounds.guaranteed_rounds(d, z, tolerance, tight=True)),
+)
 lower, upper = bounds.norm_bounds(d, z, tolerance, 6)
 norms = np.linalg.norm(run.targets, axis=1)
 assert np.all(lower <= norms + 1e-12)
@@ -124,7 +138,11 @@ assert np.all(norms <= upper + 1e-12)
 
 equal = jnp.full(4, 0.3)
 labels = jnp.full(4, 3.5)
-print("equal eigenvalues: t_low =", float(bounds.guaranteed_rounds(equal, labels, 1.0)), "(norm 7, radius 2: 7/2 - 1)")
+print(
+    "equal eigenvalues: t_low =",
+    float(bounds.guaranteed_rounds(equal, labels, 1.0)),
+    "(norm 7, radius 2: 7/2 - 1)",
+)
 
 # %% [markdown]
 # ## 5. Early stopping is something else
@@ -139,8 +157,10 @@ early = sdntk.distill(kernel, x, y, tolerance=loss_on_labels, rounds=1)
 kept = np.asarray(d) > 0
 distilled, stopped = np.asarray(run.filters[late])[kept], np.asarray(early.filters[0])[kept]
 limit = np.asarray(d)[kept][-1] / np.asarray(d)[kept][0]
-print(f"largest entry over smallest: early stopping {stopped[-1] / stopped[0]:.3g} (limit {limit:.3g}),"
-      f" round {late} {distilled[-1] / distilled[0]:.3g}")  # fmt: skip
+print(
+    f"largest entry over smallest: early stopping {stopped[-1] / stopped[0]:.3g} (limit {limit:.3g}),"
+    f" round {late} {distilled[-1] / distilled[0]:.3g}"
+)
 assert stopped[-1] / stopped[0] <= limit < distilled[-1] / distilled[0]
 
 # %% [markdown]
@@ -154,8 +174,10 @@ equivalent = bounds.equivalent_eigenvalues(d, run.multipliers)
 one_fit = spectrum.unrotate(filters.ridge(equivalent[1], run.multipliers[0]) * z)
 np.testing.assert_allclose(one_fit, run.fitted[1], atol=1e-9)
 for t in range(4):
-    print(f"round {t}: Rademacher bound at norm 1: {bounds.rademacher_bound(equivalent[t], 1.0):.4f},"
-          f" local: {bounds.local_rademacher_bound(equivalent[t]):.4f}")  # fmt: skip
+    print(
+        f"round {t}: Rademacher bound at norm 1: {bounds.rademacher_bound(equivalent[t], 1.0):.4f},"
+        f" local: {bounds.local_rademacher_bound(equivalent[t]):.4f}"
+    )
 
 # %% [markdown]
 # ## 7. Ground truth mixed in
@@ -166,8 +188,10 @@ for t in range(4):
 # %%
 mixed = sdntk.distill(kernel, x, y, multiplier=1e-4, rounds=60, ground_truth_weight=0.3)
 np.testing.assert_allclose(mixed.filters[-1], filters.ridge(d, 1e-4 / 0.3), atol=1e-9)
-print("distance of round t's filter to the limit:",
-      [f"{float(jnp.abs(mixed.filters[t] - mixed.filters[-1]).max()):.1e}" for t in (0, 1, 5, 20)])  # fmt: skip
+print(
+    "distance of round t's filter to the limit:",
+    [f"{float(jnp.abs(mixed.filters[t] - mixed.filters[-1]).max()):.1e}" for t in (0, 1, 5, 20)],
+)
 
 # %% [markdown]
 # ## 8. Many noises, many tolerances, one decomposition

@@ -62,7 +62,9 @@ ax.legend(frameon=False)
 u = np.cos(angles)
 by_hand = (np.sqrt(1 - u**2) + u * (np.pi - angles)) / np.pi + u * (np.pi - angles) / np.pi
 np.testing.assert_allclose(
-    np.asarray(kernels.ntk(architectures.fully_connected(1))(circle[:1], circle))[0], by_hand, atol=1e-7
+    np.asarray(kernels.ntk(architectures.fully_connected(1))(circle[:1], circle))[0],
+    by_hand,
+    atol=1e-7,
 )
 
 # %% [markdown]
@@ -141,7 +143,9 @@ fig, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
 axes[0].semilogy(multipliers)
 axes[0].set(xlabel="round", ylabel="multiplier $c_t$ of each class")
 for t in (0, 3, 6, 9):
-    axes[1].semilogx(np.arange(1, len(x) + 1), np.asarray(run.filters)[t, ::-1, 0], label=f"round {t}")
+    axes[1].semilogx(
+        np.arange(1, len(x) + 1), np.asarray(run.filters)[t, ::-1, 0], label=f"round {t}"
+    )
 axes[1].set(xlabel="k-th largest eigenvalue", ylabel="diagonal of $B_t$, class 0")
 axes[1].legend(frameon=False)
 
@@ -156,7 +160,10 @@ tolerances = np.linspace(0.02, 0.98, 33)
 single = [
     float(
         accuracy(
-            sdntk.distill_spectrum(spectrum, y, tolerance=t * mean_square, rounds=1).predict_from(cross), data.test_labels
+            sdntk.distill_spectrum(spectrum, y, tolerance=t * mean_square, rounds=1).predict_from(
+                cross
+            ),
+            data.test_labels,
         )[0]
     )
     for t in tolerances
@@ -166,7 +173,9 @@ ax.plot(tolerances, single, label="one fit")
 ax.axhline(test_accuracy.max(), color="C3", linestyle="--", label="best round of the chain")
 ax.set(xlabel="tolerance, as a fraction of $\\Vert y\\Vert^2/K$", ylabel="accuracy on test images")
 ax.legend(frameon=False)
-print(f"best round: {test_accuracy.max():.4f} (round 0: {test_accuracy[0]:.4f}); best single fit: {max(single):.4f}")
+print(
+    f"best round: {test_accuracy.max():.4f} (round 0: {test_accuracy[0]:.4f}); best single fit: {max(single):.4f}"
+)
 
 # %% [markdown]
 # On these images the best round is far better than the first, and hardly different from the best single fit: what
@@ -190,7 +199,12 @@ class Network(nnx.Module):
 
     def __init__(self, width, *, rngs):
         sizes = [64, width, width, width, 1]
-        self.weights = nnx.List([nnx.Param(jax.random.normal(rngs.params(), shape)) for shape in itertools.pairwise(sizes)])
+        self.weights = nnx.List(
+            [
+                nnx.Param(jax.random.normal(rngs.params(), shape))
+                for shape in itertools.pairwise(sizes)
+            ]
+        )
 
     def __call__(self, x):
         *hidden, last = self.weights

@@ -61,7 +61,9 @@ dict(zip(widths, errors, strict=True))
 
 # %%
 tolerance = 0.2 * float(jnp.mean(data.y**2))
-run = sdntk.distill(kernels.ntk(erf), data.x, data.y, tolerance=tolerance, rounds=3, outputs="joint")
+run = sdntk.distill(
+    kernels.ntk(erf), data.x, data.y, tolerance=tolerance, rounds=3, outputs="joint"
+)
 c = float(run.multipliers[0])
 trained = sdntk.train(
     lambda rngs: FiniteWidth(erf, (8, 8, 1), width=256, num_outputs=10, rngs=rngs),
@@ -72,17 +74,28 @@ trained = sdntk.train(
     penalty=c / 10,
 )
 assert bool((trained.stationarity <= 1e-7).all())
-{"steps": trained.steps.tolist(), "loss over tolerance": (trained.loss / tolerance).round(3).tolist()}
+{
+    "steps": trained.steps.tolist(),
+    "loss over tolerance": (trained.loss / tolerance).round(3).tolist(),
+}
 
 # %%
 outputs = trained.ensemble.outputs(data.x_test)
 kernel_fit = run.predict(data.x_test)[0]
 fig, ax = plt.subplots(figsize=(4.8, 4.6), layout="constrained")
 for seed, values in enumerate(outputs):
-    ax.plot(np.asarray(kernel_fit).ravel(), np.asarray(values).ravel(), ".", markersize=3, label=f"network {seed}")
+    ax.plot(
+        np.asarray(kernel_fit).ravel(),
+        np.asarray(values).ravel(),
+        ".",
+        markersize=3,
+        label=f"network {seed}",
+    )
 ax.axline((0, 0), slope=1, color="0.6", linestyle="--")
 ax.set(
-    xlabel="output of the kernel's fit", ylabel="output of a network of width 256", title="all outputs at 100 test images"
+    xlabel="output of the kernel's fit",
+    ylabel="output of a network of width 256",
+    title="all outputs at 100 test images",
 )
 ax.legend(frameon=False)
 
@@ -94,11 +107,23 @@ ax.legend(frameon=False)
 
 # %%
 table = sdntk.compare(
-    erf, data.x, data.y, data.x_test, data.y_test, tolerance=tolerance, rounds=3, widths=(32, 128, 512), seeds=2
+    erf,
+    data.x,
+    data.y,
+    data.x_test,
+    data.y_test,
+    tolerance=tolerance,
+    rounds=3,
+    widths=(32, 128, 512),
+    seeds=2,
 )
 active = table[~table["collapsed"]]
-assert (active["stationarity"] <= 1e-7).all()  # what is left of the gap is the width's, not the optimiser's
-active.groupby(["round", "width"])[["gap_train", "gap_test", "loss_over_tolerance", "accuracy_test", "kernel_change"]].mean()
+assert (
+    active["stationarity"] <= 1e-7
+).all()  # what is left of the gap is the width's, not the optimiser's
+active.groupby(["round", "width"])[
+    ["gap_train", "gap_test", "loss_over_tolerance", "accuracy_test", "kernel_change"]
+].mean()
 
 # %% [markdown]
 # The gap falls as a power of the width; theory says -1/2. Few networks and narrow ones give a rough exponent;
@@ -110,8 +135,15 @@ assert ((fitted["exponent"][:2] > -0.75) & (fitted["exponent"][:2] < -0.25)).all
 fig, ax = plt.subplots(figsize=(6, 4.2), layout="constrained")
 for t, colour in ((0, "C0"), (1, "C1")):
     rows = active[active["round"] == t]
-    comparison_report.draw_gap(ax, rows, "gap_train", fitted.loc[t], colour=colour, name=f"round {t}")
-ax.set(xscale="log", yscale="log", xlabel="width", ylabel="gap on training points: |network - kernel| / |kernel|")
+    comparison_report.draw_gap(
+        ax, rows, "gap_train", fitted.loc[t], colour=colour, name=f"round {t}"
+    )
+ax.set(
+    xscale="log",
+    yscale="log",
+    xlabel="width",
+    ylabel="gap on training points: |network - kernel| / |kernel|",
+)
 ax.legend(frameon=False)
 fitted
 
@@ -128,7 +160,9 @@ training = sdntk.Training(
     loss=losses.squared_error_of_softmax, optimiser=optax.adam(3e-3), steps=300, batch_size=50
 )  # 75 epochs
 chain = sdntk.distill_networks(
-    lambda rngs: FiniteWidth(architectures.fully_connected(1), (8, 8, 1), width=64, num_outputs=10, rngs=rngs),
+    lambda rngs: FiniteWidth(
+        architectures.fully_connected(1), (8, 8, 1), width=64, num_outputs=10, rngs=rngs
+    ),
     jax.random.split(jax.random.key(1), 3),
     noisy.x,
     noisy.y + 0.1,  # one-hot: the problem's labels are centred
@@ -139,7 +173,10 @@ accuracies = []
 for done in chain:
     values = [done.trained.ensemble.outputs(x) for x in (clean.x, clean.x_test)]
     truth = [clean.y, clean.y_test]
-    right = [jnp.mean(v.argmax(-1) == y.argmax(-1)[None], axis=-1) for v, y in zip(values, truth, strict=True)]
+    right = [
+        jnp.mean(v.argmax(-1) == y.argmax(-1)[None], axis=-1)
+        for v, y in zip(values, truth, strict=True)
+    ]
     accuracies.append([float(r.mean()) for r in right])
 fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
 ax.plot([train for train, _ in accuracies], "o-", label="training images, original labels")

@@ -39,8 +39,10 @@ from sdntk.reports import network_classification as network_report
 # %%
 for figure, experiments in FIGURES.items():
     for e in experiments:
-        print(f"Fig. {figure}: {e.network} on {e.dataset}, {e.loss} loss, {e.targets} targets, {e.rounds} rounds, "
-              f"{e.seeds} seeds, {e.steps:,} steps of {e.batch_size} images")  # fmt: skip
+        print(
+            f"Fig. {figure}: {e.network} on {e.dataset}, {e.loss} loss, {e.targets} targets, {e.rounds} rounds, "
+            f"{e.seeds} seeds, {e.steps:,} steps of {e.batch_size} images"
+        )
 
 # %% [markdown]
 # ## 2. The same, small
@@ -58,17 +60,33 @@ def enlarged(images):
 
 
 data = sdntk.datasets.Dataset(
-    "digits, 16 x 16", enlarged(digits.train_images), digits.train_labels, enlarged(digits.test_images),
-    digits.test_labels, digits.class_names,
-)  # fmt: skip
+    "digits, 16 x 16",
+    enlarged(digits.train_images),
+    digits.train_labels,
+    enlarged(digits.test_images),
+    digits.test_labels,
+    digits.class_names,
+)
 experiment = Experiment(
-    "small", data.name, "cross-entropy", rounds=4, seeds=2, steps=400, batch_size=25, train=300, label_noise=0.4,
-    learning_rate=3e-3, measure_every=40, early_stopping=True,
-)  # fmt: skip
+    "small",
+    data.name,
+    "cross-entropy",
+    rounds=4,
+    seeds=2,
+    steps=400,
+    batch_size=25,
+    train=300,
+    label_noise=0.4,
+    learning_rate=3e-3,
+    measure_every=40,
+    early_stopping=True,
+)
 folder = tempfile.TemporaryDirectory()
 records = Records(folder.name, {**vars(experiment)})
 network_experiment.run(data, experiment, records)
-records["rounds"].groupby("round")[["train_accuracy", "test_accuracy", "train_loss", "given_loss"]].mean().round(4)
+records["rounds"].groupby("round")[
+    ["train_accuracy", "test_accuracy", "train_loss", "given_loss"]
+].mean().round(4)
 
 # %% [markdown]
 # Accuracy is measured against the original labels, of which the networks saw only 60%. `given_loss` is the loss against the
@@ -92,13 +110,18 @@ figures["early_stopping"]
 
 # %%
 rounds, stopped = (
-    records[name].pivot(index="round", columns="seed", values="test_accuracy") for name in ("rounds", "early_stopping")
+    records[name].pivot(index="round", columns="seed", values="test_accuracy")
+    for name in ("rounds", "early_stopping")
 )
 difference = (rounds - stopped).mean(axis=1)
-print("test accuracy of self-distillation minus that of a network stopped at that loss, round by round:")
+print(
+    "test accuracy of self-distillation minus that of a network stopped at that loss, round by round:"
+)
 print(difference.round(4).to_string())
 assert rounds.notna().all(axis=None)
-assert (records["rounds"]["given_loss"].groupby(records["rounds"]["round"]).mean().diff().dropna() > 0).all()
+assert (
+    records["rounds"]["given_loss"].groupby(records["rounds"]["round"]).mean().diff().dropna() > 0
+).all()
 folder.cleanup()
 plt.close("all")
 

@@ -89,7 +89,9 @@ for _ in range(120):
     path.append(parameters)
     errors.append(float(value))
 length_scale, tolerance = np.exp(parameters)
-print(f"from {errors[0]:.4f} to {errors[-1]:.4f}: length scale {length_scale:.3f}, tolerance {tolerance:.4f}")
+print(
+    f"from {errors[0]:.4f} to {errors[-1]:.4f}: length scale {length_scale:.3f}, tolerance {tolerance:.4f}"
+)
 assert errors[-1] < 0.8 * errors[0]
 
 # %% [markdown]
@@ -99,7 +101,9 @@ assert errors[-1] < 0.8 * errors[0]
 # %%
 scales, tolerances = np.geomspace(0.1, 2, 17), np.geomspace(0.002, 0.2, 17)
 grid = jax.lax.map(
-    lambda scale: jax.lax.map(lambda eps: error(jnp.log(jnp.stack([scale, eps]))), jnp.asarray(tolerances)),
+    lambda scale: jax.lax.map(
+        lambda eps: error(jnp.log(jnp.stack([scale, eps]))), jnp.asarray(tolerances)
+    ),
     jnp.asarray(scales),
 )
 best = float(grid.min())

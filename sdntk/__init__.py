@@ -1,4 +1,6 @@
-"""sdntk: self-distillation in Hilbert space and, through neural tangent kernels, in neural networks."""
+"""sdntk: self-distillation in Hilbert space and, through neural tangent kernels, in neural
+networks.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any

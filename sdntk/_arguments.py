@@ -1,7 +1,9 @@
-"""Checks of what users pass in: every message names the argument, what was wrong and what would be right.
+"""Checks of what users pass in: every message names the argument, what was wrong and what would be
+right.
 
-Checks of values need values. Under ``jax.jit``, ``jax.vmap`` and ``jax.grad`` an argument may be a tracer, which has a
-shape and a dtype but no values; there the checks of values are skipped and the checks of shapes stay.
+Checks of values need values. Under ``jax.jit``, ``jax.vmap`` and ``jax.grad`` an argument may be a
+tracer, which has a shape and a dtype but no values; there the checks of values are skipped and the
+checks of shapes stay.
 """
 
 import contextlib
@@ -24,7 +26,8 @@ class SupportsArray(Protocol):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray: ...
 
 
-#: What the library takes where it wants an array: anything that JAX or NumPy takes, and sequences of numbers too.
+#: What the library takes where it wants an array: anything that JAX or NumPy takes, and sequences
+#: of numbers too.
 ArrayLike = jax.typing.ArrayLike | Sequence[Any] | SupportsArray
 
 
@@ -38,7 +41,9 @@ _checked_before = contextvars.ContextVar("_checked_before", default=False)
 
 @contextlib.contextmanager
 def checked_before() -> Iterator[None]:
-    """Inside, values count as good: they have been looked at, and to look again takes time, and a copy from the device."""
+    """Inside, values count as good: they have been looked at, and to look again takes time, and a
+    copy from the device.
+    """
     token = _checked_before.set(True)
     try:
         yield
@@ -49,8 +54,8 @@ def checked_before() -> Iterator[None]:
 def every(condition: Callable[[Any], Any], array: Array) -> bool:
     """Whether the condition holds for every entry of an array that is not traced.
 
-    In NumPy: nothing is compiled for a check, and it works while something else is traced. Of an array that several
-    processes share, each looks at its own part.
+    In NumPy: nothing is compiled for a check, and it works while something else is traced. Of an
+    array that several processes share, each looks at its own part.
     """
     if _checked_before.get():
         return True
@@ -60,14 +65,20 @@ def every(condition: Callable[[Any], Any], array: Array) -> bool:
 
 
 def as_float_array(name: str, value: ArrayLike, *, dtype: Any = None) -> Float[Array, "..."]:
-    """``value`` as a real floating-point array; integers and booleans are converted, nan and inf refused."""
+    """``value`` as a real floating-point array; integers and booleans are converted, nan and inf
+    refused.
+    """
     if not isinstance(value, jax.Array):
         try:
             value = np.asarray(value)
         except ValueError as error:  # ragged nested sequences
-            raise ValueError(f"{name} must be an array of numbers with one shape; {error}") from None
+            raise ValueError(
+                f"{name} must be an array of numbers with one shape; {error}"
+            ) from None
     if value.dtype.kind not in "fiub" and not jnp.issubdtype(value.dtype, jnp.floating):
-        raise TypeError(f"{name} must hold real numbers (float, int or bool); it has dtype {value.dtype}.")
+        raise TypeError(
+            f"{name} must hold real numbers (float, int or bool); it has dtype {value.dtype}."
+        )
     array = jnp.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         array = array.astype(jnp.result_type(float))
@@ -87,7 +98,10 @@ def as_float_dtype(name: str, value: Any) -> np.dtype:
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{name} must be a floating-point dtype; got {dtype}.")
     if dtype != jax.dtypes.canonicalize_dtype(dtype):
-        raise ValueError(f"{name} {dtype} needs x64: jax.config.update('jax_enable_x64', True) before anything else.")
+        raise ValueError(
+            f"{name} {dtype} needs x64: jax.config.update('jax_enable_x64', True) before "
+            "anything else."
+        )
     return dtype
 
 
@@ -95,7 +109,10 @@ def as_points(name: str, value: ArrayLike) -> Float[Array, "K ..."]:
     """``value`` as a non-empty array of points, shape (K, ...)."""
     points = as_float_array(name, value)
     if points.ndim == 0 or points.shape[0] == 0:
-        raise ValueError(f"{name} must hold at least one point, shape (K, ...) with K >= 1; its shape is {points.shape}.")
+        raise ValueError(
+            f"{name} must hold at least one point, shape (K, ...) with K >= 1; its shape is "
+            f"{points.shape}."
+        )
     return points
 
 
@@ -104,17 +121,24 @@ def as_labels(name: str, value: ArrayLike, num_points: int, *, dtype: Any) -> Fl
     labels = as_float_array(name, value, dtype=dtype)
     if labels.ndim not in (1, 2) or labels.shape[0] != num_points or 0 in labels.shape:
         raise ValueError(
-            f"{name} must have shape ({num_points},) or ({num_points}, Q), a row for each of the {num_points} points; "
+            f"{name} must have shape ({num_points},) or ({num_points}, Q), a row for each of the "
+            f"{num_points} points; "
             f"its shape is {labels.shape}."
         )
     return labels
 
 
-def as_positive(name: str, value: ArrayLike, shape: tuple[int, ...], *, dtype: Any) -> Float[Array, "*shape"]:
-    """``value`` as positive numbers, broadcast to ``shape``: a scalar, or one number for each output."""
+def as_positive(
+    name: str, value: ArrayLike, shape: tuple[int, ...], *, dtype: Any
+) -> Float[Array, "*shape"]:
+    """``value`` as positive numbers, broadcast to ``shape``: a scalar, or one number for each
+    output.
+    """
     array = as_float_array(name, value, dtype=dtype)
     if array.shape not in ((), shape):
-        expected = "a scalar" if shape == () else f"a scalar or have shape {shape}, one for each output"
+        expected = (
+            "a scalar" if shape == () else f"a scalar or have shape {shape}, one for each output"
+        )
         raise ValueError(f"{name} must be {expected}; its shape is {array.shape}.")
     if not is_traced(array) and not every(lambda a: a > 0, array):
         raise ValueError(f"{name} must be positive; got {value} (in {array.dtype}).")
@@ -148,7 +172,10 @@ def as_scale(name: str, value: ArrayLike) -> Float[Array, "..."]:
     """``value`` as a positive length: a scalar, or one for each coordinate."""
     array = as_float_array(name, value)
     if array.ndim > 1:
-        raise ValueError(f"{name} must be a scalar or one-dimensional (one for each coordinate); got shape {array.shape}.")
+        raise ValueError(
+            f"{name} must be a scalar or one-dimensional (one for each coordinate); got shape "
+            f"{array.shape}."
+        )
     return as_positive(name, array, array.shape, dtype=array.dtype)
 
 

@@ -1,4 +1,6 @@
-"""Memory and disk: what is free, what a matrix needs, and a refusal before work that cannot be held is begun."""
+"""Memory and disk: what is free, what a matrix needs, and a refusal before work that cannot be held
+is begun.
+"""
 
 import math
 import shutil
@@ -19,7 +21,9 @@ def host_memory() -> int:
 
 
 def free_memory() -> int:
-    """Bytes that can be had now, on the machine and, where there are accelerators, on each of them too."""
+    """Bytes that can be had now, on the machine and, where there are accelerators, on each of them
+    too.
+    """
     free = [host_memory()]
     for device in jax.local_devices():
         stats = device.memory_stats() or {}
@@ -29,14 +33,24 @@ def free_memory() -> int:
 
 
 def over_processes(reduce: Callable[[Iterable[Any]], Any], value: Any) -> Any:
-    """``min`` or ``max`` of the values of all processes started with ``jax.distributed``, which must all ask for it."""
-    return value if jax.process_count() == 1 else reduce(multihost_utils.process_allgather(np.asarray(value)).tolist())
+    """``min`` or ``max`` of the values of all processes started with ``jax.distributed``, which
+    must all ask for it.
+    """
+    return (
+        value
+        if jax.process_count() == 1
+        else reduce(multihost_utils.process_allgather(np.asarray(value)).tolist())
+    )
 
 
 def _cgroup_rest(folder: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """What a container's limit leaves, where there is one (Linux, control groups version 2); the page cache can be had."""
+    """What a container's limit leaves, where there is one (Linux, control groups version 2); the
+    page cache can be had.
+    """
     try:
-        limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
+        limit, used = (
+            int((folder / name).read_text()) for name in ("memory.max", "memory.current")
+        )
         lines = (folder / "memory.stat").read_text().splitlines()
         cache = next(int(line.split()[1]) for line in lines if line.startswith("file "))
         return [limit - used + cache]
@@ -53,8 +67,10 @@ def require_memory(needed: int, what: str, free: int | None = None) -> None:
     free = free_memory() if free is None else free
     if needed > free:
         raise MemoryError(
-            f"{what} needs about {format_bytes(needed)} of memory and {format_bytes(free)} are free. Ways out: "
-            "path=... keeps it on disk, dtype=jnp.float32 halves it, a smaller block_size lessens the work space."
+            f"{what} needs about {format_bytes(needed)} of memory and {format_bytes(free)} are "
+            "free. Ways out: "
+            "path=... keeps it on disk, dtype=jnp.float32 halves it, a smaller block_size "
+            "lessens the work space."
         )
 
 
@@ -68,7 +84,8 @@ def require_disk(needed: int, folder: Path, what: str) -> None:
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise OSError(
-            f"{what} needs {format_bytes(needed)} of disk at {folder} and {format_bytes(free)} are free. Ways out: "
+            f"{what} needs {format_bytes(needed)} of disk at {folder} and {format_bytes(free)} "
+            "are free. Ways out: "
             "a path on another disk, dtype=jnp.float32 for half as much."
         )
 
@@ -82,11 +99,16 @@ def format_bytes(count: int) -> str:
 
 
 def dense_path_fits(num_points: int) -> bool:
-    """Whether an eigendecomposition fits: G as it is and symmetrised, eigenvectors, and LAPACK's work of twice that size.
+    """Whether an eigendecomposition fits: G as it is and symmetrised, eigenvectors, and LAPACK's
+    work of twice that size.
 
     In every process, of those that share the work.
     """
-    return bool(over_processes(min, 5 * matrix_bytes((num_points, num_points), jnp.result_type(float)) <= free_memory()))
+    return bool(
+        over_processes(
+            min, 5 * matrix_bytes((num_points, num_points), jnp.result_type(float)) <= free_memory()
+        )
+    )
 
 
 def matrix_bytes(shape: tuple[int, int], dtype: Any) -> int:

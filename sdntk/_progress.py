@@ -1,15 +1,25 @@
-"""A progress bar with the time left, shown to people only: on a terminal or in a notebook, once work has taken seconds."""
+"""A progress bar with the time left, shown to people only: on a terminal or in a notebook, once
+work has taken seconds.
+"""
 
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 #: Work that ends sooner than this shows nothing.
 SECONDS_BEFORE_SHOWING = 2.0
-#: Steps may be minutes apart; the time left is estimated from all that came within this many seconds.
+#: Steps may be minutes apart; the time left is estimated from all that came within this many
+#: seconds.
 ESTIMATE_FROM = 24 * 3600.0
 
 _a_bar_is_shown = False
@@ -18,21 +28,30 @@ _T = TypeVar("_T")
 
 
 class Bar:
-    """A bar on standard error that shows how many of ``total`` steps are done, a note, and the time left.
+    """A bar on standard error that shows how many of ``total`` steps are done, a note, and the time
+    left.
 
     One bar at a time: work inside of work that shows one is silent.
     """
 
     def __init__(self, description: str, total: int) -> None:
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(),
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left:"),
+            TimeRemainingColumn(),
+        )
         console = Console(stderr=True)
         self.progress = Progress(
-            *columns, console=console, transient=True, speed_estimate_period=ESTIMATE_FROM,
+            *columns,
+            console=console,
+            transient=True,
+            speed_estimate_period=ESTIMATE_FROM,
             disable=not (console.is_terminal or console.is_jupyter),
-        )  # fmt: skip
+        )
         self.started, self.showing = time.monotonic(), False
         self.task = self.progress.add_task(description, total=total, note="")
 
@@ -43,7 +62,11 @@ class Bar:
         """So many steps are done."""
         global _a_bar_is_shown
         self.progress.update(self.task, advance=count, note=note)
-        if not self.showing and not _a_bar_is_shown and time.monotonic() - self.started > SECONDS_BEFORE_SHOWING:
+        if (
+            not self.showing
+            and not _a_bar_is_shown
+            and time.monotonic() - self.started > SECONDS_BEFORE_SHOWING
+        ):
             self.showing = _a_bar_is_shown = True
             self.progress.start()
 

@@ -1,9 +1,11 @@
-"""Networks described by plain data, from which both the kernel and the trainable network of one architecture are built.
+"""Networks described by plain data, from which both the kernel and the trainable network of one
+architecture are built.
 
-A layer says what it computes at finite width, in the NTK parameterisation (Jacot et al. 2018): all trainable numbers w, b
-are drawn from N(0, 1) and the scale stands in the forward pass. The widths are not part of a description: the kernel is the
-limit of infinite width, and a network is given its width, and its number of outputs, when it is built.
-:func:`sdntk.kernels.ntk` takes a description as it is.
+A layer says what it computes at finite width, in the NTK parameterisation (Jacot et al. 2018): all
+trainable numbers w, b are drawn from N(0, 1) and the scale stands in the forward pass. The widths
+are not part of a description: the kernel is the limit of infinite width, and a network is given its
+width, and its number of outputs, when it is built. :func:`sdntk.kernels.ntk` takes a description as
+it is.
 """
 
 import dataclasses
@@ -18,14 +20,17 @@ from jaxtyping import Array
 
 from sdntk._arguments import ArrayLike, as_count, is_traced
 
-#: The standard deviation of weights that keeps the variance of ReLU layers from depth to depth (He et al. 2015).
+#: The standard deviation of weights that keeps the variance of ReLU layers from depth to depth (He
+#: et al. 2015).
 SQRT_2 = math.sqrt(2)
 
 #: The activation functions by name, as a network applies them; each has a kernel in closed form.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": lambda x: jnp.maximum(x, 0),
     "erf": jax.scipy.special.erf,
-    "gelu": lambda x: x * jax.scipy.stats.norm.cdf(x),  # the exact one; many networks approximate it with tanh
+    "gelu": lambda x: (
+        x * jax.scipy.stats.norm.cdf(x)
+    ),  # the exact one; many networks approximate it with tanh
     "sin": jnp.sin,
 }
 
@@ -45,7 +50,8 @@ class Dense:
 class Conv:
     """A convolution of stride 1, zeros around the image so that its size stays.
 
-    y = weight_std (w * x) / sqrt(d) + bias_std b, for d = (entries of the filter) x (channels) inputs to each output.
+    y = weight_std (w * x) / sqrt(d) + bias_std b, for d = (entries of the filter) x (channels)
+    inputs to each output.
     """
 
     filter_shape: tuple[int, int] = (3, 3)
@@ -65,7 +71,9 @@ class Activation:
 
     def __post_init__(self) -> None:
         if self.name not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}; got {self.name!r}.")
+            raise ValueError(
+                f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}; got {self.name!r}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +98,8 @@ class Flatten:
 
 Layer = Dense | Conv | Activation | AveragePool | GlobalAveragePool | Flatten
 _LAYERS: dict[str, type[Any]] = {
-    layer.__name__: layer for layer in (Dense, Conv, Activation, AveragePool, GlobalAveragePool, Flatten)
+    layer.__name__: layer
+    for layer in (Dense, Conv, Activation, AveragePool, GlobalAveragePool, Flatten)
 }
 
 
@@ -98,8 +107,9 @@ _LAYERS: dict[str, type[Any]] = {
 class Architecture:
     """A network as a tuple of layers; hashable, equal if its layers are.
 
-    The layers that look at images (Conv, AveragePool) come first, then one Flatten or GlobalAveragePool, then Dense layers,
-    the last of which is the readout; activations stand anywhere before it.
+    The layers that look at images (Conv, AveragePool) come first, then one Flatten or
+    GlobalAveragePool, then Dense layers, the last of which is the readout; activations stand
+    anywhere before it.
 
     Args:
         layers: the layers in the order in which they are applied.
@@ -109,22 +119,37 @@ class Architecture:
         ValueError: the layers are not in that order.
 
     Example:
-        >>> Architecture((Flatten(), Dense(), Activation("erf"), Dense(weight_std=1.0, bias_std=0.1))).config()[-1]
+        >>> readout = Dense(weight_std=1.0, bias_std=0.1)
+        >>> Architecture((Flatten(), Dense(), Activation("erf"), readout)).config()[-1]
         {'layer': 'Dense', 'weight_std': 1.0, 'bias_std': 0.1}
     """
 
     layers: tuple[Layer, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(self.layers) if isinstance(self.layers, Iterable) else (self.layers,))
+        object.__setattr__(
+            self,
+            "layers",
+            tuple(self.layers) if isinstance(self.layers, Iterable) else (self.layers,),
+        )
         for layer in self.layers:
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers must hold {', '.join(_LAYERS)}; got {layer!r}.")
-        to_vectors = [i for i, layer in enumerate(self.layers) if isinstance(layer, (Flatten, GlobalAveragePool))]
+        to_vectors = [
+            i
+            for i, layer in enumerate(self.layers)
+            if isinstance(layer, (Flatten, GlobalAveragePool))
+        ]
         if len(to_vectors) != 1:
-            raise ValueError(f"layers must hold Flatten or GlobalAveragePool, and one of them once; got {self.layers}.")
+            raise ValueError(
+                "layers must hold Flatten or GlobalAveragePool, and one of them once; got "
+                f"{self.layers}."
+            )
         images, vectors = self.layers[: to_vectors[0]], self.layers[to_vectors[0] + 1 :]
-        for part, allowed, where in ((images, (Conv, AveragePool), "before"), (vectors, (Dense,), "after")):
+        for part, allowed, where in (
+            (images, (Conv, AveragePool), "before"),
+            (vectors, (Dense,), "after"),
+        ):
             for layer in part:
                 if not isinstance(layer, (Activation, *allowed)):
                     raise ValueError(
@@ -132,35 +157,57 @@ class Architecture:
                         f"{' or '.join(kind.__name__ for kind in allowed)}; got {layer}."
                     )
         if not isinstance(self.layers[-1], Dense):
-            raise ValueError(f"layers must end with Dense, the readout; the last is {self.layers[-1]}.")
+            raise ValueError(
+                f"layers must end with Dense, the readout; the last is {self.layers[-1]}."
+            )
 
     @property
     def smallest_image(self) -> tuple[int, int] | None:
-        """The least height and width of the images it takes; None if points may have any shape, since it flattens them."""
-        if not any(isinstance(layer, (Conv, AveragePool, GlobalAveragePool)) for layer in self.layers):
+        """The least height and width of the images it takes; None if points may have any shape,
+        since it flattens them.
+        """
+        if not any(
+            isinstance(layer, (Conv, AveragePool, GlobalAveragePool)) for layer in self.layers
+        ):
             return None
         windows = [layer.window for layer in self.layers if isinstance(layer, AveragePool)]
-        return math.prod(window[0] for window in windows), math.prod(window[1] for window in windows)
+        return math.prod(window[0] for window in windows), math.prod(
+            window[1] for window in windows
+        )
 
     def config(self) -> list[dict[str, Any]]:
-        """The layers as dictionaries of plain values, for JSON or a table; :meth:`from_config` reads them back."""
-        return [{"layer": type(layer).__name__, **dataclasses.asdict(layer)} for layer in self.layers]
+        """The layers as dictionaries of plain values, for JSON or a table; :meth:`from_config`
+        reads them back.
+        """
+        return [
+            {"layer": type(layer).__name__, **dataclasses.asdict(layer)} for layer in self.layers
+        ]
 
     @classmethod
     def from_config(cls, config: Iterable[Mapping[str, Any]]) -> "Architecture":
         """The architecture whose :meth:`config` this is."""
         layers = []
         for entry in config:
-            hyperparameters = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+            hyperparameters = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in entry.items()
+            }
             kind = hyperparameters.pop("layer", None)
             if kind not in _LAYERS:
-                raise ValueError(f'config must name, for each "layer", one of {", ".join(_LAYERS)}; got {kind!r}.')
+                raise ValueError(
+                    f'config must name, for each "layer", one of {", ".join(_LAYERS)}; got '
+                    f"{kind!r}."
+                )
             layers.append(_LAYERS[kind](**hyperparameters))
         return cls(tuple(layers))
 
 
 def fully_connected(
-    depth: int = 3, *, activation: str = "relu", weight_std: ArrayLike = SQRT_2, bias_std: ArrayLike = 0.0
+    depth: int = 3,
+    *,
+    activation: str = "relu",
+    weight_std: ArrayLike = SQRT_2,
+    bias_std: ArrayLike = 0.0,
 ) -> Architecture:
     """A fully connected network; images are flattened first.
 
@@ -169,7 +216,8 @@ def fully_connected(
     Args:
         depth: the number of hidden layers, at least 0; the readout is one more layer of weights.
         activation: a name in :data:`ACTIVATIONS`, after each hidden layer.
-        weight_std: the standard deviation of weights, times the root of the number of inputs; the same in every layer.
+        weight_std: the standard deviation of weights, times the root of the number of inputs; the
+            same in every layer.
         bias_std: that of biases; 0 for none.
 
     Raises:
@@ -193,19 +241,22 @@ def convolutional(
     weight_std: ArrayLike = SQRT_2,
     bias_std: ArrayLike = 0.0,
 ) -> Architecture:
-    """A plain convolutional network on images (height, width, channels), all its layers at full resolution.
+    """A plain convolutional network on images (height, width, channels), all its layers at full
+    resolution.
 
-    With a flattening readout the kernel never compares different pixels (at infinite width weight sharing is then without
-    effect); with a pooling readout it does, which costs (height x width)^2 numbers for each pair of images. Source: Novak et
-    al. 2019, *Bayesian Deep Convolutional Networks with Many Channels are Gaussian Processes*; Arora et al. 2019, *On Exact
-    Computation with an Infinitely Wide Neural Net*.
+    With a flattening readout the kernel never compares different pixels (at infinite width weight
+    sharing is then without effect); with a pooling readout it does, which costs (height x width)^2
+    numbers for each pair of images. Source: Novak et al. 2019, *Bayesian Deep Convolutional
+    Networks with Many Channels are Gaussian Processes*; Arora et al. 2019, *On Exact Computation
+    with an Infinitely Wide Neural Net*.
 
     Args:
         depth: the number of convolutions, at least 1, each followed by the activation.
         readout: ``"flatten"`` or ``"pool"`` (the mean over the image), before the dense readout.
         activation: a name in :data:`ACTIVATIONS`.
         filter_shape: height and width of the filters.
-        weight_std: the standard deviation of weights, times the root of the number of inputs; the same in every layer.
+        weight_std: the standard deviation of weights, times the root of the number of inputs; the
+            same in every layer.
         bias_std: that of biases; 0 for none.
 
     Raises:
@@ -219,7 +270,9 @@ def convolutional(
     if readout not in readouts:
         raise ValueError(f"readout must be 'flatten' or 'pool'; got {readout!r}.")
     stds = _as_number("weight_std", weight_std), _as_number("bias_std", bias_std)
-    block = (Conv(filter_shape, *stds), Activation(activation)) * as_count("depth", depth, at_least=1)
+    block = (Conv(filter_shape, *stds), Activation(activation)) * as_count(
+        "depth", depth, at_least=1
+    )
     return Architecture((*block, readouts[readout], Dense(*stds)))
 
 
@@ -228,19 +281,27 @@ _MYRTLE_BLOCKS = {5: (2, 1, 1), 7: (2, 2, 2), 10: (3, 3, 3)}
 
 
 def myrtle(
-    depth: int = 5, *, activation: str = "relu", weight_std: ArrayLike = SQRT_2, bias_std: ArrayLike = 0.0
+    depth: int = 5,
+    *,
+    activation: str = "relu",
+    weight_std: ArrayLike = SQRT_2,
+    bias_std: ArrayLike = 0.0,
 ) -> Architecture:
-    """The Myrtle networks: 3x3 convolutions in three blocks with 2x2 average pools between, then the mean over the image.
+    """The Myrtle networks: 3x3 convolutions in three blocks with 2x2 average pools between, then
+    the mean over the image.
 
-    On images of 32 x 32 the mean is over 8 x 8 pixels (there usually written as three further 2x2 pools).
+    On images of 32 x 32 the mean is over 8 x 8 pixels (there usually written as three further 2x2
+    pools).
 
-    Source: Shankar et al. 2020, *Neural Kernels Without Tangents* (after D. Page's network of Myrtle.ai); the blocks are
-    those of the notebook on Myrtle kernels that comes with neural-tangents.
+    Source: Shankar et al. 2020, *Neural Kernels Without Tangents* (after D. Page's network of
+    Myrtle.ai); the blocks are those of the notebook on Myrtle kernels that comes with
+    neural-tangents.
 
     Args:
         depth: layers of weights, 5, 7 or 10: all but the readout are convolutions.
         activation: a name in :data:`ACTIVATIONS`, after each convolution.
-        weight_std: the standard deviation of weights, times the root of the number of inputs; the same in every layer.
+        weight_std: the standard deviation of weights, times the root of the number of inputs; the
+            same in every layer.
         bias_std: that of biases; 0 for none.
 
     Raises:
@@ -253,8 +314,12 @@ def myrtle(
     if as_count("depth", depth, at_least=1) not in _MYRTLE_BLOCKS:
         raise ValueError(f"depth must be 5, 7 or 10, the Myrtle networks there are; got {depth}.")
     stds = _as_number("weight_std", weight_std), _as_number("bias_std", bias_std)
-    first, second, third = ((Conv((3, 3), *stds), Activation(activation)) * count for count in _MYRTLE_BLOCKS[depth])
-    return Architecture((*first, AveragePool(), *second, AveragePool(), *third, GlobalAveragePool(), Dense(*stds)))
+    first, second, third = (
+        (Conv((3, 3), *stds), Activation(activation)) * count for count in _MYRTLE_BLOCKS[depth]
+    )
+    return Architecture(
+        (*first, AveragePool(), *second, AveragePool(), *third, GlobalAveragePool(), Dense(*stds))
+    )
 
 
 def _check_scales(layer: Dense | Conv) -> None:
@@ -267,11 +332,15 @@ def _check_scales(layer: Dense | Conv) -> None:
 
 def _as_number(name: str, value: Any) -> float:
     if is_traced(value) or isinstance(value, (str, bool)):
-        raise TypeError(f"{name} must be a Python number, as it is part of the description; got {value!r}.")
+        raise TypeError(
+            f"{name} must be a Python number, as it is part of the description; got {value!r}."
+        )
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a Python number, as it is part of the description; got {value!r}.") from None
+        raise TypeError(
+            f"{name} must be a Python number, as it is part of the description; got {value!r}."
+        ) from None
 
 
 def _as_size(name: str, value: Any) -> tuple[int, int]:
@@ -289,7 +358,11 @@ class ArchitectureName(StrEnum):
 
 
 #: Depths of the named architectures, where none is given.
-DEFAULT_DEPTH = {ArchitectureName.FULLY_CONNECTED: 3, ArchitectureName.CONVOLUTIONAL: 3, ArchitectureName.MYRTLE: 5}
+DEFAULT_DEPTH = {
+    ArchitectureName.FULLY_CONNECTED: 3,
+    ArchitectureName.CONVOLUTIONAL: 3,
+    ArchitectureName.MYRTLE: 5,
+}
 
 
 def named_architecture(name: ArchitectureName, depth: int, activation: str) -> Architecture:

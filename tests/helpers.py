@@ -1,4 +1,6 @@
-"""What several tests share: processes of many devices, spectra to order, the recurrence in 50 digits, networks once more."""
+"""What several tests share: processes of many devices, spectra to order, the recurrence in 50
+digits, networks once more.
+"""
 
 import os
 
@@ -8,7 +10,15 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 
-from sdntk.architectures import ACTIVATIONS, Activation, AveragePool, Conv, Dense, Flatten, GlobalAveragePool
+from sdntk.architectures import (
+    ACTIVATIONS,
+    Activation,
+    AveragePool,
+    Conv,
+    Dense,
+    Flatten,
+    GlobalAveragePool,
+)
 
 
 def with_virtual_devices(count):
@@ -19,7 +29,9 @@ def with_virtual_devices(count):
 
 
 def spectrum_and_labels(seed, size, *, condition, nulls=0, noise=1.0):
-    """d (ascending, d_max = 1, ``nulls`` exact zeros, both ends of the condition number met) and rotated labels z."""
+    """d (ascending, d_max = 1, ``nulls`` exact zeros, both ends of the condition number met) and
+    rotated labels z.
+    """
     rng = np.random.default_rng(seed)
     kept = size - nulls
     exponents = rng.uniform(0, 1, kept)
@@ -27,7 +39,11 @@ def spectrum_and_labels(seed, size, *, condition, nulls=0, noise=1.0):
     if kept > 1:
         exponents[1] = 1
     d = np.concatenate([np.zeros(nulls), np.sort(condition**-exponents)])
-    z = noise * rng.normal(size=size) * np.where(rng.uniform(size=size) < 0.5, 1, 10 ** -rng.uniform(0, 3, size))
+    z = (
+        noise
+        * rng.normal(size=size)
+        * np.where(rng.uniform(size=size) < 0.5, 1, 10 ** -rng.uniform(0, 3, size))
+    )
     return d, z
 
 
@@ -44,17 +60,20 @@ def problems(draw, sizes=(1, 3, 12), max_condition=1e8, nulls=True):
     size = draw(st.sampled_from(sizes))  # a few: each is compiled anew
     null_count = draw(st.integers(0, size - 1)) if nulls else 0
     condition = 10.0 ** draw(st.floats(0, np.log10(max_condition)))
-    d, z = spectrum_and_labels(draw(st.integers(0, 2**31)), size, condition=condition, nulls=null_count)
+    d, z = spectrum_and_labels(
+        draw(st.integers(0, 2**31)), size, condition=condition, nulls=null_count
+    )
     floor, total = np.sum(z[d == 0] ** 2) / size, np.sum(z**2) / size
     share = draw(st.floats(1e-6, 0.99))  # where between floor and collapse
     return d, z, floor + share * (total - floor)
 
 
 def exact_recurrence(d, z, eps, rounds, digits=50):
-    """(c_t, z_t, condition of c_t) for every active round, to ``digits`` digits, starting from the floats given.
+    """(c_t, z_t, condition of c_t) for every active round, to ``digits`` digits, starting from the
+    floats given.
 
-    The condition number is |d log c / d log s|, h/h' in the notation of the multiplier's module, plus that of the
-    cancellations n - s and s - n0.
+    The condition number is |d log c / d log s|, h/h' in the notation of the multiplier's module,
+    plus that of the cancellations n - s and s - n0.
     """
     with mpmath.workdps(digits):
         d, z = [mpmath.mpf(float(v)) for v in d], [mpmath.mpf(float(v)) for v in z]
@@ -73,14 +92,20 @@ def exact_recurrence(d, z, eps, rounds, digits=50):
 
 
 def _exact_root(d, z, s2):
-    """Newton's monotone iteration in mu = 1/c on the concave 1/||z/(1 + mu d)|| (Reinsch 1971): another algorithm."""
+    """Newton's monotone iteration in mu = 1/c on the concave 1/||z/(1 + mu d)|| (Reinsch 1971):
+    another algorithm.
+    """
     n02 = mpmath.fsum(v**2 for v, e in zip(z, d, strict=True) if e == 0)
     pairs = [(v, e) for v, e in zip(z, d, strict=True) if e > 0]
     s, n = mpmath.sqrt(s2 - n02), mpmath.sqrt(mpmath.fsum(v**2 for v, _ in pairs))
     mu = (n - s) / (max(e for _, e in pairs) * s)
     for _ in range(200):
         r2 = mpmath.fsum((v / (1 + mu * e)) ** 2 for v, e in pairs)
-        step = (mpmath.sqrt(r2) / s - 1) * r2 / mpmath.fsum(v**2 * e / (1 + mu * e) ** 3 for v, e in pairs)
+        step = (
+            (mpmath.sqrt(r2) / s - 1)
+            * r2
+            / mpmath.fsum(v**2 * e / (1 + mu * e) ** 3 for v, e in pairs)
+        )
         mu += step
         if abs(step) < mu * mpmath.mpf(10) ** (10 - mpmath.mp.dps):
             return 1 / mu
@@ -98,8 +123,12 @@ def finite_network(architecture, width, outputs):
     def init(key, inputs):
         params = []
         for layer, subkey in zip(trainable, jax.random.split(key, len(trainable)), strict=True):
-            units = outputs if layer is trainable[-1] and len(params) == len(trainable) - 1 else width
-            shape = (*layer.filter_shape, inputs, units) if isinstance(layer, Conv) else (inputs, units)
+            units = (
+                outputs if layer is trainable[-1] and len(params) == len(trainable) - 1 else width
+            )
+            shape = (
+                (*layer.filter_shape, inputs, units) if isinstance(layer, Conv) else (inputs, units)
+            )
             w, b = jax.random.split(subkey)
             params.append((jax.random.normal(w, shape), jax.random.normal(b, (units,))))
             inputs = units
@@ -123,7 +152,11 @@ def finite_network(architecture, width, outputs):
                     x = ACTIVATIONS[name](x)
                 case AveragePool((p, q)):
                     n, h, w, c = x.shape
-                    x = x[:, : h // p * p, : w // q * q].reshape(n, h // p, p, w // q, q, c).mean((2, 4))
+                    x = (
+                        x[:, : h // p * p, : w // q * q]
+                        .reshape(n, h // p, p, w // q, q, c)
+                        .mean((2, 4))
+                    )
                 case GlobalAveragePool():
                     x = x.mean((1, 2))
                 case Flatten():

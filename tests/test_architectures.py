@@ -1,8 +1,9 @@
 """Descriptions of networks.
 
-Must hold: depth counts hidden layers; a description is equal, hashable and repeatable from its repr and from its config;
-Myrtle-5, 7 and 10 have the blocks of Shankar et al. 2020; the activations are the functions that the kernels are of;
-layers out of order and hyperparameters out of range are refused in words that name the argument.
+Must hold: depth counts hidden layers; a description is equal, hashable and repeatable from its repr
+and from its config; Myrtle-5, 7 and 10 have the blocks of Shankar et al. 2020; the activations are
+the functions that the kernels are of; layers out of order and hyperparameters out of range are
+refused in words that name the argument.
 """
 
 import json
@@ -86,7 +87,9 @@ def test_activations():
 def test_smallest_image():
     assert fully_connected().smallest_image is None
     assert convolutional().smallest_image == (1, 1)
-    assert Architecture((AveragePool((2, 3)), AveragePool((1, 2)), Flatten(), Dense())).smallest_image == (2, 6)
+    assert Architecture(
+        (AveragePool((2, 3)), AveragePool((1, 2)), Flatten(), Dense())
+    ).smallest_image == (2, 6)
 
 
 CASES = {
@@ -94,25 +97,69 @@ CASES = {
     "depth a fraction": (lambda: convolutional(2.5), TypeError, "depth"),
     "no convolution": (lambda: convolutional(0), ValueError, "depth must be at least 1; got 0"),
     "no such Myrtle": (lambda: myrtle(6), ValueError, "depth must be 5, 7 or 10.*got 6"),
-    "activation": (lambda: fully_connected(activation="tanh"), ValueError, "activation must be one of 'relu'.*'tanh'"),
-    "readout": (lambda: convolutional(readout="max"), ValueError, "readout must be 'flatten' or 'pool'; got 'max'"),
-    "weight_std zero": (lambda: fully_connected(weight_std=0), ValueError, "weight_std must be finite and positive; got 0"),
-    "weight_std nan": (lambda: myrtle(weight_std=np.nan), ValueError, "weight_std must be finite and positive; got nan"),
-    "bias_std negative": (lambda: Conv(bias_std=-0.1), ValueError, "bias_std must be finite and at least 0; got -0.1"),
-    "weight_std a vector": (lambda: fully_connected(weight_std=[1.0, 2.0]), TypeError, "weight_std must be a Python number"),
+    "activation": (
+        lambda: fully_connected(activation="tanh"),
+        ValueError,
+        "activation must be one of 'relu'.*'tanh'",
+    ),
+    "readout": (
+        lambda: convolutional(readout="max"),
+        ValueError,
+        "readout must be 'flatten' or 'pool'; got 'max'",
+    ),
+    "weight_std zero": (
+        lambda: fully_connected(weight_std=0),
+        ValueError,
+        "weight_std must be finite and positive; got 0",
+    ),
+    "weight_std nan": (
+        lambda: myrtle(weight_std=np.nan),
+        ValueError,
+        "weight_std must be finite and positive; got nan",
+    ),
+    "bias_std negative": (
+        lambda: Conv(bias_std=-0.1),
+        ValueError,
+        "bias_std must be finite and at least 0; got -0.1",
+    ),
+    "weight_std a vector": (
+        lambda: fully_connected(weight_std=[1.0, 2.0]),
+        TypeError,
+        "weight_std must be a Python number",
+    ),
     "filter empty": (lambda: Conv((0, 3)), ValueError, "filter_shape must be at least 1; got 0"),
     "window empty": (lambda: AveragePool((2, 0)), ValueError, "window must be at least 1; got 0"),
-    "no readout": (lambda: Architecture((Flatten(), Activation())), ValueError, "must end with Dense.*Activation"),
+    "no readout": (
+        lambda: Architecture((Flatten(), Activation())),
+        ValueError,
+        "must end with Dense.*Activation",
+    ),
     "no layers": (lambda: Architecture(()), ValueError, "Flatten or GlobalAveragePool"),
-    "not flattened": (lambda: Architecture((Conv(), Dense())), ValueError, "Flatten or GlobalAveragePool.*once"),
-    "flattened twice": (lambda: Architecture((Flatten(), Flatten(), Dense())), ValueError, "Flatten.*once"),
+    "not flattened": (
+        lambda: Architecture((Conv(), Dense())),
+        ValueError,
+        "Flatten or GlobalAveragePool.*once",
+    ),
+    "flattened twice": (
+        lambda: Architecture((Flatten(), Flatten(), Dense())),
+        ValueError,
+        "Flatten.*once",
+    ),
     "dense on images": (
         lambda: Architecture((Dense(), Flatten(), Dense())),
         ValueError,
         "before Flatten.*Conv or AveragePool",
     ),
-    "conv on vectors": (lambda: Architecture((Flatten(), Conv(), Dense())), ValueError, "after Flatten.*Dense; got Conv"),
-    "not a layer": (lambda: Architecture.from_config([{"layer": "Max"}]), ValueError, "config must name.*Dense.*'Max'"),
+    "conv on vectors": (
+        lambda: Architecture((Flatten(), Conv(), Dense())),
+        ValueError,
+        "after Flatten.*Dense; got Conv",
+    ),
+    "not a layer": (
+        lambda: Architecture.from_config([{"layer": "Max"}]),
+        ValueError,
+        "config must name.*Dense.*'Max'",
+    ),
 }
 
 

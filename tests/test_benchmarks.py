@@ -1,4 +1,5 @@
-"""Benchmarks: what they compare with does compute the same, and a figure that falls behind its goal is told.
+"""Benchmarks: what they compare with does compute the same, and a figure that falls behind its goal
+is told.
 
 Their timings are no tests; they are kept in benchmarks/results/.
 """
@@ -26,7 +27,9 @@ def test_baselines_compute_the_same_chain():
     for refit in (chains.cholesky_chain, lambda *a: core.refit_per_round(*a)[0]):
         multipliers = refit(np.asarray(matrix), np.asarray(y), tolerance, 4)
         np.testing.assert_allclose(multipliers, run.multipliers[:active], rtol=1e-5)
-    fitted = chains.neural_tangents_refits(x, np.asarray(y), 60 * np.asarray(run.multipliers)[:active])
+    fitted = chains.neural_tangents_refits(
+        x, np.asarray(y), 60 * np.asarray(run.multipliers)[:active]
+    )
     np.testing.assert_allclose(fitted, run.fitted[active - 1], atol=1e-8)
 
 
@@ -38,11 +41,15 @@ def record(what, column, figure, goal):
 @pytest.mark.parametrize(
     ("figure", "goal", "what", "behind"),
     [
-        (0.7, 0.6, "tridiagonal path", 0), (0.73, 0.6, "tridiagonal path", 1), (40, 39, "Krylov path", 0),
-        (33, 39, "Krylov path", 0), (32, 39, "Krylov path", 1), (float("nan"), 39, "Krylov path", 1),
+        (0.7, 0.6, "tridiagonal path", 0),
+        (0.73, 0.6, "tridiagonal path", 1),
+        (40, 39, "Krylov path", 0),
+        (33, 39, "Krylov path", 0),
+        (32, 39, "Krylov path", 1),
+        (float("nan"), 39, "Krylov path", 1),
         (0.5, 0.7, "one product", 1),
     ],
-)  # fmt: skip
+)
 def test_a_figure_that_falls_behind_by_more_than_a_fifth_is_told(figure, goal, what, behind):
     rows = claims.table({"chains": record(what, "figure", figure, goal)})
     assert len(rows) == 1
@@ -55,7 +62,9 @@ def test_the_command_checks_what_was_kept(monkeypatch, tmp_path):
     assert CliRunner().invoke(app, ["--kept"]).exit_code == 0
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     assert "none at these sizes" in CliRunner().invoke(app, ["--kept", "--quick", "--check"]).output
-    monkeypatch.setattr(claims, "kept", lambda **_: {"chains": record("one product", "figure", 0.5, 0.7)})
+    monkeypatch.setattr(
+        claims, "kept", lambda **_: {"chains": record("one product", "figure", 0.5, 0.7)}
+    )
     assert CliRunner().invoke(app, ["--kept"]).exit_code == 0
     checked = CliRunner().invoke(app, ["--kept", "--check"])
     assert checked.exit_code == 1

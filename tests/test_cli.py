@@ -17,17 +17,27 @@ FIGURES = {"green_function", "data", "fits", "filters", "filter_ratios", "early_
 def process(*arguments, cwd):
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", "from sdntk.cli import main; main()", *arguments],
-        cwd=cwd, capture_output=True, text=True, env={**os.environ, "COLUMNS": "160"}, check=False,
-    )  # fmt: skip
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "160"},
+        check=False,
+    )
 
 
 def rows(output):
-    return [line.replace("│", "|").split("|")[1:-1] for line in output.splitlines() if line.startswith("│")]
+    return [
+        line.replace("│", "|").split("|")[1:-1]
+        for line in output.splitlines()
+        if line.startswith("│")
+    ]
 
 
 @pytest.mark.slow
 def test_illustrate_prints_every_quantity_and_draws_six_figures(tmp_path):
-    """theory.md, section 7: c_t, status and errors at eps = 0.045; bounds enclose what they bound."""
+    """theory.md, section 7: c_t, status and errors at eps = 0.045; bounds enclose what they
+    bound.
+    """
     done = process("illustrate", "--out", "figures", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     table = [[cell.strip() for cell in row] for row in rows(done.stdout)]
@@ -46,7 +56,9 @@ def test_illustrate_prints_every_quantity_and_draws_six_figures(tmp_path):
     for path in (tmp_path / "figures").glob("*.png"):
         picture = image.imread(path)
         assert picture.shape[0] > 300
-        assert np.unique(picture[..., :3].reshape(-1, 3), axis=0).shape[0] > 50, f"{path.name} shows nothing"
+        assert np.unique(picture[..., :3].reshape(-1, 3), axis=0).shape[0] > 50, (
+            f"{path.name} shows nothing"
+        )
 
 
 @pytest.mark.slow
@@ -56,12 +68,19 @@ def test_fresh_noise_and_a_chain_that_collapses_at_once(command, tmp_path):
     assert len(rows(fresh.stdout)) == 3
     collapsed = command("illustrate", "--tolerance", "0.9", "--rounds", "2", "--out", "b")
     assert collapsed.returncode == 0, collapsed.stderr
-    assert {path.stem for path in (tmp_path / "b").glob("*.png")} == {"green_function", "data", "fits"}
+    assert {path.stem for path in (tmp_path / "b").glob("*.png")} == {
+        "green_function",
+        "data",
+        "fits",
+    }
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("--tolerance", "0.04"), "tolerance 0.04 is infeasible"), (("--rounds", "0"), "rounds must be at least 1")],
+    [
+        (("--tolerance", "0.04"), "tolerance 0.04 is infeasible"),
+        (("--rounds", "0"), "rounds must be at least 1"),
+    ],
 )
 def test_bad_input_ends_with_a_message_not_a_traceback(arguments, message, command):
     done = command("illustrate", *arguments)

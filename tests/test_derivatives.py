@@ -1,9 +1,11 @@
-"""Derivatives of whole chains: kernel, points, labels, tolerance, multiplier and the ground truth's weight.
+"""Derivatives of whole chains: kernel, points, labels, tolerance, multiplier and the ground truth's
+weight.
 
-Must hold: forward and reverse derivatives of c_t, fitted values and predictions to 1e-6 of finite differences, where
-eigenvalues coincide, too: points on a circle, on a square grid, duplicated points, and kernels of finite rank (a null space
-that turns as the points move). Chains of one output and of many, separate and joint, that collapse on the way. Shown by
-central differences in random directions of everything at once; reverse mode against forward mode. What has no right
+Must hold: forward and reverse derivatives of c_t, fitted values and predictions to 1e-6 of finite
+differences, where eigenvalues coincide, too: points on a circle, on a square grid, duplicated
+points, and kernels of finite rank (a null space that turns as the points move). Chains of one
+output and of many, separate and joint, that collapse on the way. Shown by central differences in
+random directions of everything at once; reverse mode against forward mode. What has no right
 derivative is refused: second ones by the Gram matrix, labels of a Krylov spectrum.
 """
 
@@ -40,7 +42,9 @@ def labels(x, outputs):
 
 
 def chain(case, outputs, by="tolerance", method="dense"):
-    """(parameters) -> everything of a run that has derivatives, with parameters to start from and a random direction."""
+    """(parameters) -> everything of a run that has derivatives, with parameters to start from and a
+    random direction.
+    """
     moves = outputs is None or case in ("finite rank", "scattered")
     x = POINTS[case]
     y = labels(x, 3)
@@ -49,20 +53,31 @@ def chain(case, outputs, by="tolerance", method="dense"):
         y = y[:, 0]
     parameters = {"length_scale": jnp.asarray(0.9), "y": y, "alpha": jnp.asarray(0.1)}
     share = 0.3 if by == "tolerance" else 0.02
-    parameters["level"] = share * (jnp.mean(y**2) if joint or y.ndim == 1 else jnp.mean(y**2, axis=0))
+    parameters["level"] = share * (
+        jnp.mean(y**2) if joint or y.ndim == 1 else jnp.mean(y**2, axis=0)
+    )
     if moves and case != "duplicates":
         parameters["x"] = x
 
     def run(p):
         points = p.get("x", x)
-        options = {by: p["level"], "rounds": 6, "ground_truth_weight": p["alpha"], "outputs": outputs or "separate"}
+        options = {
+            by: p["level"],
+            "rounds": 6,
+            "ground_truth_weight": p["alpha"],
+            "outputs": outputs or "separate",
+        }
         options["method"] = method
         run = sdntk.distill(kernel_of(case, p["length_scale"]), points, p["y"], **options)
         c = jnp.where(run.status == sdntk.Status.ACTIVE, run.multipliers, 0)
         return {
-            "multipliers": c, "fitted": run.fitted, "predictions": run.predict(NEW), "norms": run.norms,
-            "loss": run.training_loss, "targets": run.targets,
-        }  # fmt: skip
+            "multipliers": c,
+            "fitted": run.fitted,
+            "predictions": run.predict(NEW),
+            "norms": run.norms,
+            "loss": run.training_loss,
+            "targets": run.targets,
+        }
 
     keys = jax.random.split(jax.random.key(5), len(parameters))
     direction = {
@@ -72,23 +87,33 @@ def chain(case, outputs, by="tolerance", method="dense"):
     return run, parameters, direction
 
 
-CASES = [("duplicates", "separate", "tolerance", "dense"), ("finite rank", "joint", "multiplier", "dense")] + [
+CASES = [
+    ("duplicates", "separate", "tolerance", "dense"),
+    ("finite rank", "joint", "multiplier", "dense"),
+] + [
     pytest.param(*case, marks=pytest.mark.slow)
     for case in (
-        ("circle", "separate", "tolerance", "dense"), ("grid", "separate", "tolerance", "dense"),
-        ("finite rank", "separate", "tolerance", "dense"), ("scattered", "separate", "tolerance", "dense"),
-        ("grid", "joint", "tolerance", "dense"), ("circle", None, "tolerance", "dense"),
-        ("grid", "separate", "multiplier", "dense"), ("circle", "separate", "tolerance", "tridiagonal"),
-        ("grid", "joint", "tolerance", "tridiagonal"), ("duplicates", None, "tolerance", "tridiagonal"),
+        ("circle", "separate", "tolerance", "dense"),
+        ("grid", "separate", "tolerance", "dense"),
+        ("finite rank", "separate", "tolerance", "dense"),
+        ("scattered", "separate", "tolerance", "dense"),
+        ("grid", "joint", "tolerance", "dense"),
+        ("circle", None, "tolerance", "dense"),
+        ("grid", "separate", "multiplier", "dense"),
+        ("circle", "separate", "tolerance", "tridiagonal"),
+        ("grid", "joint", "tolerance", "tridiagonal"),
+        ("duplicates", None, "tolerance", "tridiagonal"),
     )
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("case", "outputs", "by", "method"), CASES)
 def test_derivatives_are_those_of_finite_differences(case, outputs, by, method):
     run, parameters, direction = chain(case, outputs, by, method)
     values, forward = jax.jit(lambda p, v: jax.jvp(run, (p,), (v,)))(parameters, direction)
-    along = jax.jit(lambda step: run(jax.tree.map(lambda p, v: p + step * v, parameters, direction)))
+    along = jax.jit(
+        lambda step: run(jax.tree.map(lambda p, v: p + step * v, parameters, direction))
+    )
     # Central differences of fourth order.
     ends = [along(step) for step in (-2e-4, -1e-4, 1e-4, 2e-4)]
     difference = jax.tree.map(lambda a, b, c, d: (a - 8 * b + 8 * c - d) / 12e-4, *ends)
@@ -97,7 +122,9 @@ def test_derivatives_are_those_of_finite_differences(case, outputs, by, method):
         assert jnp.abs(forward[name] - exact).max() < 1e-6 * jnp.abs(exact).max(), name
         assert jnp.abs(exact).max() > 1e-2 * jnp.abs(values[name]).max(), name
 
-    weights = jax.tree.map(lambda v: jax.random.normal(jax.random.key(7), v.shape) / jnp.abs(v).max(), values)
+    weights = jax.tree.map(
+        lambda v: jax.random.normal(jax.random.key(7), v.shape) / jnp.abs(v).max(), values
+    )
     total = lambda p: sum(jnp.sum(weights[name] * value) for name, value in run(p).items())  # noqa: E731
     gradient = jax.jit(jax.grad(total))(parameters)
     reverse = sum(jnp.sum(gradient[name] * direction[name]) for name in parameters)
@@ -144,7 +171,9 @@ def test_mixed_second_derivatives_are_right_and_those_by_the_kernel_are_refused(
 
     @jax.jit
     def value(length_scale, level):
-        return jnp.sum(run(parameters | {"length_scale": length_scale, "level": level})["predictions"][:2])
+        return jnp.sum(
+            run(parameters | {"length_scale": length_scale, "level": level})["predictions"][:2]
+        )
 
     at = parameters["length_scale"], parameters["level"]
     by_level = lambda s: jax.grad(value, argnums=1)(s, at[1])  # noqa: E731
@@ -154,7 +183,9 @@ def test_mixed_second_derivatives_are_right_and_those_by_the_kernel_are_refused(
         jax.jacfwd(jax.grad(value, argnums=0), argnums=1)(*at),
     ):
         np.testing.assert_allclose(mixed, slope, rtol=1e-6)
-    with pytest.raises(NotImplementedError, match="Second derivatives with respect to the Gram matrix"):
+    with pytest.raises(
+        NotImplementedError, match="Second derivatives with respect to the Gram matrix"
+    ):
         jax.jacfwd(jax.grad(value))(*at)
 
 
@@ -171,10 +202,20 @@ def test_of_a_krylov_spectrum_those_by_the_tolerance():
     of_each = [jax.jit(jax.jacrev(lambda t, s=s: fitted(s, t)))(tolerance) for s in (krylov, dense)]
     np.testing.assert_allclose(of_each[0], of_each[1], rtol=1e-6, atol=1e-6)
     with pytest.raises(NotImplementedError, match="leave the Krylov space"):
-        jax.grad(lambda y: jnp.sum(sdntk.distill_spectrum(krylov, y, tolerance=tolerance, rounds=3).fitted))(y)
+        jax.grad(
+            lambda y: jnp.sum(
+                sdntk.distill_spectrum(krylov, y, tolerance=tolerance, rounds=3).fitted
+            )
+        )(y)
     with pytest.raises(NotImplementedError, match="cannot be traced"):
-        jax.grad(lambda s: jnp.sum(sdntk.distill(matern(1.5, s), x, y, tolerance=0.1, rounds=3, method="krylov").fitted))(
-            1.0
-        )
+        jax.grad(
+            lambda s: jnp.sum(
+                sdntk.distill(matern(1.5, s), x, y, tolerance=0.1, rounds=3, method="krylov").fitted
+            )
+        )(1.0)
     with pytest.raises(NotImplementedError, match="cannot be traced"):
-        jax.grad(lambda y: jnp.sum(sdntk.krylov(sdntk.products(matern(1.5, 1.0), x), y, tolerance=0.1, rounds=3).labels))(y)
+        jax.grad(
+            lambda y: jnp.sum(
+                sdntk.krylov(sdntk.products(matern(1.5, 1.0), x), y, tolerance=0.1, rounds=3).labels
+            )
+        )(y)

@@ -1,9 +1,10 @@
 """distill and distill_spectrum.
 
-Must hold (hypothesis, random spectra with null spaces, labels, tolerances): ||z_t|| falls; loss(c_t) = eps to 1e-10;
-permuting points permutes the answer; scaling g by a, y by b and the tolerance by b^2 scales c by a and f by b; one ordinary
-ridge fit with the equivalent kernel reproduces every round. Further: scikit-learn's KernelRidge reproduces every round; the
-contract's shapes; nothing recompiles when only values change.
+Must hold (hypothesis, random spectra with null spaces, labels, tolerances): ||z_t|| falls;
+loss(c_t) = eps to 1e-10; permuting points permutes the answer; scaling g by a, y by b and the
+tolerance by b^2 scales c by a and f by b; one ordinary ridge fit with the equivalent kernel
+reproduces every round. Further: scikit-learn's KernelRidge reproduces every round; the contract's
+shapes; nothing recompiles when only values change.
 """
 
 import chex
@@ -32,7 +33,9 @@ def regression(size=30, outputs=None, seed=0):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(size, 3))
     shape = (size,) if outputs is None else (size, outputs)
-    return x, np.sin(x.sum(axis=1)).reshape((-1,) + (1,) * (len(shape) - 1)) + 0.3 * rng.normal(size=shape)
+    return x, np.sin(x.sum(axis=1)).reshape((-1,) + (1,) * (len(shape) - 1)) + 0.3 * rng.normal(
+        size=shape
+    )
 
 
 @SETTINGS
@@ -85,14 +88,18 @@ def test_permuting_points_permutes_the_answer(problem, seed):
 def test_scaling(problem, a, b):
     d, z, eps = problem
     one = sdntk.distill_spectrum(diagonal_spectrum(d), z, tolerance=eps, rounds=ROUNDS)
-    two = sdntk.distill_spectrum(diagonal_spectrum(a * d), b * z, tolerance=b**2 * eps, rounds=ROUNDS)
+    two = sdntk.distill_spectrum(
+        diagonal_spectrum(a * d), b * z, tolerance=b**2 * eps, rounds=ROUNDS
+    )
     norms = np.linalg.norm(one.targets, axis=1)
     s = np.sqrt(len(d) * eps)
     if np.any(np.abs(norms / s - 1) < 1e-4):
         return  # within 1e-4 of collapse c is ill-conditioned
     np.testing.assert_array_equal(one.status, two.status)
     np.testing.assert_allclose(two.multipliers, a * one.multipliers, rtol=1e-6)
-    np.testing.assert_allclose(two.fitted, b * one.fitted, rtol=1e-6, atol=1e-9 * b * np.linalg.norm(z))
+    np.testing.assert_allclose(
+        two.fitted, b * one.fitted, rtol=1e-6, atol=1e-9 * b * np.linalg.norm(z)
+    )
     np.testing.assert_allclose(two.norms, b / np.sqrt(a) * one.norms, rtol=1e-6)
 
 
@@ -107,8 +114,12 @@ def test_one_ridge_fit_with_the_equivalent_kernel_reproduces_every_round(problem
     for t, equivalent in enumerate(np.asarray(bounds.equivalent_eigenvalues(d, run.multipliers))):
         gram = (vectors * equivalent) @ vectors.T
         fit = gram @ np.linalg.solve(c0 * np.eye(len(d)) + gram, y)
-        rounding = 1e-10 + 4 * np.finfo(float).eps * (1 + equivalent.max() / c0)  # of this test's dense matrix and solve
-        np.testing.assert_allclose(fit, vectors @ np.asarray(run.fitted[t]), rtol=0, atol=rounding * np.linalg.norm(y))
+        rounding = 1e-10 + 4 * np.finfo(float).eps * (
+            1 + equivalent.max() / c0
+        )  # of this test's dense matrix and solve
+        np.testing.assert_allclose(
+            fit, vectors @ np.asarray(run.fitted[t]), rtol=0, atol=rounding * np.linalg.norm(y)
+        )
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
@@ -123,16 +134,22 @@ def test_scikit_learn_refitted_round_by_round(alpha, outputs):
         labels = y.reshape(len(x), -1)[:, q]
         targets = labels
         for t in range(5):
-            fit = KernelRidge(alpha=len(x) * multipliers[t, q], kernel="rbf", gamma=1 / (2 * 1.5**2)).fit(x, targets)
+            fit = KernelRidge(
+                alpha=len(x) * multipliers[t, q], kernel="rbf", gamma=1 / (2 * 1.5**2)
+            ).fit(x, targets)
             pick = (lambda a: a) if outputs is None else (lambda a, q=q: a[..., q])
             np.testing.assert_allclose(pick(run.targets)[t], targets, atol=1e-9)
             np.testing.assert_allclose(pick(run.fitted)[t], fit.predict(x), atol=1e-9)
             np.testing.assert_allclose(pick(run.predict(x_new))[t], fit.predict(x_new), atol=1e-9)
-            np.testing.assert_allclose(pick(run.training_loss)[t], np.mean((fit.predict(x) - targets) ** 2), rtol=1e-9)
+            np.testing.assert_allclose(
+                pick(run.training_loss)[t], np.mean((fit.predict(x) - targets) ** 2), rtol=1e-9
+            )
             dual = fit.dual_coef_ * len(x)
             np.testing.assert_allclose(pick(run.dual_coefficients)[t], dual, rtol=1e-7, atol=1e-9)
             gram = np.asarray(sdntk.gram(kernels.rbf(1.5), x))
-            np.testing.assert_allclose(pick(run.norms)[t], np.sqrt(dual @ gram @ dual / len(x)), rtol=1e-9)
+            np.testing.assert_allclose(
+                pick(run.norms)[t], np.sqrt(dual @ gram @ dual / len(x)), rtol=1e-9
+            )
             targets = alpha * labels + (1 - alpha) * fit.predict(x)
 
 
@@ -151,7 +168,9 @@ def test_ground_truth_mixed_in_has_borup_and_andersens_limit():
     """Filters tend to alpha D/(alpha D + c), the ridge filter of c/alpha (arXiv 2102.13088)."""
     x, y = regression()
     run = sdntk.distill(kernels.rbf(1.0), x, y, multiplier=0.2, rounds=200, ground_truth_weight=0.3)
-    np.testing.assert_allclose(run.filters[-1], sdntk.filters.ridge(run.eigenvalues, 0.2 / 0.3), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        run.filters[-1], sdntk.filters.ridge(run.eigenvalues, 0.2 / 0.3), rtol=1e-9, atol=1e-12
+    )
 
 
 def test_outputs_separate_are_single_runs():
@@ -160,7 +179,9 @@ def test_outputs_separate_are_single_runs():
     for q, eps in enumerate([0.05, 0.1, 0.4]):
         alone = sdntk.distill(kernels.rbf(1.0), x, y[:, q], tolerance=eps, rounds=6)
         for name in ("multipliers", "status", "filters", "fitted", "training_loss", "norms"):
-            np.testing.assert_allclose(getattr(together, name)[..., q], getattr(alone, name), rtol=1e-10, atol=1e-14)
+            np.testing.assert_allclose(
+                getattr(together, name)[..., q], getattr(alone, name), rtol=1e-10, atol=1e-14
+            )
         assert int(together.active_rounds[q]) == int(alone.active_rounds)
 
 
@@ -174,7 +195,9 @@ def test_outputs_joint_share_one_multiplier():
     d = np.asarray(run.eigenvalues)
     c = np.asarray(run.multipliers)[active][:, None]
     np.testing.assert_allclose(run.filters[active], np.cumprod(d / (c + d), axis=0), rtol=1e-10)
-    np.testing.assert_allclose(run.norms**2, np.sum(np.asarray(run.dual_coefficients * run.fitted), axis=(1, 2)) / 30)
+    np.testing.assert_allclose(
+        run.norms**2, np.sum(np.asarray(run.dual_coefficients * run.fitted), axis=(1, 2)) / 30
+    )
     single = sdntk.distill(kernels.rbf(1.0), x, y[:, 0], tolerance=0.1, rounds=6)
     joint = sdntk.distill(kernels.rbf(1.0), x, y[:, :1], tolerance=0.1, rounds=6, outputs="joint")
     np.testing.assert_allclose(joint.fitted[..., 0], single.fitted, rtol=1e-10)
@@ -201,34 +224,51 @@ def test_shapes_of_the_contract(labels, outputs, shared):
 
 
 def test_one_point():
-    run = sdntk.distill(lambda x, t: np.full((len(x), len(t)), 2.0), [[0.0]], [3.0], tolerance=1.0, rounds=4)
-    np.testing.assert_allclose(run.multipliers, [1.0, 2.0, np.nan, np.nan])  # c = d s/(|z| - s), z = 3, 2, 1
+    run = sdntk.distill(
+        lambda x, t: np.full((len(x), len(t)), 2.0), [[0.0]], [3.0], tolerance=1.0, rounds=4
+    )
+    np.testing.assert_allclose(
+        run.multipliers, [1.0, 2.0, np.nan, np.nan]
+    )  # c = d s/(|z| - s), z = 3, 2, 1
     np.testing.assert_allclose(run.fitted[:, 0], [2.0, 1.0, 0.0, 0.0])
 
 
-@pytest.mark.parametrize("labels", [np.arange(6) % 2 == 0, np.arange(6) % 3, [0, 1, 2, 0, 1, 2], jnp.arange(6)])
+@pytest.mark.parametrize(
+    "labels", [np.arange(6) % 2 == 0, np.arange(6) % 3, [0, 1, 2, 0, 1, 2], jnp.arange(6)]
+)
 def test_integer_and_boolean_labels_are_converted(labels):
     x = np.linspace(0.1, 0.9, 6)
     run = sdntk.distill(kernels.cubic_spline(), x, labels, tolerance=0.01, rounds=2)
-    same = sdntk.distill(kernels.cubic_spline(), x, np.asarray(labels, float), tolerance=0.01, rounds=2)
+    same = sdntk.distill(
+        kernels.cubic_spline(), x, np.asarray(labels, float), tolerance=0.01, rounds=2
+    )
     np.testing.assert_array_equal(run.fitted, same.fitted)
 
 
 def test_a_lambda_is_a_kernel():
     x, y = regression()
-    run = sdntk.distill(lambda a, b: np.asarray(a) @ np.asarray(b).T + np.eye(len(a), len(b)), x, y, tolerance=0.1, rounds=2)
+    run = sdntk.distill(
+        lambda a, b: np.asarray(a) @ np.asarray(b).T + np.eye(len(a), len(b)),
+        x,
+        y,
+        tolerance=0.1,
+        rounds=2,
+    )
     assert run.predict(x[:30]).shape == (2, 30)
     assert jax.tree.map(lambda leaf: leaf, run).kernel is not None
 
 
 def test_jit_of_everything_and_of_an_infeasible_chain():
     x, y = sdntk.datasets.mobahi_example()
-    whole = jax.jit(lambda x, y, eps: sdntk.distill(kernels.cubic_spline(), x, y, tolerance=eps, rounds=5))
+    whole = jax.jit(
+        lambda x, y, eps: sdntk.distill(kernels.cubic_spline(), x, y, tolerance=eps, rounds=5)
+    )
     np.testing.assert_allclose(
         whole(x, y, 0.045).fitted,
         sdntk.distill(kernels.cubic_spline(), x, y, tolerance=0.045, rounds=5).fitted,
-        rtol=1e-9, atol=1e-15,
-    )  # fmt: skip
+        rtol=1e-9,
+        atol=1e-15,
+    )
     infeasible = whole(x, y, 0.0418)
     assert np.all(infeasible.status == Status.INFEASIBLE)
     assert np.all(np.isnan(infeasible.multipliers))
@@ -242,10 +282,14 @@ def test_vmap_over_label_sets_and_tolerances():
     spectrum = sdntk.decompose(sdntk.gram(kernels.rbf(1.0), x))
     run = lambda y, eps: sdntk.distill_spectrum(spectrum, y, tolerance=eps, rounds=5)  # noqa: E731
     tolerances = jnp.array([0.05, 0.1, 0.2])
-    together = jax.vmap(jax.vmap(run, in_axes=(1, None)), in_axes=(None, 0))(jnp.asarray(y), tolerances)
+    together = jax.vmap(jax.vmap(run, in_axes=(1, None)), in_axes=(None, 0))(
+        jnp.asarray(y), tolerances
+    )
     for i, eps in enumerate(tolerances):
         separate = run(y, eps)
-        np.testing.assert_allclose(np.moveaxis(together.fitted[i], 0, -1), separate.fitted, rtol=1e-9, atol=1e-13)
+        np.testing.assert_allclose(
+            np.moveaxis(together.fitted[i], 0, -1), separate.fitted, rtol=1e-9, atol=1e-13
+        )
         np.testing.assert_array_equal(together.status[i].T, separate.status)
 
 
@@ -258,19 +302,31 @@ def test_nothing_recompiles_when_only_values_change(outputs):
 
     def run(x, y, eps, alpha, length_scale):
         return sdntk.distill(
-            kernels.matern(1.5, length_scale), x, y,
-            tolerance=eps, rounds=3, ground_truth_weight=alpha, outputs=outputs,
-        ).predict(x[:4])  # fmt: skip
+            kernels.matern(1.5, length_scale),
+            x,
+            y,
+            tolerance=eps,
+            rounds=3,
+            ground_truth_weight=alpha,
+            outputs=outputs,
+        ).predict(x[:4])
 
     run(x, y, 0.1, 0.0, 1.0)
-    jitted = [distillation._distill, distillation._dual_coefficients, sdntk.kernels._base._all_pairs]
+    jitted = [
+        distillation._distill,
+        distillation._dual_coefficients,
+        sdntk.kernels._base._all_pairs,
+    ]
     before = [f._cache_size() for f in jitted]
     run(x + 0.1, y * 2, 0.05, 0.5, 2.0)
     run(x * 2, y + 1, np.float32(3.0), 1, 3)
     assert [f._cache_size() for f in jitted] == before
 
     traced = chex.assert_max_traces(
-        lambda y, eps: sdntk.distill_spectrum(spectrum, y, tolerance=eps, rounds=3, outputs=outputs).fitted, n=1
+        lambda y, eps: (
+            sdntk.distill_spectrum(spectrum, y, tolerance=eps, rounds=3, outputs=outputs).fitted
+        ),
+        n=1,
     )
     spectrum = sdntk.decompose(sdntk.gram(kernels.rbf(1.0), x))
     for scale in (1.0, 2.0, 3.0):

@@ -1,8 +1,9 @@
-"""More than one machine: two processes on loopback, started with jax.distributed, two virtual devices each.
+"""More than one machine: two processes on loopback, started with jax.distributed, two virtual
+devices each.
 
-Must hold: the same numbers (1e-10) on one device and in two processes, from a Gram matrix whose rows are sharded over the
-devices of both, and from tiles kept, computed again, and on disk, of which each process takes its share. (One process with
-eight virtual devices: tests/test_krylov.py.)
+Must hold: the same numbers (1e-10) on one device and in two processes, from a Gram matrix whose
+rows are sharded over the devices of both, and from tiles kept, computed again, and on disk, of
+which each process takes its share. (One process with eight virtual devices: tests/test_krylov.py.)
 """
 
 import json
@@ -64,7 +65,9 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     np.savez(tmp_path / "data.npz", x=x, y=y)
     kernel, chain = matern(1.5, 2.0), {"tolerance": 0.1, "rounds": 4}
     G = sdntk.gram(kernel, x, path=tmp_path / "G", block_size=50)
-    alone = sdntk.distill_spectrum(sdntk.krylov(sdntk.products(np.asarray(G)), y, **chain), y, **chain)
+    alone = sdntk.distill_spectrum(
+        sdntk.krylov(sdntk.products(np.asarray(G)), y, **chain), y, **chain
+    )
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -72,11 +75,22 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     environment = with_virtual_devices(2) | {"JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(SHARED), address, str(index), str(tmp_path), str(tmp_path / "out")],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            [
+                sys.executable,
+                "-c",
+                textwrap.dedent(SHARED),
+                address,
+                str(index),
+                str(tmp_path),
+                str(tmp_path / "out"),
+            ],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for index in range(2)
-    ]  # fmt: skip
+    ]
     try:
         told = [process.communicate(timeout=400)[0] for process in processes]
     finally:
@@ -84,7 +98,9 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
             process.kill()
     assert all(process.returncode == 0 for process in processes), told
     answers = [json.loads((tmp_path / f"out{index}.json").read_text()) for index in range(2)]
-    assert max(answer.pop("evaluated") for answer in answers) < 0.6 * 300 * 350 / 2  # each its share
+    assert (
+        max(answer.pop("evaluated") for answer in answers) < 0.6 * 300 * 350 / 2
+    )  # each its share
     for answer in answers:
         for name, (multipliers, fitted) in answer.items():
             np.testing.assert_allclose(multipliers, alone.multipliers, rtol=1e-10, err_msg=name)

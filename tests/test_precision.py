@@ -1,7 +1,8 @@
 """Precision.
 
 Must hold: float32 works (x64 off): no nan but those the contract names, and a warning that names
-machine_eps * d_max / c when c cannot be trusted; with x64 off, decompose warns that the theory needs float64.
+machine_eps * d_max / c when c cannot be trusted; with x64 off, decompose warns that the theory
+needs float64.
 """
 
 import warnings
@@ -47,7 +48,9 @@ def test_no_warning_in_float64_where_there_is_nothing_to_warn_of():
 
 def test_a_multiplier_that_cannot_be_trusted_is_named():
     spectrum = sdntk.Spectrum(jnp.array([1e-13, 1e-12, 1.0]), jnp.eye(3), 2.2e-16)
-    with pytest.warns(PrecisionWarning, match=r"machine_eps \* d_max / c = 2\.2e-16 \* 1\.0e\+00 / "):
+    with pytest.warns(
+        PrecisionWarning, match=r"machine_eps \* d_max / c = 2\.2e-16 \* 1\.0e\+00 / "
+    ):
         sdntk.distill_spectrum(spectrum, [1.0, 1.0, 1.0], tolerance=0.1, rounds=1)
 
 
@@ -84,6 +87,8 @@ def test_float32_at_any_scale_of_labels(scale):
     d, z = spectrum_and_labels(0, 20, condition=1e4)
     spectrum = sdntk.Spectrum(jnp.asarray(d), jnp.eye(20), 1.2e-7)
     one = sdntk.distill_spectrum(spectrum, z, tolerance=0.1 * np.mean(z**2), rounds=5)
-    run = sdntk.distill_spectrum(spectrum, scale * z, tolerance=0.1 * np.mean(z**2) * scale**2, rounds=5)
+    run = sdntk.distill_spectrum(
+        spectrum, scale * z, tolerance=0.1 * np.mean(z**2) * scale**2, rounds=5
+    )
     np.testing.assert_array_equal(run.status, one.status)
     np.testing.assert_allclose(run.multipliers, one.multipliers, rtol=1e-3)

@@ -1,7 +1,9 @@
-"""Data to learn from: the paper's example, images with labels, and what is done to them before learning.
+"""Data to learn from: the paper's example, images with labels, and what is done to them before
+learning.
 
-Images and labels are NumPy arrays on the host; subsets and noisy labels are drawn by JAX keys alone, so a key fixes them.
-With JAX's default key (threefry) they are the same on every platform. Nothing is downloaded unless asked for.
+Images and labels are NumPy arrays on the host; subsets and noisy labels are drawn by JAX keys
+alone, so a key fixes them. With JAX's default key (threefry) they are the same on every platform.
+Nothing is downloaded unless asked for.
 """
 
 from sdntk.datasets.cifar import cifar10, cifar100

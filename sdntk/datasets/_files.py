@@ -1,7 +1,8 @@
 """The files of a data set: found or fetched, checked, and read into memory.
 
-Archives are read, not unpacked: nothing that an archive says is ever written to disk, and there is no half-unpacked folder
-to be taken for a whole one. No more bytes are read from compressed data than the file is known to have.
+Archives are read, not unpacked: nothing that an archive says is ever written to disk, and there is
+no half-unpacked folder to be taken for a whole one. No more bytes are read from compressed data
+than the file is known to have.
 """
 
 import dataclasses
@@ -36,7 +37,8 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a data set comes from and what it consists of. Its loader reads nothing else, so tests bring a small one.
+    """Where a data set comes from and what it consists of. Its loader reads nothing else, so tests
+    bring a small one.
 
     Attributes:
         title: the data set's name, for messages.
@@ -63,7 +65,10 @@ class Source:
     def remedy(self) -> str:
         """The end of a message about a file that is missing or damaged."""
         urls = ", ".join(self.url + item.name for item in self.downloads)
-        return f"Get {self.title} with download=True, or put what is at {urls} into a folder and name the folder."
+        return (
+            f"Get {self.title} with download=True, or put what is at {urls} into a folder and name "
+            "the folder."
+        )
 
 
 def read_files(source: Source, folder: Folder | None, *, download: bool) -> list[bytes]:
@@ -71,12 +76,14 @@ def read_files(source: Source, folder: Folder | None, *, download: bool) -> list
 
     Args:
         source: the data set.
-        folder: the files' folder, the folder above it, the archive or its folder. Left out: the folders of the
-            distribution's package, then the user's cache (where pooch puts it).
-        download: fetch what is not there, into ``folder`` or the cache; files that are there are never replaced.
+        folder: the files' folder, the folder above it, the archive or its folder. Left out: the
+            folders of the distribution's package, then the user's cache (where pooch puts it).
+        download: fetch what is not there, into ``folder`` or the cache; files that are there are
+            never replaced.
 
     Raises:
-        FileNotFoundError: a file is missing. ValueError: a file is truncated, damaged or not what was published.
+        FileNotFoundError: a file is missing. ValueError: a file is truncated, damaged or not what
+            was published.
     """
     places = [Path(folder)] if folder is not None else [*map(Path, source.system_folders), _cache()]
     found = _find(source, places)
@@ -86,7 +93,10 @@ def read_files(source: Source, folder: Folder | None, *, download: bool) -> list
     if found is None:
         raise FileNotFoundError(_not_found(source, places))
     if found.is_dir():
-        return [_read_file(path, file, source) for path, file in zip(_paths(source, found), source.files, strict=True)]
+        return [
+            _read_file(path, file, source)
+            for path, file in zip(_paths(source, found), source.files, strict=True)
+        ]
     return _read_archive(found, source)
 
 
@@ -103,7 +113,10 @@ def _fetch(source: Source, folder: Path) -> None:
         if not (folder / item.name).exists():
             try:
                 pooch.retrieve(source.url + item.name, item.checksum, fname=item.name, path=folder)
-            except (OSError, ValueError) as error:  # no connection, no such address, another checksum
+            except (
+                OSError,
+                ValueError,
+            ) as error:  # no connection, no such address, another checksum
                 error.add_note(f"while fetching {item.name} to {folder}. {source.remedy}")
                 raise
 
@@ -131,21 +144,30 @@ def _not_found(source: Source, places: list[Path]) -> str:
     """Which files are missing where the fewest are."""
     folders = [folder for place in places for folder in (place, place / source.folder)]
     missing = [
-        [path.name.removesuffix(".gz") for path in _paths(source, folder) if not path.is_file()] for folder in folders
+        [path.name.removesuffix(".gz") for path in _paths(source, folder) if not path.is_file()]
+        for folder in folders
     ]
     names, folder = min(zip(missing, folders, strict=True), key=lambda pair: len(pair[0]))
     searched = ", ".join(map(str, places))
-    return f"{source.title} was not found in {searched}: {folder} lacks {', '.join(names)}. {source.remedy}"
+    return (
+        f"{source.title} was not found in {searched}: {folder} lacks {', '.join(names)}. "
+        f"{source.remedy}"
+    )
 
 
 def _read_file(path: Path, file: File, source: Source) -> bytes:
     """A file from a folder, gzipped or not."""
-    with _named(path, source), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+    with (
+        _named(path, source),
+        gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream,
+    ):
         return _read_checked(stream.read, file)
 
 
 def _read_archive(path: Path, source: Source) -> list[bytes]:
-    """The files from a tar archive, checked before anything in it is looked at; in one pass, since gzip cannot go back."""
+    """The files from a tar archive, checked before anything in it is looked at; in one pass, since
+    gzip cannot go back.
+    """
     published = source.downloads[0]
     wanted = {PurePosixPath(source.folder) / file.name: file for file in source.files}
     contents = {}
@@ -164,12 +186,16 @@ def _read_archive(path: Path, source: Source) -> list[bytes]:
 
 
 def _safe_path(member: tarfile.TarInfo) -> PurePosixPath:
-    """The member's path; a member that no data set has reason to hold is an attack or an accident."""
+    """The member's path; a member that no data set has reason to hold is an attack or an
+    accident.
+    """
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"its member {member.name!r} lies outside the archive's folder")
     if not (member.isfile() or member.isdir()):
-        raise ValueError(f"its member {member.name!r} is neither a file nor a folder but a link or a device")
+        raise ValueError(
+            f"its member {member.name!r} is neither a file nor a folder but a link or a device"
+        )
     return path
 
 
@@ -193,13 +219,17 @@ def _read_checked(read: Callable[[int], bytes], file: File) -> bytes:
 
 def _check_size(file: File, size: int) -> None:
     if file.size is not None and size != file.size:
-        raise ValueError(f"expected {file.size:,} bytes, got {f'{size:,}' if size < file.size else 'more'}")
+        raise ValueError(
+            f"expected {file.size:,} bytes, got {f'{size:,}' if size < file.size else 'more'}"
+        )
 
 
 def _check_sum(file: File, stream: io.BufferedReader | io.BytesIO) -> None:
     if file.checksum is not None:
         algorithm, expected = file.checksum.split(":")
-        got = hashlib.file_digest(stream, lambda: hashlib.new(algorithm, usedforsecurity=algorithm != "md5")).hexdigest()
+        got = hashlib.file_digest(
+            stream, lambda: hashlib.new(algorithm, usedforsecurity=algorithm != "md5")
+        ).hexdigest()
         if got != expected:
             raise ValueError(f"expected {algorithm} {expected}, got {got}")
 
@@ -210,4 +240,6 @@ def _named(path: Path, source: Source) -> Iterator[None]:
     try:
         yield
     except (ValueError, EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
-        raise ValueError(f"{path} is damaged or not the published file: {error}. Delete it. {source.remedy}") from error
+        raise ValueError(
+            f"{path} is damaged or not the published file: {error}. Delete it. {source.remedy}"
+        ) from error

@@ -1,4 +1,6 @@
-"""CIFAR-10 and CIFAR-100 in their binary form: records of label bytes and 3,072 pixels, plane after plane. No pickle."""
+"""CIFAR-10 and CIFAR-100 in their binary form: records of label bytes and 3,072 pixels, plane after
+plane. No pickle.
+"""
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -29,7 +31,8 @@ _CIFAR10 = Source(
     folder="cifar-10-batches-bin",
 )
 
-#: Of the unpacked files no checksum is published; the archive's sha256 guards them, or their size and the range of labels.
+#: Of the unpacked files no checksum is published; the archive's sha256 guards them, or their size
+#: and the range of labels.
 _CIFAR100 = Source(
     title="CIFAR-100",
     files=(File("train.bin", 153_700_000), File("test.bin", 30_740_000)),
@@ -45,39 +48,57 @@ _CIFAR100 = Source(
 )
 
 _CLASSES10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())  # noqa: SIM905
-_COARSE = tuple(
-    """
-    aquatic_mammals fish flowers food_containers fruit_and_vegetables household_electrical_devices household_furniture
-    insects large_carnivores large_man-made_outdoor_things large_natural_outdoor_scenes large_omnivores_and_herbivores
-    medium_mammals non-insect_invertebrates people reptiles small_mammals trees vehicles_1 vehicles_2
-    """.split()  # noqa: SIM905
+_COARSE = (
+    "aquatic_mammals",
+    "fish",
+    "flowers",
+    "food_containers",
+    "fruit_and_vegetables",
+    "household_electrical_devices",
+    "household_furniture",
+    "insects",
+    "large_carnivores",
+    "large_man-made_outdoor_things",
+    "large_natural_outdoor_scenes",
+    "large_omnivores_and_herbivores",
+    "medium_mammals",
+    "non-insect_invertebrates",
+    "people",
+    "reptiles",
+    "small_mammals",
+    "trees",
+    "vehicles_1",
+    "vehicles_2",
 )
 _FINE = tuple(
     """
-    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
-    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
-    forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
-    mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
-    possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
-    sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree
-    wolf woman worm
-    """.split()  # noqa: SIM905
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
+    camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile
+    cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp
+    lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom
+    oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+    possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake
+    spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor
+    train trout tulip turtle wardrobe whale willow_tree wolf woman worm """.split()  # noqa: SIM905
 )
 
 
 def cifar10(folder: Folder | None = None, *, download: bool = False) -> Dataset:
-    """CIFAR-10: 50,000 training and 10,000 test images of 32 x 32 pixels in red, green and blue, in 10 classes.
+    """CIFAR-10: 50,000 training and 10,000 test images of 32 x 32 pixels in red, green and blue, in
+    10 classes.
 
     Args:
-        folder: the unpacked folder ``cifar-10-batches-bin``, the archive ``cifar-10-binary.tar.gz``, or a folder that holds
-            either. Left out: the user's cache.
+        folder: the unpacked folder ``cifar-10-batches-bin``, the archive
+            ``cifar-10-binary.tar.gz``, or a folder that holds either. Left out: the user's cache.
         download: fetch the archive if it is not there (170 MB), into ``folder`` or the cache.
 
     Returns:
-        A :class:`Dataset`, images (n, 32, 32, 3) of 0 to 255. An archive is read as it is; unpacked files load faster.
+        A :class:`Dataset`, images (n, 32, 32, 3) of 0 to 255. An archive is read as it is; unpacked
+        files load faster.
 
     Raises:
-        FileNotFoundError: files are missing. ValueError: a file is truncated, damaged or another one.
+        FileNotFoundError: files are missing. ValueError: a file is truncated, damaged or another
+            one.
 
     Source: A. Krizhevsky, Learning multiple layers of features from tiny images, 2009.
 
@@ -90,20 +111,25 @@ def cifar10(folder: Folder | None = None, *, download: bool = False) -> Dataset:
     return _dataset("CIFAR-10", np.concatenate(train), test, 0, _CLASSES10)
 
 
-def cifar100(folder: Folder | None = None, *, coarse: bool = False, download: bool = False) -> Dataset:
-    """CIFAR-100: 50,000 training and 10,000 test images of 32 x 32 pixels in red, green and blue, in 100 classes.
+def cifar100(
+    folder: Folder | None = None, *, coarse: bool = False, download: bool = False
+) -> Dataset:
+    """CIFAR-100: 50,000 training and 10,000 test images of 32 x 32 pixels in red, green and blue,
+    in 100 classes.
 
     Args:
-        folder: the unpacked folder ``cifar-100-binary``, the archive ``cifar-100-binary.tar.gz``, or a folder that holds
-            either. Left out: the user's cache.
+        folder: the unpacked folder ``cifar-100-binary``, the archive ``cifar-100-binary.tar.gz``,
+            or a folder that holds either. Left out: the user's cache.
         coarse: label with the 20 superclasses instead.
         download: fetch the archive if it is not there (169 MB), into ``folder`` or the cache.
 
     Returns:
-        A :class:`Dataset`, images (n, 32, 32, 3) of 0 to 255. An archive is read as it is; unpacked files load faster.
+        A :class:`Dataset`, images (n, 32, 32, 3) of 0 to 255. An archive is read as it is; unpacked
+        files load faster.
 
     Raises:
-        FileNotFoundError: files are missing. ValueError: a file is truncated, damaged or another one.
+        FileNotFoundError: files are missing. ValueError: a file is truncated, damaged or another
+            one.
 
     Source: A. Krizhevsky, Learning multiple layers of features from tiny images, 2009.
 
@@ -121,12 +147,15 @@ def _read(
 ) -> list[UInt8[np.ndarray, "_ record"]]:
     """The records of each file; ``classes`` are the names behind each label byte."""
     contents = read_files(source, folder, download=download)
-    records = [np.frombuffer(content, np.uint8).reshape(-1, len(classes) + 3072) for content in contents]
+    records = [
+        np.frombuffer(content, np.uint8).reshape(-1, len(classes) + 3072) for content in contents
+    ]
     for file, rows in zip(source.files, records, strict=True):
         for byte, names in enumerate(classes):
             if rows[:, byte].max() >= len(names):
                 raise ValueError(
-                    f"{file.name} of {source.title} is damaged: label byte {byte} should be below {len(names)} and reaches "
+                    f"{file.name} of {source.title} is damaged: label byte {byte} should be "
+                    f"below {len(names)} and reaches "
                     f"{rows[:, byte].max()}. Delete it. {source.remedy}"
                 )
     return records
@@ -139,7 +168,14 @@ def _dataset(
     label_byte: int,
     class_names: tuple[str, ...],
 ) -> Dataset:
-    return Dataset(name, _images(train), _labels(train, label_byte), _images(test), _labels(test, label_byte), class_names)
+    return Dataset(
+        name,
+        _images(train),
+        _labels(train, label_byte),
+        _images(test),
+        _labels(test, label_byte),
+        class_names,
+    )
 
 
 def _images(records: UInt8[np.ndarray, "n record"]) -> UInt8[np.ndarray, "n 32 32 3"]:

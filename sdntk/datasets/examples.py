@@ -7,12 +7,21 @@ from jaxtyping import Array, Float
 
 from sdntk._arguments import as_positive
 
-#: The authors' own noisy labels, as a follow-up paper published them (Borup and Andersen 2021, arXiv 2102.13088).
+#: The authors' own noisy labels, as a follow-up paper published them (Borup and Andersen 2021,
+#: arXiv 2102.13088).
 _MOBAHI_LABELS = (
-    0.38476636465198066, 1.2333967683416893, 1.33232242217057, 0.69201594888895180, -0.29756145531871736,
-    -0.24189291901377769, -0.7964485769175675, -0.9616480167034174, -0.49672509509916934, -0.3469066003991437,
+    0.38476636465198066,
+    1.2333967683416893,
+    1.33232242217057,
+    0.69201594888895180,
+    -0.29756145531871736,
+    -0.24189291901377769,
+    -0.7964485769175675,
+    -0.9616480167034174,
+    -0.49672509509916934,
+    -0.3469066003991437,
     0.5589512650600734,
-)  # fmt: skip
+)
 
 
 def mobahi_truth(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
@@ -20,7 +29,9 @@ def mobahi_truth(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     return jnp.sin(2 * jnp.pi * x)
 
 
-def mobahi_example(key: Array | None = None, *, noise: float = 0.5) -> tuple[Float[Array, " 11"], Float[Array, " 11"]]:
+def mobahi_example(
+    key: Array | None = None, *, noise: float = 0.5
+) -> tuple[Float[Array, " 11"], Float[Array, " 11"]]:
     """The paper's example: 11 equally spaced points on [0, 1], labels sin(2 pi x) + noise.
 
     Args:

@@ -1,4 +1,6 @@
-"""Fashion-MNIST in the idx format: a big-endian header (0, 0, 8, number of axes, length of each), then bytes."""
+"""Fashion-MNIST in the idx format: a big-endian header (0, 0, 8, number of axes, length of each),
+then bytes.
+"""
 
 import math
 
@@ -8,10 +10,21 @@ from jaxtyping import UInt8
 from sdntk.datasets._files import File, Folder, Source, read_files
 from sdntk.datasets.images import Dataset
 
-_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 
-#: The authors' README publishes the MD5 of the gzipped files, which guards downloads. Debian's are compressed anew: what is
-#: read is checked by the MD5 of the content.
+#: The authors' README publishes the MD5 of the gzipped files, which guards downloads. Debian's are
+#: compressed anew: what is read is checked by the MD5 of the content.
 _SOURCE = Source(
     title="Fashion-MNIST",
     files=(
@@ -35,15 +48,16 @@ def fashion_mnist(folder: Folder | None = None, *, download: bool = False) -> Da
     """Fashion-MNIST: 60,000 training and 10,000 test images of 28 x 28 grey pixels in 10 classes.
 
     Args:
-        folder: where the four files lie, as ``train-images-idx3-ubyte`` or gzipped. Left out: where Debian's package
-            dataset-fashion-mnist puts them, then the user's cache.
+        folder: where the four files lie, as ``train-images-idx3-ubyte`` or gzipped. Left out: where
+            Debian's package dataset-fashion-mnist puts them, then the user's cache.
         download: fetch files that are not there (31 MB), into ``folder`` or the cache.
 
     Returns:
         A :class:`Dataset`, images (n, 28, 28, 1) of 0 to 255.
 
     Raises:
-        FileNotFoundError: files are missing. ValueError: a file is truncated, damaged or another one.
+        FileNotFoundError: files are missing. ValueError: a file is truncated, damaged or another
+            one.
 
     Source: H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST, arXiv 1708.07747.
 
@@ -54,7 +68,9 @@ def fashion_mnist(folder: Folder | None = None, *, download: bool = False) -> Da
     """
     arrays = [
         _parse_idx(file.name, content)
-        for file, content in zip(_SOURCE.files, read_files(_SOURCE, folder, download=download), strict=True)
+        for file, content in zip(
+            _SOURCE.files, read_files(_SOURCE, folder, download=download), strict=True
+        )
     ]
     train_images, train_labels, test_images, test_labels = arrays
     return Dataset(
@@ -72,5 +88,8 @@ def _parse_idx(name: str, content: bytes) -> UInt8[np.ndarray, "..."]:
     axes = content[3] if content[:3] == b"\0\0\x08" else 0  # 8: unsigned bytes
     shape = tuple(np.frombuffer(content[4 : 4 + 4 * axes], ">u4").tolist())
     if axes == 0 or len(content) != 4 + 4 * axes + math.prod(shape):
-        raise ValueError(f"{name} is not in the idx format of bytes: header {content[:4].hex()}, {len(content):,} bytes.")
+        raise ValueError(
+            f"{name} is not in the idx format of bytes: header {content[:4].hex()}, "
+            f"{len(content):,} bytes."
+        )
     return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)

@@ -1,4 +1,6 @@
-"""Images with labels: the form that every image data set has, the one that needs no files, and standardisation."""
+"""Images with labels: the form that every image data set has, the one that needs no files, and
+standardisation.
+"""
 
 import dataclasses
 from typing import Any
@@ -18,8 +20,8 @@ class Dataset:
 
     Attributes:
         name: the data set's name.
-        train_images: shape (n_train, H, W, C), uint8: raw pixels take an eighth of the memory of float64. See
-            :func:`standardise`.
+        train_images: shape (n_train, H, W, C), uint8: raw pixels take an eighth of the memory of
+            float64. See :func:`standardise`.
         train_labels: shape (n_train,), int32, the index of each image's class.
         test_images: shape (n_test, H, W, C), uint8.
         test_labels: shape (n_test,), int32.
@@ -44,17 +46,20 @@ class Dataset:
 
 
 def digits(key: Array | None = None, *, num_test: int = 360) -> Dataset:
-    """Handwritten digits: 1,797 images of 8 x 8 pixels from 0 to 16, in 10 classes. Comes with scikit-learn, offline.
+    """Handwritten digits: 1,797 images of 8 x 8 pixels from 0 to 16, in 10 classes. Comes with
+    scikit-learn, offline.
 
     Args:
-        key: a JAX key that draws the test images. There is no official split; without a key the last ``num_test`` images
-            are the test images. The file goes from writer to writer, so those are by writers whom training hardly sees.
+        key: a JAX key that draws the test images. There is no official split; without a key the
+            last ``num_test`` images are the test images. The file goes from writer to writer, so
+            those are by writers whom training hardly sees.
         num_test: the number of test images, from 1 to 1,796.
 
     Returns:
         A :class:`Dataset`, images (n, 8, 8, 1).
 
-    Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits (its test part), UCI repository, 1998.
+    Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits (its test part),
+    UCI repository, 1998.
 
     Example:
         >>> data = digits()
@@ -66,39 +71,56 @@ def digits(key: Array | None = None, *, num_test: int = 360) -> Dataset:
     pixels, labels = load_digits(return_X_y=True)
     num_test = as_count("num_test", num_test, at_least=1)
     if num_test >= len(labels):
-        raise ValueError(f"num_test must leave training images, at most {len(labels) - 1} of {len(labels)}; got {num_test}.")
+        raise ValueError(
+            f"num_test must leave training images, at most {len(labels) - 1} of {len(labels)}; "
+            f"got {num_test}."
+        )
     order = np.arange(len(labels)) if key is None else random_order(as_key("key", key), len(labels))
     images = pixels.astype(np.uint8).reshape(-1, 8, 8, 1)[order]
     labels = labels.astype(np.int32)[order]
     names = tuple(str(digit) for digit in range(10))
-    return Dataset("digits", images[:-num_test], labels[:-num_test], images[-num_test:], labels[-num_test:], names)
+    return Dataset(
+        "digits",
+        images[:-num_test],
+        labels[:-num_test],
+        images[-num_test:],
+        labels[-num_test:],
+        names,
+    )
 
 
 def random_order(key: Array, size: int) -> np.ndarray:
-    """0 .. size - 1 in random order: random bits, sorted stably, so that no platform's own sort has a say."""
+    """0 .. size - 1 in random order: random bits, sorted stably, so that no platform's own sort has
+    a say.
+    """
     return np.argsort(np.asarray(jax.random.bits(key, (size,), jnp.uint32)), kind="stable")
 
 
 def standardise(
     train: ArrayLike, *others: ArrayLike, unit_norm: bool = False, dtype: Any = None
 ) -> tuple[Float[np.ndarray, "_ H W C"], ...]:
-    """Images minus the training images' mean, divided by their standard deviation, channel by channel.
+    """Images minus the training images' mean, divided by their standard deviation, channel by
+    channel.
 
-    Mean and deviation are over the training images and their pixels, in float64. By channel and not by pixel: that is what
-    networks are trained on, and pixels that hardly vary (corners) stay small. A constant channel becomes 0.
+    Mean and deviation are over the training images and their pixels, in float64. By channel and not
+    by pixel: that is what networks are trained on, and pixels that hardly vary (corners) stay
+    small. A constant channel becomes 0.
 
     Args:
         train: training images, shape (n, H, W, C), of integers or floats.
-        *others: more images (test, held out) of the same H, W and C, treated with the training images' statistics.
-        unit_norm: then scale each image to Euclidean norm 1, as is common for neural tangent kernels, whose values on the
-            sphere depend on angles alone. An image that is zero stays zero.
+        *others: more images (test, held out) of the same H, W and C, treated with the training
+            images' statistics.
+        unit_norm: then scale each image to Euclidean norm 1, as is common for neural tangent
+            kernels, whose values on the sphere depend on angles alone. An image that is zero stays
+            zero.
         dtype: of the result, float32 or float64; by default JAX's, float64 where x64 is on.
 
     Returns:
         As many NumPy arrays as there were arguments, in their shapes.
 
     Raises:
-        ValueError, TypeError: not images of one size, no training images, not finite, dtype not floating-point.
+        ValueError, TypeError: not images of one size, no training images, not finite, dtype not
+            floating-point.
 
     Example:
         >>> data = digits()
@@ -112,7 +134,10 @@ def standardise(
     images = [_as_images(name, value) for name, value in _named(train, others)]
     for name, array in zip(dict(_named(train, others)), images, strict=True):
         if array.shape[1:] != images[0].shape[1:]:
-            raise ValueError(f"{name} must have images of shape {images[0].shape[1:]}, as train has; got {array.shape[1:]}.")
+            raise ValueError(
+                f"{name} must have images of shape {images[0].shape[1:]}, as train has; got "
+                f"{array.shape[1:]}."
+            )
     mean, deviation = _channel_statistics(images[0])
     return tuple(_scale(array, mean, deviation, unit_norm, dtype) for array in images)
 
@@ -126,7 +151,9 @@ def _as_images(name: str, value: ArrayLike) -> np.ndarray:
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name} must hold real numbers; it has dtype {array.dtype}.")
     if array.ndim != 4 or array.size == 0:
-        raise ValueError(f"{name} must be images, shape (n, H, W, C) with n >= 1; its shape is {array.shape}.")
+        raise ValueError(
+            f"{name} must be images, shape (n, H, W, C) with n >= 1; its shape is {array.shape}."
+        )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite; it holds nan or inf.")
     return array
@@ -135,8 +162,8 @@ def _as_images(name: str, value: ArrayLike) -> np.ndarray:
 def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each channel's mean and standard deviation, repeated for every pixel, shape (H, W, C).
 
-    In two passes and in blocks: the images are never held in float64. Over images first, for NumPy is slow where the last
-    axis is short; the same goes for what is returned.
+    In two passes and in blocks: the images are never held in float64. Over images first, for NumPy
+    is slow where the last axis is short; the same goes for what is returned.
     """
 
     def for_every_pixel(channels: np.ndarray) -> np.ndarray:
@@ -151,7 +178,9 @@ def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(constant, lowest, mean), np.where(constant, 1, deviation)
 
 
-def _scale(images: np.ndarray, mean: np.ndarray, deviation: np.ndarray, unit_norm: bool, dtype: np.dtype) -> np.ndarray:
+def _scale(
+    images: np.ndarray, mean: np.ndarray, deviation: np.ndarray, unit_norm: bool, dtype: np.dtype
+) -> np.ndarray:
     scaled = np.subtract(images, mean, dtype=dtype, casting="same_kind")
     scaled /= deviation.astype(dtype)
     if unit_norm:

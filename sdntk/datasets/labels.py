@@ -12,14 +12,19 @@ from sdntk._arguments import ArrayLike, as_count, as_unit_interval
 from sdntk.datasets._checks import as_class_labels, as_key
 from sdntk.datasets.images import random_order
 
-#: Asymmetric noise for CIFAR-10 (Patrini et al. 2017): truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
+#: Asymmetric noise for CIFAR-10 (Patrini et al. 2017): truck -> automobile, bird -> airplane, deer
+#: -> horse, cat <-> dog.
 CIFAR10_FLIPS: Mapping[int, int] = {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}
 
 
-def one_hot(labels: ArrayLike, num_classes: int, *, centred: bool = False, dtype: Any = None) -> Float[Array, "K Q"]:
-    """Row k is 1 at point k's class and 0 elsewhere; centred, 1/Q less everywhere, so that rows sum to zero.
+def one_hot(
+    labels: ArrayLike, num_classes: int, *, centred: bool = False, dtype: Any = None
+) -> Float[Array, "K Q"]:
+    """Row k is 1 at point k's class and 0 elsewhere; centred, 1/Q less everywhere, so that rows sum
+    to zero.
 
-    Centred rows suit a kernel method, which shrinks towards zero: what it shrinks to is then the guess that knows nothing.
+    Centred rows suit a kernel method, which shrinks towards zero: what it shrinks to is then the
+    guess that knows nothing.
 
     Args:
         labels: the class of each point, shape (K,), integers from 0 to num_classes - 1.
@@ -36,7 +41,9 @@ def one_hot(labels: ArrayLike, num_classes: int, *, centred: bool = False, dtype
     """
     num_classes = as_count("num_classes", num_classes, at_least=1)
     classes = as_class_labels("labels", labels, num_classes)
-    rows = jax.nn.one_hot(classes, num_classes, dtype=jnp.result_type(float) if dtype is None else dtype)
+    rows = jax.nn.one_hot(
+        classes, num_classes, dtype=jnp.result_type(float) if dtype is None else dtype
+    )
     return rows - 1 / num_classes if centred else rows
 
 
@@ -51,9 +58,10 @@ def label_noise(
 ) -> Int[np.ndarray, " K"]:
     """Labels of which a given share is wrong.
 
-    Symmetric: round(rate K) points, drawn without replacement, get another class, drawn uniformly from the other Q - 1.
-    Asymmetric: class a turns into a fixed class b for round(rate m) of the m points whose class turns into another.
-    With one key, the labels that are wrong at a lower rate are wrong, and the same, at every higher rate.
+    Symmetric: round(rate K) points, drawn without replacement, get another class, drawn uniformly
+    from the other Q - 1. Asymmetric: class a turns into a fixed class b for round(rate m) of the m
+    points whose class turns into another. With one key, the labels that are wrong at a lower rate
+    are wrong, and the same, at every higher rate.
 
     Args:
         labels: the class of each point, shape (K,), integers from 0 to num_classes - 1.
@@ -61,23 +69,27 @@ def label_noise(
         key: a JAX key.
         num_classes: Q, at least 2.
         kind: "symmetric" or "asymmetric".
-        flips: for asymmetric noise, b for each a, such as :data:`CIFAR10_FLIPS`; classes left out keep their labels. By
-            default b = a + 1 modulo Q.
+        flips: for asymmetric noise, b for each a, such as :data:`CIFAR10_FLIPS`; classes left out
+            keep their labels. By default b = a + 1 modulo Q.
 
     Returns:
-        The noisy labels, a new NumPy array of the labels' dtype. They are wrong where they differ from ``labels``.
+        The noisy labels, a new NumPy array of the labels' dtype. They are wrong where they differ
+        from ``labels``.
 
     Raises:
-        ValueError, TypeError: an argument is not as said above; flips name no class, or turn a class into itself.
+        ValueError, TypeError: an argument is not as said above; flips name no class, or turn a
+            class into itself.
 
-    Source: G. Patrini et al., Making deep neural networks robust to label noise, CVPR 2017, section 5.
+    Source: G. Patrini et al., Making deep neural networks robust to label noise, CVPR 2017, section
+    5.
 
     Example:
         >>> clean = np.repeat(np.arange(10), 100)
         >>> noisy = label_noise(clean, 0.4, jax.random.key(0), 10)
         >>> int(np.sum(noisy != clean))
         400
-        >>> noisy = label_noise(clean, 1.0, jax.random.key(0), 10, kind="asymmetric", flips=CIFAR10_FLIPS)
+        >>> options = {"kind": "asymmetric", "flips": CIFAR10_FLIPS}
+        >>> noisy = label_noise(clean, 1.0, jax.random.key(0), 10, **options)
         >>> int(noisy[950])
         1
     """
@@ -91,7 +103,10 @@ def label_noise(
     elif kind == "asymmetric":
         wrong = _as_table(flips, num_classes)[clean]
     else:
-        raise ValueError(f'kind must be "symmetric" (then without flips) or "asymmetric"; got {kind!r}, flips {flips}.')
+        raise ValueError(
+            f'kind must be "symmetric" (then without flips) or "asymmetric"; got {kind!r}, flips '
+            f"{flips}."
+        )
     order = random_order(order_key, len(clean))
     order = order[(wrong != clean)[order]]
     chosen = order[: round(float(rate) * len(order))]
@@ -108,7 +123,8 @@ def _as_table(flips: Mapping[int, int] | None, num_classes: int) -> Int[np.ndarr
     for old, new in flips.items():
         if not (old in table and new in table and old != new):
             raise ValueError(
-                f"flips must turn classes from 0 to {num_classes - 1} into other ones; it turns {old} into {new}."
+                f"flips must turn classes from 0 to {num_classes - 1} into other ones; it turns "
+                f"{old} into {new}."
             )
     table[list(flips)] = list(flips.values())
     return table

@@ -18,7 +18,9 @@ class DatasetName(StrEnum):
 
 
 def load_named(dataset: DatasetName, folder: Path | None, download: bool) -> datasets.Dataset:
-    """The data set of that name, from ``folder``, the cache, or (where asked to) its distribution."""
+    """The data set of that name, from ``folder``, the cache, or (where asked to) its
+    distribution.
+    """
     if dataset is DatasetName.DIGITS:
         return datasets.digits(jax.random.key(0))
     load = {

@@ -1,4 +1,6 @@
-"""Checkpoints: the numbers of a pytree on disk, by orbax, so that work killed at any moment goes on where it was."""
+"""Checkpoints: the numbers of a pytree on disk, by orbax, so that work killed at any moment goes on
+where it was.
+"""
 
 import shutil
 from pathlib import Path
@@ -14,8 +16,8 @@ _T = TypeVar("_T")
 class Checkpoints:
     """The last states of one piece of work in one folder.
 
-    Only numbers are kept. A pytree of the same structure, made anew by the same code, says where they belong; a state of
-    other shapes or dtypes is refused.
+    Only numbers are kept. A pytree of the same structure, made anew by the same code, says where
+    they belong; a state of other shapes or dtypes is refused.
 
     Args:
         folder: where; made when it is missing.
@@ -44,17 +46,27 @@ class Checkpoints:
             ValueError: the state on disk has other leaves, shapes or dtypes.
         """
         leaves, structure = jax.tree.flatten(like)
-        refused = ValueError(f"{self.folder} holds the state of other work; choose another folder, or delete this one.")
+        refused = ValueError(
+            f"{self.folder} holds the state of other work; choose another folder, or delete this "
+            "one."
+        )
         template = {str(i): _as_numpy(leaf) for i, leaf in enumerate(leaves)}
         kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), template)
         try:
-            stored = self.manager.restore(self.last, args=ocp.args.PyTreeRestore(item=template, restore_args=kinds))
+            stored = self.manager.restore(
+                self.last, args=ocp.args.PyTreeRestore(item=template, restore_args=kinds)
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise refused from error
         for name, leaf in template.items():
-            if np.shape(stored[name]) != leaf.shape or getattr(stored[name], "dtype", None) != leaf.dtype:
+            if (
+                np.shape(stored[name]) != leaf.shape
+                or getattr(stored[name], "dtype", None) != leaf.dtype
+            ):
                 raise refused
-        return jax.tree.unflatten(structure, [_like(stored[str(i)], leaf) for i, leaf in enumerate(leaves)])
+        return jax.tree.unflatten(
+            structure, [_like(stored[str(i)], leaf) for i, leaf in enumerate(leaves)]
+        )
 
     def close(self, *, delete: bool = False) -> None:
         """No more states; with ``delete``, none at all."""

@@ -1,4 +1,6 @@
-"""Kernel against network: both chains on the same data, and how far apart they are, width by width and round by round."""
+"""Kernel against network: both chains on the same data, and how far apart they are, width by width
+and round by round.
+"""
 
 import dataclasses
 import functools
@@ -31,18 +33,40 @@ from sdntk.training.optimisers import GaussNewton, gauss_newton
 from sdntk.training.rounds import Round, distill_networks
 from sdntk.training.train import Stop, Training
 
-#: Gauss-Newton to a gradient norm of 1e-7: what is left of the gap is the width's, not the optimiser's.
+#: Gauss-Newton to a gradient norm of 1e-7: what is left of the gap is the width's, not the
+#: optimiser's.
 TO_THE_OPTIMUM = Training(
-    optimiser=gauss_newton(), centred=True, until_stationary=1e-7, steps=100, check_every=1,
-)  # fmt: skip
+    optimiser=gauss_newton(),
+    centred=True,
+    until_stationary=1e-7,
+    steps=100,
+    check_every=1,
+)
 
 
 #: Of the table; see :func:`compare`.
 COLUMNS = [
-    "width", "seed", "round", "multiplier", "collapsed", "gap_train", "gap_test", "loss_over_tolerance",
-    "agreement_train", "agreement_test", "accuracy_train", "accuracy_test", "kernel_accuracy_train", "kernel_accuracy_test",
-    "stationarity", "steps", "stop", "kernel_change", "kernel_error_initial", "kernel_error",
-]  # fmt: skip
+    "width",
+    "seed",
+    "round",
+    "multiplier",
+    "collapsed",
+    "gap_train",
+    "gap_test",
+    "loss_over_tolerance",
+    "agreement_train",
+    "agreement_test",
+    "accuracy_train",
+    "accuracy_test",
+    "kernel_accuracy_train",
+    "kernel_accuracy_test",
+    "stationarity",
+    "steps",
+    "stop",
+    "kernel_change",
+    "kernel_error_initial",
+    "kernel_error",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +81,9 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class KernelChain:
-    """The kernel's side: the infinitely wide network's chain, its predictions, and its kernel on the training points."""
+    """The kernel's side: the infinitely wide network's chain, its predictions, and its kernel on
+    the training points.
+    """
 
     run: Distillation
     test: Float[Array, "T n Q"]
@@ -85,11 +111,13 @@ def compare(
     out: str | Path | None = None,
     configuration: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
-    """How close a trained network of finite width is to its kernel, round by round of self-distillation.
+    """How close a trained network of finite width is to its kernel, round by round of
+    self-distillation.
 
-    The kernel chain, ``outputs="joint"``, says which multiplier c_t each round takes; the networks' own chains then minimise
-    mean((f - y_t)^2) + (c_t/Q) |theta - theta_0|^2 in every round from fresh weights, f their outputs less those at
-    theta_0. As the width grows both must agree, with a gap of order 1/sqrt(width) (theory.md, section 6).
+    The kernel chain, ``outputs="joint"``, says which multiplier c_t each round takes; the networks'
+    own chains then minimise mean((f - y_t)^2) + (c_t/Q) |theta - theta_0|^2 in every round from
+    fresh weights, f their outputs less those at theta_0. As the width grows both must agree, with a
+    gap of order 1/sqrt(width) (theory.md, section 6).
 
     Args:
         architecture: of both.
@@ -97,35 +125,41 @@ def compare(
         y: their labels, shape (K, Q).
         x_test: points to compare predictions at, shape (n, ...).
         y_test: their labels, shape (n, Q).
-        tolerance: eps, the mean squared error over points and outputs that every round of the kernel chain has.
+        tolerance: eps, the mean squared error over points and outputs that every round of the
+            kernel chain has.
         rounds: T.
         widths: of the networks, at least one.
         seeds: networks of each width.
         training: how the networks are trained: squared error, centred outputs.
-        out: a folder for ``comparison.csv``, ``comparison.parquet``, ``fits`` and ``config.json``, written width by width;
-            a run that was killed goes on there.
+        out: a folder for ``comparison.csv``, ``comparison.parquet``, ``fits`` and ``config.json``,
+            written width by width; a run that was killed goes on there.
         configuration: what else ``config.json`` is to hold, such as how the data were made.
 
     Returns:
-        A row for each width, seed and round, with the columns width, seed, round; multiplier c_t; collapsed (then both
-        chains are 0, nothing is trained and the rest is nan); gap_train, gap_test, the relative distances |f - f_kernel| /
-        |f_kernel| on either set of points; loss_over_tolerance, the network's training loss over eps; agreement_train,
-        agreement_test, the share of points with equal predicted classes; accuracy_train, accuracy_test,
-        kernel_accuracy_train, kernel_accuracy_test, against y and y_test; stationarity, the gradient's norm at the end;
-        steps, stop; kernel_change, kernel_error_initial, kernel_error: relative Frobenius distances of the empirical
-        tangent kernel on the training points, from its start and, at start and end, from that of infinite width.
+        A row for each width, seed and round, with the columns width, seed, round; multiplier c_t;
+        collapsed (then both chains are 0, nothing is trained and the rest is nan); gap_train,
+        gap_test, the relative distances |f - f_kernel| / |f_kernel| on either set of points;
+        loss_over_tolerance, the network's training loss over eps; agreement_train, agreement_test,
+        the share of points with equal predicted classes; accuracy_train, accuracy_test,
+        kernel_accuracy_train, kernel_accuracy_test, against y and y_test; stationarity, the
+        gradient's norm at the end; steps, stop; kernel_change, kernel_error_initial, kernel_error:
+        relative Frobenius distances of the empirical tangent kernel on the training points, from
+        its start and, at start and end, from that of infinite width.
 
     Raises:
-        TypeError, ValueError: arguments of another type, shape or range; ``out`` holds another comparison.
+        TypeError, ValueError: arguments of another type, shape or range; ``out`` holds another
+            comparison.
 
-    Source: theory.md, section 6; Jacot et al. 2018; Lee et al. 2019, *Wide Neural Networks of Any Depth Evolve as Linear
-    Models Under Gradient Descent*.
+    Source: theory.md, section 6; Jacot et al. 2018; Lee et al. 2019, *Wide Neural Networks of Any
+    Depth Evolve as Linear Models Under Gradient Descent*.
 
     Example:
         >>> from sdntk.architectures import fully_connected
         >>> x = jax.random.normal(jax.random.key(0), (12, 3))
         >>> y = jnp.sign(x[:, :1])
-        >>> frame = compare(fully_connected(1, activation="erf"), x, y, x, y, tolerance=0.3, rounds=1, widths=[512], seeds=1)
+        >>> network = fully_connected(1, activation="erf")
+        >>> chain = {"tolerance": 0.3, "rounds": 1}
+        >>> frame = compare(network, x, y, x, y, **chain, widths=[512], seeds=1)
         >>> bool(frame["gap_train"][0] < 0.15), bool(frame["stationarity"][0] < 1e-7)
         (True, True)
     """
@@ -133,28 +167,44 @@ def compare(
     y = as_labels("y", y, len(x), dtype=x.dtype)
     y_test = as_labels("y_test", y_test, len(x_test), dtype=x.dtype)
     if y.ndim != 2 or y.shape[1:] != y_test.shape[1:]:
-        raise ValueError(f"y and y_test must have shapes (K, Q) and (n, Q); theirs are {y.shape} and {y_test.shape}.")
+        raise ValueError(
+            f"y and y_test must have shapes (K, Q) and (n, Q); theirs are {y.shape} and "
+            f"{y_test.shape}."
+        )
     if not training.centred or training.loss is not squared_error:
         raise ValueError(
-            "training must have centred=True and loss squared_error: the kernel's prediction starts from 0 and minimises it."
+            "training must have centred=True and loss squared_error: the kernel's prediction "
+            "starts from 0 and minimises it."
         )
     if out is not None and not isinstance(training.optimiser, GaussNewton):
-        raise ValueError("out must be None unless the optimiser is gauss_newton(): records cannot tell others apart.")
+        raise ValueError(
+            "out must be None unless the optimiser is gauss_newton(): records cannot tell others "
+            "apart."
+        )
     widths = [as_count("widths", width, at_least=1) for width in widths]
     if not widths or len(set(widths)) < len(widths):
         raise ValueError(f"widths must hold at least one width, and none twice; got {widths}.")
     seeds, problem = as_count("seeds", seeds, at_least=1), Problem(x, y, x_test, y_test)
     chain = _kernel_chain(architecture, problem, tolerance, rounds)
     if out is None:
-        runs = [_run_width(architecture, problem, chain, width, seeds, training)[0] for width in widths]
+        runs = [
+            _run_width(architecture, problem, chain, width, seeds, training)[0] for width in widths
+        ]
         return pd.concat(runs, ignore_index=True)
     settings = {
-        "architecture": architecture.config(), "tolerance": tolerance, "rounds": rounds, "seeds": seeds,
-        "training": _settings(training), **(configuration or {}), "data": _fingerprint(problem),
-    }  # fmt: skip
+        "architecture": architecture.config(),
+        "tolerance": tolerance,
+        "rounds": rounds,
+        "seeds": seeds,
+        "training": _settings(training),
+        **(configuration or {}),
+        "data": _fingerprint(problem),
+    }
     records = Records(out, settings)
     for width in widths:
-        if width not in set(records["comparison"].get("width", ())):  # the table that is written last
+        if width not in set(
+            records["comparison"].get("width", ())
+        ):  # the table that is written last
             comparison, fits = _run_width(architecture, problem, chain, width, seeds, training)
             records.put("fits", _with(records["fits"], fits, width))
             records.put("comparison", _with(records["comparison"], comparison, width))
@@ -163,15 +213,17 @@ def compare(
 
 
 def exponents(comparison: pd.DataFrame, gap: str = "gap_train") -> pd.DataFrame:
-    """The exponent a of gap ~ width^a in every round, by least squares on logarithms over widths and seeds.
+    """The exponent a of gap ~ width^a in every round, by least squares on logarithms over widths
+    and seeds.
 
     Args:
         comparison: what :func:`compare` returned, of two widths or more.
         gap: the column to fit, "gap_train" or "gap_test".
 
     Returns:
-        A row for each round with the columns round, exponent, standard_error, intercept (gap = exp(intercept)
-        width^exponent) and points; nan for rounds that have collapsed, and a standard error only of three points or more.
+        A row for each round with the columns round, exponent, standard_error, intercept (gap =
+        exp(intercept) width^exponent) and points; nan for rounds that have collapsed, and a
+        standard error only of three points or more.
         Theory: -1/2.
 
     Example:
@@ -186,82 +238,142 @@ def exponents(comparison: pd.DataFrame, gap: str = "gap_train") -> pd.DataFrame:
         if frame["width"].nunique() > 1:
             fit = scipy.stats.linregress(np.log(frame["width"]), np.log(frame[gap]))
             fitted = [fit.slope, fit.stderr if len(frame) > 2 else np.nan, fit.intercept]
-        rows.append({"round": index, **dict(zip(("exponent", "standard_error", "intercept"), fitted, strict=True))})
+        rows.append(
+            {
+                "round": index,
+                **dict(zip(("exponent", "standard_error", "intercept"), fitted, strict=True)),
+            }
+        )
         rows[-1]["points"] = len(frame)
     return pd.DataFrame(rows)
 
 
 def fits_in(folder: str | Path) -> pd.DataFrame:
-    """The outputs side by side that :func:`compare` wrote: columns width, round, point, output, kernel, network."""
+    """The outputs side by side that :func:`compare` wrote: columns width, round, point, output,
+    kernel, network.
+    """
     return pd.read_parquet(Path(folder) / "fits.parquet")
 
 
 def digits_problem(train: int, test: int, label_noise: float = 0.0) -> Problem:
-    """The data of ``sdntk compare``: scikit-learn's digits, centred one-hot labels, always the same draw."""
+    """The data of ``sdntk compare``: scikit-learn's digits, centred one-hot labels, always the same
+    draw.
+    """
     data = datasets.digits(jax.random.key(0))
     (rows,) = datasets.balanced_subsets(data.train_labels, [train], jax.random.key(1))
-    labels = datasets.label_noise(data.train_labels[rows], label_noise, jax.random.key(2), data.num_classes)
+    labels = datasets.label_noise(
+        data.train_labels[rows], label_noise, jax.random.key(2), data.num_classes
+    )
     if not 0 < test <= len(data.test_labels):
-        raise ValueError(f"test must be from 1 to {len(data.test_labels)}, the test images there are; got {test}.")
+        raise ValueError(
+            f"test must be from 1 to {len(data.test_labels)}, the test images there are; got "
+            f"{test}."
+        )
     x, x_test = datasets.standardise(data.train_images[rows], data.test_images[:test])
-    y, y_test = (datasets.one_hot(of, data.num_classes, centred=True) for of in (labels, data.test_labels[:test]))
+    y, y_test = (
+        datasets.one_hot(of, data.num_classes, centred=True)
+        for of in (labels, data.test_labels[:test])
+    )
     return Problem(*map(jnp.asarray, (x, y, x_test, y_test)))
 
 
-def _kernel_chain(architecture: Architecture, problem: Problem, tolerance: float, rounds: int) -> KernelChain:
+def _kernel_chain(
+    architecture: Architecture, problem: Problem, tolerance: float, rounds: int
+) -> KernelChain:
     kernel = ntk(architecture)
     matrix = gram(kernel, problem.x)
-    run = distill_spectrum(decompose(matrix), problem.y, tolerance=tolerance, rounds=rounds, outputs="joint")
+    run = distill_spectrum(
+        decompose(matrix), problem.y, tolerance=tolerance, rounds=rounds, outputs="joint"
+    )
     return KernelChain(
-        run, run.predict_from(gram(kernel, problem.x_test, problem.x)), matrix * len(matrix), float(tolerance)
+        run,
+        run.predict_from(gram(kernel, problem.x_test, problem.x)),
+        matrix * len(matrix),
+        float(tolerance),
     )
 
 
 def _run_width(
-    architecture: Architecture, problem: Problem, chain: KernelChain, width: int, seeds: int, training: Training
+    architecture: Architecture,
+    problem: Problem,
+    chain: KernelChain,
+    width: int,
+    seeds: int,
+    training: Training,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of one width, and the first network's outputs on test points beside the kernel's."""
     num_outputs = problem.y.shape[1]
     build = functools.partial(
-        _network, architecture=architecture, point_shape=problem.x.shape[1:], width=width, num_outputs=num_outputs
+        _network,
+        architecture=architecture,
+        point_shape=problem.x.shape[1:],
+        width=width,
+        num_outputs=num_outputs,
     )
     keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), width))(jnp.arange(seeds))
     penalties = [float(c) / num_outputs for c in chain.run.multipliers[: chain.active]]
     rows, fits = [], []
     for done in _network_rounds(build, keys, problem, training, penalties):
         outputs = [done.trained.ensemble.outputs(x) for x in (problem.x, problem.x_test)]
-        rows += [{"width": width, "seed": s, **_row(problem, chain, done, s, outputs)} for s in range(seeds)]
-        fits.append(_fits(chain.test[done.index], outputs[1][0]).assign(width=width, round=done.index))
+        rows += [
+            {"width": width, "seed": s, **_row(problem, chain, done, s, outputs)}
+            for s in range(seeds)
+        ]
+        fits.append(
+            _fits(chain.test[done.index], outputs[1][0]).assign(width=width, round=done.index)
+        )
     for t in range(chain.active, len(chain.run.multipliers)):
-        rows += [{"width": width, "seed": s, "round": t, "multiplier": np.nan, "collapsed": True} for s in range(seeds)]
-    return pd.DataFrame(rows, columns=COLUMNS), pd.concat(fits, ignore_index=True) if fits else pd.DataFrame()
+        rows += [
+            {"width": width, "seed": s, "round": t, "multiplier": np.nan, "collapsed": True}
+            for s in range(seeds)
+        ]
+    return pd.DataFrame(rows, columns=COLUMNS), pd.concat(
+        fits, ignore_index=True
+    ) if fits else pd.DataFrame()
 
 
 def _network_rounds(
-    build: Build, keys: Key[Array, " S"], problem: Problem, training: Training, penalties: list[float]
+    build: Build,
+    keys: Key[Array, " S"],
+    problem: Problem,
+    training: Training,
+    penalties: list[float],
 ) -> Iterator[Round]:
     """The networks' rounds as far as the kernel's chain is active, which may be none."""
     if penalties:
-        yield from distill_networks(build, keys, problem.x, problem.y, training, rounds=len(penalties), penalties=penalties)
+        yield from distill_networks(
+            build, keys, problem.x, problem.y, training, rounds=len(penalties), penalties=penalties
+        )
 
 
 def _network(rngs: nnx.Rngs, **description: Any) -> FiniteWidth:
     return FiniteWidth(
-        description["architecture"], description["point_shape"],
-        width=description["width"], num_outputs=description["num_outputs"], rngs=rngs,
-    )  # fmt: skip
+        description["architecture"],
+        description["point_shape"],
+        width=description["width"],
+        num_outputs=description["num_outputs"],
+        rngs=rngs,
+    )
 
 
-def _row(problem: Problem, chain: KernelChain, done: Round, seed: int, outputs: list[Array]) -> dict[str, Any]:
+def _row(
+    problem: Problem, chain: KernelChain, done: Round, seed: int, outputs: list[Array]
+) -> dict[str, Any]:
     """The measurements of one network in one round."""
     t, trained = done.index, done.trained
     sets = {
         "train": (outputs[0][seed], chain.run.fitted[t], problem.y),
         "test": (outputs[1][seed], chain.test[t], problem.y_test),
     }
-    row: dict[str, Any] = {"round": t, "multiplier": float(chain.run.multipliers[t]), "collapsed": False}
+    row: dict[str, Any] = {
+        "round": t,
+        "multiplier": float(chain.run.multipliers[t]),
+        "collapsed": False,
+    }
     for name, (network, kernel, labels) in sets.items():
-        classes, of_kernel, truth = (np.asarray(_classes(values)) for values in (network, kernel, labels))
+        classes, of_kernel, truth = (
+            np.asarray(_classes(values)) for values in (network, kernel, labels)
+        )
         row |= {
             f"gap_{name}": float(jnp.linalg.norm(network - kernel) / jnp.linalg.norm(kernel)),
             f"agreement_{name}": float(np.mean(classes == of_kernel)),
@@ -283,9 +395,12 @@ def _classes(values: Float[Array, "n Q"]) -> Array:
 
 
 def _kernel_changes(network: Ensemble, x: Array, infinite: Float[Array, "K K"]) -> dict[str, float]:
-    """Relative Frobenius distances between the tangent kernels at the start, at the end, and at infinite width."""
+    """Relative Frobenius distances between the tangent kernels at the start, at the end, and at
+    infinite width.
+    """
     initial, final = (
-        EmpiricalNTK(params, (network.rest,), network.modes, None, 3)(x, x) for params in (network.initial, network.params)
+        EmpiricalNTK(params, (network.rest,), network.modes, None, 3)(x, x)
+        for params in (network.initial, network.params)
     )
     distance = lambda a, b: float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))  # noqa: E731
     return {
@@ -301,19 +416,29 @@ _FITS = 50
 
 def _fits(kernel: Float[Array, "n Q"], network: Float[Array, "n Q"]) -> pd.DataFrame:
     points, outputs = np.indices(kernel[:_FITS].shape).reshape(2, -1)
-    values = {"kernel": np.asarray(kernel[:_FITS]).ravel(), "network": np.asarray(network[:_FITS]).ravel()}
+    values = {
+        "kernel": np.asarray(kernel[:_FITS]).ravel(),
+        "network": np.asarray(network[:_FITS]).ravel(),
+    }
     return pd.DataFrame({"point": points, "output": outputs, **values})
 
 
 def _with(table: pd.DataFrame, rows: pd.DataFrame, width: int) -> pd.DataFrame:
     """The table with the rows of one width, in place of any it had."""
     kept = table[table["width"] != width] if len(table) else table
-    return pd.concat([frame for frame in (kept, rows) if len(frame)], ignore_index=True) if len(rows) else kept
+    return (
+        pd.concat([frame for frame in (kept, rows) if len(frame)], ignore_index=True)
+        if len(rows)
+        else kept
+    )
 
 
 def _settings(training: Training) -> dict[str, Any]:
     settings = {field.name: getattr(training, field.name) for field in dataclasses.fields(training)}
-    return settings | {"loss": training.loss.__name__, "optimiser": type(training.optimiser).__name__}
+    return settings | {
+        "loss": training.loss.__name__,
+        "optimiser": type(training.optimiser).__name__,
+    }
 
 
 def _fingerprint(problem: Problem) -> str:

@@ -1,9 +1,11 @@
-"""Early stopping beside self-distillation: does one network, stopped where a round's loss is reached, do as well?
+"""Early stopping beside self-distillation: does one network, stopped where a round's loss is
+reached, do as well?
 
-Round t of a chain ends with some loss against the labels that round 0 was given, larger than round 0's. A fresh network that
-is trained on those labels passes this loss on its way down; what it is there, stopped early, stands beside the round
-(Mobahi et al. 2020, section 5 and Fig. 6, left). One training of each seed serves all rounds: until a loss is reached
-nothing tells a network that is to stop there from one that is to go on.
+Round t of a chain ends with some loss against the labels that round 0 was given, larger than round
+0's. A fresh network that is trained on those labels passes this loss on its way down; what it is
+there, stopped early, stands beside the round (Mobahi et al. 2020, section 5 and Fig. 6, left). One
+training of each seed serves all rounds: until a loss is reached nothing tells a network that is to
+stop there from one that is to go on.
 """
 
 from collections.abc import Sequence
@@ -40,23 +42,33 @@ _FRESH = 2**31 - 1
 @register
 class _Progress:
     course: Course
-    reached: Float[Array, "s T m"]  # the step, then MEASURED, where each round's loss was first reached; nan before
+    reached: Float[
+        Array, "s T m"
+    ]  # the step, then MEASURED, where each round's loss was first reached; nan before
 
 
 def run(
-    build: Build, data: Classification, chain: Chain, records: Records, *, seeds: Sequence[int], at_once: int | None = None
+    build: Build,
+    data: Classification,
+    chain: Chain,
+    records: Records,
+    *,
+    seeds: Sequence[int],
+    at_once: int | None = None,
 ) -> None:
     """Train a fresh network for each seed and write the table ``early_stopping``.
 
-    It has a row for each seed and round of the table ``rounds``: ``level``, the round's given_loss; ``step``, the first
-    measured step at which the fresh network's given_loss is at most that; accuracies and losses there. They are nan where
-    the level was not reached, and the level itself where the round diverged. A run that was killed goes on where it was;
-    with another ``at_once`` the group that it was at begins again.
+    It has a row for each seed and round of the table ``rounds``: ``level``, the round's given_loss;
+    ``step``, the first measured step at which the fresh network's given_loss is at most that;
+    accuracies and losses there. They are nan where the level was not reached, and the level itself
+    where the round diverged. A run that was killed goes on where it was; with another ``at_once``
+    the group that it was at begins again.
 
     Args:
         build: a fresh Flax NNX network from ``nnx.Rngs``.
         data: points and labels, the chain's.
-        chain: the chain whose rounds the records hold; networks are measured every ``measure_every`` steps.
+        chain: the chain whose rounds the records hold; networks are measured every
+            ``measure_every`` steps.
         records: the chain's, all of its rounds done.
         seeds: of the chain.
         at_once: how many networks are trained together; what is fastest on this device when None.
@@ -74,9 +86,15 @@ def run(
         return records.folder / "checkpoints" / f"{chain.name(group)}_early_stopping"
 
     groups = groups_left(seeds, done, size, states)
-    with Bar(f"{len(seeds) - len(done)} networks, stopped early", total=len(groups) * chain.training.steps) as bar:
+    with Bar(
+        f"{len(seeds) - len(done)} networks, stopped early",
+        total=len(groups) * chain.training.steps,
+    ) as bar:
         for group in groups:
-            checkpoints, of_group = Checkpoints(states(group)), np.stack([levels[seed] for seed in group])
+            checkpoints, of_group = (
+                Checkpoints(states(group)),
+                np.stack([levels[seed] for seed in group]),
+            )
             reached = _train(build, data, chain, checkpoints, group, of_group, bar)
             rows = _rows(group, of_group, np.asarray(reached))
             records.put("early_stopping", with_rows(records["early_stopping"], rows))
@@ -105,17 +123,24 @@ def _train(
     training = chain.training
     targets = jnp.broadcast_to(data.y, (len(seeds), *data.y.shape))
     course = begin_fresh(build, data, chain, seeds, _FRESH, targets, jnp.zeros(len(seeds), bool))
-    progress = _Progress(course, jnp.full((*levels.shape, 1 + len(MEASURED)), jnp.nan, data.x.dtype))
+    progress = _Progress(
+        course, jnp.full((*levels.shape, 1 + len(MEASURED)), jnp.nan, data.x.dtype)
+    )
     if checkpoints.last is not None:
         progress = checkpoints.restore(progress)
         progress = _Progress(spread_again(progress.course), progress.reached)
         bar.advance(int(progress.course.taken))
     x = to_all_devices(data.x, len(seeds))
     asked = jnp.isfinite(jnp.asarray(levels))
-    while not is_over(progress.course, training) and bool((asked & jnp.isnan(progress.reached[..., 0])).any()):
+    while not is_over(progress.course, training) and bool(
+        (asked & jnp.isnan(progress.reached[..., 0])).any()
+    ):
         before = int(progress.course.taken)
         course, measured = advance_and_measure(progress.course, x, data, chain)
-        progress = _Progress(course, _first_reached(progress.reached, measured, course.moving.steps, jnp.asarray(levels)))
+        progress = _Progress(
+            course,
+            _first_reached(progress.reached, measured, course.moving.steps, jnp.asarray(levels)),
+        )
         checkpoints.save(int(course.taken), progress)
         bar.advance(int(course.taken) - before, f"loss {np.mean(course.moving.loss):.4g}")
     bar.advance(training.steps - int(progress.course.taken))
@@ -123,7 +148,10 @@ def _train(
 
 
 def _first_reached(
-    reached: Float[Array, "s T m"], measured: Float[Array, "s m2"], steps: Array, levels: Float[Array, "s T"]
+    reached: Float[Array, "s T m"],
+    measured: Float[Array, "s m2"],
+    steps: Array,
+    levels: Float[Array, "s T"],
 ) -> Float[Array, "s T m"]:
     given = measured[:, MEASURED.index("given_loss")]
     now = jnp.isnan(reached[..., 0]) & (given[:, None] <= levels)
@@ -133,7 +161,12 @@ def _first_reached(
 
 def _rows(seeds: list[int], levels: np.ndarray, reached: np.ndarray) -> pd.DataFrame:
     rows: list[dict[str, Any]] = [
-        {"seed": seed, "round": t, "level": levels[s, t], **dict(zip(("step", *MEASURED), reached[s, t], strict=True))}
+        {
+            "seed": seed,
+            "round": t,
+            "level": levels[s, t],
+            **dict(zip(("step", *MEASURED), reached[s, t], strict=True)),
+        }
         for s, seed in enumerate(seeds)
         for t in range(levels.shape[1])
     ]

@@ -1,8 +1,10 @@
-"""Self-distillation of a kernel classifier on images, as section 5 of the paper does it with networks, and its baseline.
+"""Self-distillation of a kernel classifier on images, as section 5 of the paper does it with
+networks, and its baseline.
 
-Each seed draws its own training and held-out images and its own label noise. Accuracy is measured round by round against
-the original labels. Beside every chain stands what a practitioner would do without distillation: one fit, whose tolerance
-is chosen on the held-out images, as the chain's best round is.
+Each seed draws its own training and held-out images and its own label noise. Accuracy is measured
+round by round against the original labels. Beside every chain stands what a practitioner would do
+without distillation: one fit, whose tolerance is chosen on the held-out images, as the chain's best
+round is.
 """
 
 import dataclasses
@@ -33,21 +35,25 @@ from sdntk.spectra.krylov import AccuracyError, krylov
 from sdntk.spectra.krylov_spectrum import KrylovSpectrum
 from sdntk.theory.multiplier import Status
 
-#: Up to so many training images the default is an eigendecomposition (minutes); beyond, the Krylov method.
+#: Up to so many training images the default is an eigendecomposition (minutes); beyond, the Krylov
+#: method.
 DENSE_IMAGES = 6000
-#: The single fits to choose from, beside the chains' own: their tolerances, as fractions of the labels' mean square.
+#: The single fits to choose from, beside the chains' own: their tolerances, as fractions of the
+#: labels' mean square.
 SINGLE_FITS = tuple(round(0.02 * step, 2) for step in range(1, 50))
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What is done to the data, and how often. Tolerances are fractions of the labels' mean square ||y||^2/K.
+    """What is done to the data, and how often. Tolerances are fractions of the labels' mean square
+    ||y||^2/K.
 
     Attributes:
-        train: K, the number of training images; held_out, test: of those to choose by, and to judge by.
+        train: K, the number of training images; held_out, test: of those to choose by, and to judge
+            by.
         tolerances: one chain for each.
-        rounds: T. label_noise: the share of wrong training and held-out labels. noise, flips: its kind, see
-            :func:`sdntk.datasets.label_noise`.
+        rounds: T. label_noise: the share of wrong training and held-out labels. noise, flips: its
+            kind, see :func:`sdntk.datasets.label_noise`.
         outputs: "separate", a multiplier for each class, or "joint".
         unit_norm: scale images to norm 1 after standardising.
         method: "dense", "krylov", or "auto": the first up to :data:`DENSE_IMAGES` training images.
@@ -78,18 +84,23 @@ class Experiment:
         for tolerance in self.tolerances:
             if not 0 < tolerance < 1:
                 raise ValueError(
-                    f"tolerances must be fractions of the labels' mean square, between 0 and 1; got {tolerance}."
+                    "tolerances must be fractions of the labels' mean square, between 0 and 1; "
+                    f"got {tolerance}."
                 )
 
     @property
     def by_krylov(self) -> bool:
         """Whether the method is the Krylov method, be it by its name or by the number of images."""
-        return bool(self.method == "krylov" or (self.method == "auto" and self.train > DENSE_IMAGES))
+        return bool(
+            self.method == "krylov" or (self.method == "auto" and self.train > DENSE_IMAGES)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """One seed's data: points with original and noisy labels. Held-out labels are as noisy as the training labels."""
+    """One seed's data: points with original and noisy labels. Held-out labels are as noisy as the
+    training labels.
+    """
 
     x_train: Float[np.ndarray, "K H W C"]
     x_new: Float[np.ndarray, "n H W C"]  # held-out images, then test images
@@ -101,40 +112,62 @@ class Draw:
 
 
 def draw(data: Dataset, experiment: Experiment, seed: int) -> Draw:
-    """A seed's training and held-out images, disjoint and balanced by class, and the label noise."""
+    """A seed's training and held-out images, disjoint and balanced by class, and the label
+    noise.
+    """
     choice, noise = jax.random.split(jax.random.key(seed))
     sizes = [experiment.train, *([experiment.held_out] if experiment.held_out else [])]
     train, *others = balanced_subsets(data.train_labels, sizes, choice)
     held_out = np.concatenate([*others, np.zeros(0, int)])
     if not 0 < experiment.test <= len(data.test_labels):
         raise ValueError(
-            f"test must be from 1 to {len(data.test_labels)}, the test images there are; got {experiment.test}."
+            f"test must be from 1 to {len(data.test_labels)}, the test images there are; got "
+            f"{experiment.test}."
         )
     labels = data.train_labels[np.concatenate([train, held_out])]
     noisy = label_noise(
-        labels, experiment.label_noise, noise, data.num_classes, kind=experiment.noise, flips=experiment.flips
+        labels,
+        experiment.label_noise,
+        noise,
+        data.num_classes,
+        kind=experiment.noise,
+        flips=experiment.flips,
     )
     new = np.concatenate([data.train_images[held_out], data.test_images[: experiment.test]])
     x_train, x_new = standardise(data.train_images[train], new, unit_norm=experiment.unit_norm)
     return Draw(
-        x_train, x_new, labels[: len(train)], noisy[: len(train)], noisy[len(train) :],
-        data.test_labels[: experiment.test], data.num_classes,
-    )  # fmt: skip
+        x_train,
+        x_new,
+        labels[: len(train)],
+        noisy[: len(train)],
+        noisy[len(train) :],
+        data.test_labels[: experiment.test],
+        data.num_classes,
+    )
 
 
 def run(
-    data: Dataset, kernel: KernelFunction, experiment: Experiment, records: Records, *, store: Path | None = None
+    data: Dataset,
+    kernel: KernelFunction,
+    experiment: Experiment,
+    records: Records,
+    *,
+    store: Path | None = None,
 ) -> Iterator[int]:
-    """Run every seed that the records lack, write its rows, and yield it. The records then hold these tables.
+    """Run every seed that the records lack, write its rows, and yield it. The records then hold
+    these tables.
 
     * ``rounds``: a row for each seed, tolerance and round, with accuracies and losses;
-    * ``classes``: a row for each of those and each class, with multiplier, status, training loss and norm;
-    * ``single_fits``: a row for each seed and each single fit, with the same measurements as ``rounds``;
+    * ``classes``: a row for each of those and each class, with multiplier, status, training loss
+      and norm;
+    * ``single_fits``: a row for each seed and each single fit, with the same measurements as
+      ``rounds``;
     * ``comparison``: see :func:`compare`.
 
-    The Krylov method keeps its Gram matrix in the folder ``store``, a seed's own within it, and goes on with what is there;
-    in memory when that is None. Its single fits are at no smaller tolerances than the chains', for which steps are taken.
-    Where it does not reach its accuracy, and memory allows it, an eigendecomposition takes over, with a warning.
+    The Krylov method keeps its Gram matrix in the folder ``store``, a seed's own within it, and
+    goes on with what is there; in memory when that is None. Its single fits are at no smaller
+    tolerances than the chains', for which steps are taken. Where it does not reach its accuracy,
+    and memory allows it, an eigendecomposition takes over, with a warning.
     """
     done = set(records["single_fits"].get("seed", ()))  # the table that is written last
     for seed in experiment.seeds:
@@ -145,19 +178,33 @@ def run(
 
 
 def _run_seed(
-    drawn: Draw, kernel: KernelFunction, experiment: Experiment, records: Records, seed: int, store: Path | None
+    drawn: Draw,
+    kernel: KernelFunction,
+    experiment: Experiment,
+    records: Records,
+    seed: int,
+    store: Path | None,
 ) -> None:
     labels = one_hot(drawn.noisy, drawn.num_classes, centred=True)
     mean_square = jnp.mean(labels**2, axis=0, keepdims=True)
-    scale = mean_square if experiment.outputs == "separate" else jnp.mean(mean_square, keepdims=True)
+    scale = (
+        mean_square if experiment.outputs == "separate" else jnp.mean(mean_square, keepdims=True)
+    )
     tolerances = jnp.array(experiment.tolerances)[:, None] * scale
     spectrum = _spectrum(
-        kernel, drawn.x_train, labels, tolerances, experiment, None if store is None else store / f"seed{seed}"
+        kernel,
+        drawn.x_train,
+        labels,
+        tolerances,
+        experiment,
+        None if store is None else store / f"seed{seed}",
     )
 
     def chain(fraction: float, rounds: int) -> Distillation:
         tolerance = fraction * (scale[0] if experiment.outputs == "separate" else scale[0, 0])
-        return distill_spectrum(spectrum, labels, tolerance=tolerance, rounds=rounds, outputs=experiment.outputs)
+        return distill_spectrum(
+            spectrum, labels, tolerance=tolerance, rounds=rounds, outputs=experiment.outputs
+        )
 
     fits = sorted({*SINGLE_FITS, *experiment.tolerances})
     if isinstance(spectrum, KrylovSpectrum):
@@ -166,13 +213,21 @@ def _run_seed(
     planned += [("single_fits", fraction, 1) for fraction in fits]
     runs = [chain(fraction, rounds) for _, fraction, rounds in planned]
     tables: dict[str, list[dict[str, Any]]] = {"rounds": [], "classes": [], "single_fits": []}
-    for (table, fraction, _), run, new in zip(planned, runs, _predictions(kernel, drawn, runs), strict=True):
-        tables[table] += [{"seed": seed, "tolerance": fraction, **row} for row in measure(run, new, drawn)]
+    for (table, fraction, _), run, new in zip(
+        planned, runs, _predictions(kernel, drawn, runs), strict=True
+    ):
+        tables[table] += [
+            {"seed": seed, "tolerance": fraction, **row} for row in measure(run, new, drawn)
+        ]
         if table == "rounds":
-            tables["classes"] += [{"seed": seed, "tolerance": fraction, **row} for row in per_class(run)]
+            tables["classes"] += [
+                {"seed": seed, "tolerance": fraction, **row} for row in per_class(run)
+            ]
     for table, rows in tables.items():
         others = records[table]
-        kept = others[others["seed"] != seed] if len(others) else others  # of a run that was killed between two tables
+        kept = (
+            others[others["seed"] != seed] if len(others) else others
+        )  # of a run that was killed between two tables
         records.put(table, pd.concat([kept, pd.DataFrame(rows)], ignore_index=True))
 
 
@@ -184,33 +239,52 @@ def _spectrum(
     experiment: Experiment,
     store: Path | None,
 ) -> Spectrum | KrylovSpectrum:
-    """By the experiment's method; the dense one where the Krylov method fails and memory allows it."""
+    """By the experiment's method; the dense one where the Krylov method fails and memory allows
+    it.
+    """
     if experiment.by_krylov:
         try:
             return krylov(
-                _products(kernel, x, experiment, store), labels, tolerance=tolerances, rounds=experiment.rounds,
-                outputs=experiment.outputs, accuracy=experiment.accuracy,
-            )  # fmt: skip
+                _products(kernel, x, experiment, store),
+                labels,
+                tolerance=tolerances,
+                rounds=experiment.rounds,
+                outputs=experiment.outputs,
+                accuracy=experiment.accuracy,
+            )
         except AccuracyError as error:
-            failed = error.with_traceback(None)  # which would keep the Gram matrix and the Lanczos vectors in memory
+            failed = error.with_traceback(
+                None
+            )  # which would keep the Gram matrix and the Lanczos vectors in memory
         if not _memory.dense_path_fits(len(x)):
             raise failed
-        warnings.warn(f"An eigendecomposition takes over, since the Krylov method failed: {failed}", stacklevel=2)
+        warnings.warn(
+            f"An eigendecomposition takes over, since the Krylov method failed: {failed}",
+            stacklevel=2,
+        )
     return decompose(gram(kernel, x))
 
 
-def _products(kernel: KernelFunction, x: Float[np.ndarray, "K ..."], experiment: Experiment, store: Path | None) -> Products:
+def _products(
+    kernel: KernelFunction,
+    x: Float[np.ndarray, "K ..."],
+    experiment: Experiment,
+    store: Path | None,
+) -> Products:
     """The Gram matrix of the Krylov method, in memory or on the disk."""
     if store is None:
         return products(kernel, x, keep=True, dtype=experiment.gram_dtype)
     return products(gram(kernel, x, path=store, dtype=experiment.gram_dtype))
 
 
-#: Predictions are made of all rounds of all chains together, at so many images from so many training images at a time.
+#: Predictions are made of all rounds of all chains together, at so many images from so many
+#: training images at a time.
 _AT_ONCE, _FROM = 500, 5000
 
 
-def _predictions(kernel: KernelFunction, drawn: Draw, runs: list[Distillation]) -> list[Float[np.ndarray, "T n Q"]]:
+def _predictions(
+    kernel: KernelFunction, drawn: Draw, runs: list[Distillation]
+) -> list[Float[np.ndarray, "T n Q"]]:
     """Every run's predictions for the new images."""
     duals = [np.moveaxis(np.asarray(run.dual_coefficients), 1, 0) for run in runs]
     shapes = [dual.shape[1:] for dual in duals]
@@ -222,14 +296,19 @@ def _predictions(kernel: KernelFunction, drawn: Draw, runs: list[Distillation]) 
     def at(images: Float[np.ndarray, "n H W C"]) -> np.ndarray:
         """In parts: images are on the device, and their Gram matrix is, as few at a time."""
         terms = (
-            matmul(jnp.asarray(gram(kernel, images, known[part], block_size=_FROM)), jnp.asarray(columns[part]))
+            matmul(
+                jnp.asarray(gram(kernel, images, known[part], block_size=_FROM)),
+                jnp.asarray(columns[part]),
+            )
             * len(known[part])
             for part in parts
         )
         return np.asarray(sum(terms)) / len(known)
 
     starts = range(0, len(new), _AT_ONCE)
-    with checked_before():  # the images were, when they were standardised: not once more for every block
+    with (
+        checked_before()
+    ):  # the images were, when they were standardised: not once more for every block
         blocks = track(starts, f"Predictions at {len(new)} images", len(starts))
         values = np.concatenate([at(new[start : start + _AT_ONCE]) for start in blocks])
     ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
@@ -239,12 +318,16 @@ def _predictions(kernel: KernelFunction, drawn: Draw, runs: list[Distillation]) 
     ]
 
 
-def measure(chained: Distillation, new: Float[np.ndarray, "T n Q"], drawn: Draw) -> list[dict[str, Any]]:
-    """For each round: accuracy on training (original and noisy labels), held-out (noisy) and test images, and losses.
+def measure(
+    chained: Distillation, new: Float[np.ndarray, "T n Q"], drawn: Draw
+) -> list[dict[str, Any]]:
+    """For each round: accuracy on training (original and noisy labels), held-out (noisy) and test
+    images, and losses.
 
-    ``train_loss`` and ``test_loss`` are mean squared distances to the original labels' rows, ``training_loss`` to the
-    round's own targets. A class that has collapsed predicts 0; where all have, every image counts as the first class.
-    ``error_bound`` is that of the Krylov method on multipliers and fitted values, the largest over classes.
+    ``train_loss`` and ``test_loss`` are mean squared distances to the original labels' rows,
+    ``training_loss`` to the round's own targets. A class that has collapsed predicts 0; where all
+    have, every image counts as the first class. ``error_bound`` is that of the Krylov method on
+    multipliers and fitted values, the largest over classes.
     """
     fitted = np.asarray(chained.fitted)
     held_out, test = new[:, : len(drawn.held_out)], new[:, len(drawn.held_out) :]
@@ -269,14 +352,19 @@ def measure(chained: Distillation, new: Float[np.ndarray, "T n Q"], drawn: Draw)
         "train_loss": loss(fitted, drawn.clean),
         "test_loss": loss(test, drawn.test),
         "training_loss": np.asarray(chained.training_loss).reshape(len(fitted), -1).mean(axis=1),
-        "error_bound": np.max([np.reshape(bound, (len(fitted), -1)).max(axis=1) for bound in bounds], axis=0),
-        "active_classes": active.reshape(len(fitted), -1).sum(axis=1) * (1 if active.ndim == 2 else drawn.num_classes),
+        "error_bound": np.max(
+            [np.reshape(bound, (len(fitted), -1)).max(axis=1) for bound in bounds], axis=0
+        ),
+        "active_classes": active.reshape(len(fitted), -1).sum(axis=1)
+        * (1 if active.ndim == 2 else drawn.num_classes),
     }
     return pd.DataFrame(columns).to_dict("records")
 
 
 def per_class(chained: Distillation) -> list[dict[str, Any]]:
-    """For each round and class: multiplier, status, training loss and norm; with joint outputs one "class", -1, for all."""
+    """For each round and class: multiplier, status, training loss and norm; with joint outputs one
+    "class", -1, for all.
+    """
     multipliers = np.asarray(chained.multipliers)
     rounds, classes = multipliers.reshape(len(multipliers), -1).shape
     columns = {
@@ -291,14 +379,16 @@ def per_class(chained: Distillation) -> list[dict[str, Any]]:
 
 
 def compare(rounds: pd.DataFrame, single_fits: pd.DataFrame) -> pd.DataFrame:
-    """Does distillation beat one good fit? For each seed and chain, both chosen by held-out accuracy, judged on test images.
+    """Does distillation beat one good fit? For each seed and chain, both chosen by held-out
+    accuracy, judged on test images.
 
-    Columns: ``first_round`` and ``best_round`` (test accuracies of round 0 and of the round that was chosen), ``round``
-    (which), ``single_fit`` (test accuracy of the single fit that was chosen), ``single_tolerance`` (which), ``gain``
-    (best_round - single_fit), and the same by hindsight, chosen on the test images: ``hindsight_best_round``,
-    ``hindsight_single_fit``. The smaller tolerance, and the earlier round, wins a tie. In the row of tolerance "chosen" the
-    chain's tolerance, too, is chosen on the held-out images. Without held-out images all is chosen by hindsight, on the test
-    images.
+    Columns: ``first_round`` and ``best_round`` (test accuracies of round 0 and of the round that
+    was chosen), ``round`` (which), ``single_fit`` (test accuracy of the single fit that was
+    chosen), ``single_tolerance`` (which), ``gain`` (best_round - single_fit), and the same by
+    hindsight, chosen on the test images: ``hindsight_best_round``, ``hindsight_single_fit``. The
+    smaller tolerance, and the earlier round, wins a tie. In the row of tolerance "chosen" the
+    chain's tolerance, too, is chosen on the held-out images. Without held-out images all is chosen
+    by hindsight, on the test images.
     """
     judge, rows = chosen_by(rounds), []
     for seed, chains in rounds[rounds["seed"].isin(single_fits["seed"])].groupby("seed"):
@@ -308,21 +398,25 @@ def compare(rounds: pd.DataFrame, single_fits: pd.DataFrame) -> pd.DataFrame:
         for name, chain in [*named, ("chosen", chains.sort_values(["tolerance", "round"]))]:
             best = chain.loc[chain[judge].idxmax()]
             start = chain[(chain["round"] == 0) & (chain["tolerance"] == best["tolerance"])].iloc[0]
-            rows.append({
-                "seed": seed,
-                "tolerance": name,
-                "first_round": start["test_accuracy"],
-                "best_round": best["test_accuracy"],
-                "round": int(best["round"]),
-                "single_fit": single["test_accuracy"],
-                "single_tolerance": single["tolerance"],
-                "gain": best["test_accuracy"] - single["test_accuracy"],
-                "hindsight_best_round": chain["test_accuracy"].max(),
-                "hindsight_single_fit": singles["test_accuracy"].max(),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "seed": seed,
+                    "tolerance": name,
+                    "first_round": start["test_accuracy"],
+                    "best_round": best["test_accuracy"],
+                    "round": int(best["round"]),
+                    "single_fit": single["test_accuracy"],
+                    "single_tolerance": single["tolerance"],
+                    "gain": best["test_accuracy"] - single["test_accuracy"],
+                    "hindsight_best_round": chain["test_accuracy"].max(),
+                    "hindsight_single_fit": singles["test_accuracy"].max(),
+                }
+            )
     return pd.DataFrame(rows)
 
 
 def chosen_by(table: pd.DataFrame) -> str:
-    """The column that rounds and tolerances are chosen by: accuracy on held-out images where there are any."""
+    """The column that rounds and tolerances are chosen by: accuracy on held-out images where there
+    are any.
+    """
     return "held_out_accuracy" if table["held_out_accuracy"].notna().any() else "test_accuracy"

@@ -1,7 +1,8 @@
-"""Self-distillation of network classifiers, recorded: every round of every seed against the original labels.
+"""Self-distillation of network classifiers, recorded: every round of every seed against the
+original labels.
 
-The networks' side of :mod:`sdntk.experiments.kernel_classification`. Rows are written as rounds end, states as networks
-train, so that a
+The networks' side of :mod:`sdntk.experiments.kernel_classification`. Rows are written as rounds
+end, states as networks train, so that a
 run killed at any moment goes on in the middle of a round and ends with the same records.
 """
 
@@ -44,12 +45,20 @@ from sdntk.training.train import (
 #: Settings of a training that are functions, of which nothing says whether they are the same.
 _NAMELESS = ("loss", "optimiser", "augment")
 #: What is measured of a network: see :func:`run`.
-MEASURED = ("train_accuracy", "test_accuracy", "train_loss", "test_loss", "given_loss", "target_loss")
+MEASURED = (
+    "train_accuracy",
+    "test_accuracy",
+    "train_loss",
+    "test_loss",
+    "given_loss",
+    "target_loss",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """Data with the labels to learn in round 0, which may be noisy, and the original ones, by which all is judged.
+    """Data with the labels to learn in round 0, which may be noisy, and the original ones, by which
+    all is judged.
 
     Attributes:
         x: training points. y: what round 0 learns, shape (K, Q), one-hot.
@@ -65,7 +74,9 @@ class Classification:
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """How a chain runs: see :func:`sdntk.distill_networks`; networks are measured every ``measure_every`` steps."""
+    """How a chain runs: see :func:`sdntk.distill_networks`; networks are measured every
+    ``measure_every`` steps.
+    """
 
     training: Training
     rounds: Any
@@ -77,13 +88,24 @@ class Chain:
     def __post_init__(self) -> None:
         for name in ("rounds", "measure_every"):
             as_count(name, getattr(self, name), at_least=1)
-        as_unit_interval("ground_truth_weight", self.ground_truth_weight, dtype=jnp.result_type(float))
+        as_unit_interval(
+            "ground_truth_weight", self.ground_truth_weight, dtype=jnp.result_type(float)
+        )
         require_targets(self.targets, num_outputs=2)
 
     def name(self, seeds: Sequence[int]) -> str:
-        """Of the folder of a group's states: another one for other settings (functions have no names)."""
-        named = [field.name for field in dataclasses.fields(Training) if field.name not in _NAMELESS]
-        settings = [[getattr(self.training, name) for name in named], self.targets, self.measure_every, list(seeds)]
+        """Of the folder of a group's states: another one for other settings (functions have no
+        names).
+        """
+        named = [
+            field.name for field in dataclasses.fields(Training) if field.name not in _NAMELESS
+        ]
+        settings = [
+            [getattr(self.training, name) for name in named],
+            self.targets,
+            self.measure_every,
+            list(seeds),
+        ]
         numbers = [float(self.ground_truth_weight), float(self.penalty)]
         return hashlib.sha256(repr([settings, numbers]).encode()).hexdigest()[:16]
 
@@ -99,16 +121,24 @@ class _Progress:
 
 
 def run(
-    build: Build, data: Classification, chain: Chain, records: Records, *, seeds: Sequence[int], at_once: int | None = None
+    build: Build,
+    data: Classification,
+    chain: Chain,
+    records: Records,
+    *,
+    seeds: Sequence[int],
+    at_once: int | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Run the chains that the records lack, and yield the rows of each round that ends.
 
-    The table ``rounds`` then has a row for each seed and round: train_accuracy and test_accuracy against the original
-    labels, train_loss and test_loss against their one-hot vectors, given_loss against what round 0 learnt, target_loss
-    against the round's own targets, all at its end, and with ``best_`` before the name at its best step, the measured one
-    with the highest test accuracy (it is chosen by the test points, so it flatters); steps, stop, stationarity, and the
-    seconds of the group's round, since it was last gone on with. A network that diverges has diverged in all later rounds,
-    too. A group of chains that was killed in the middle goes on there; with another ``at_once`` it begins again.
+    The table ``rounds`` then has a row for each seed and round: train_accuracy and test_accuracy
+    against the original labels, train_loss and test_loss against their one-hot vectors, given_loss
+    against what round 0 learnt, target_loss against the round's own targets, all at its end, and
+    with ``best_`` before the name at its best step, the measured one with the highest test accuracy
+    (it is chosen by the test points, so it flatters); steps, stop, stationarity, and the seconds of
+    the group's round, since it was last gone on with. A network that diverges has diverged in all
+    later rounds, too. A group of chains that was killed in the middle goes on there; with another
+    ``at_once`` it begins again.
 
     Args:
         build: a fresh Flax NNX network from ``nnx.Rngs``.
@@ -127,16 +157,20 @@ def run(
     states = records.folder / "checkpoints"
     groups = groups_left(seeds, done, size, lambda group: states / chain.name(group))
     with Bar(
-        f"{len(seeds) - len(done)} chains of {chain.rounds} rounds", total=len(groups) * chain.rounds * chain.training.steps
+        f"{len(seeds) - len(done)} chains of {chain.rounds} rounds",
+        total=len(groups) * chain.rounds * chain.training.steps,
     ) as bar:
         for group in groups:
             yield from _run_group(build, data, chain, records, group, bar)
 
 
-def groups_left(seeds: Sequence[int], done: set[int], size: int, states: Callable[[list[int]], Path]) -> list[list[int]]:
+def groups_left(
+    seeds: Sequence[int], done: set[int], size: int, states: Callable[[list[int]], Path]
+) -> list[list[int]]:
     """The seeds that are not done, ``size`` at a time.
 
-    States of groups that are done go: a run may have been killed between the last row of a group and the end of its states.
+    States of groups that are done go: a run may have been killed between the last row of a group
+    and the end of its states.
     """
 
     def groups(some: list[int]) -> list[list[int]]:
@@ -155,7 +189,12 @@ def _run_group(
     bar.advance(done * steps)
     checkpoints = Checkpoints(records.folder / "checkpoints" / name)
     first = jnp.broadcast_to(data.y, (len(seeds), *data.y.shape))
-    progress = _begin(0, begin_fresh(build, data, chain, seeds, 0, first, jnp.zeros(len(seeds), bool)), data, chain)
+    progress = _begin(
+        0,
+        begin_fresh(build, data, chain, seeds, 0, first, jnp.zeros(len(seeds), bool)),
+        data,
+        chain,
+    )
     if checkpoints.last is not None:
         progress = _on_devices(checkpoints.restore(progress))
         bar.advance((int(progress.round) - done) * steps + int(progress.course.taken))
@@ -166,19 +205,30 @@ def _run_group(
             before = int(progress.course.taken)
             progress = _to_next_measurement(progress, x, data, chain)
             checkpoints.save(t * (steps + 1) + int(progress.course.taken), progress)
-            bar.advance(int(progress.course.taken) - before, f"round {t}, loss {np.mean(progress.course.moving.loss):.4g}")
+            bar.advance(
+                int(progress.course.taken) - before,
+                f"round {t}, loss {np.mean(progress.course.moving.loss):.4g}",
+            )
         bar.advance(steps - int(progress.course.taken))
         trained = end(progress.course, x, chain.training)
-        rows = _rows(progress, trained, data, chain, seeds).assign(seconds=time.monotonic() - started)
+        rows = _rows(progress, trained, data, chain, seeds).assign(
+            seconds=time.monotonic() - started
+        )
         records.put("rounds", with_rows(records["rounds"], rows))
         yield rows
         if t + 1 == chain.rounds:
             checkpoints.close(delete=True)
             return
         learned = next_targets(
-            trained.ensemble.outputs(data.x), data.y, chain.training.loss, chain.targets, chain.ground_truth_weight
+            trained.ensemble.outputs(data.x),
+            data.y,
+            chain.training.loss,
+            chain.targets,
+            chain.ground_truth_weight,
         )
-        course = begin_fresh(build, data, chain, seeds, t + 1, learned, trained.stop == Stop.DIVERGED)
+        course = begin_fresh(
+            build, data, chain, seeds, t + 1, learned, trained.stop == Stop.DIVERGED
+        )
         progress = _begin(t + 1, course, data, chain)
         checkpoints.save((t + 1) * (steps + 1), progress)
 
@@ -201,7 +251,15 @@ def begin_fresh(
     keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), fold) for seed in seeds])
     networks, order = fresh(build, keys, chain.training)
     penalty = jnp.asarray(chain.penalty, data.x.dtype)
-    return begin(networks, order, to_all_devices(data.x, len(seeds)), targets, chain.training, penalty, diverged)
+    return begin(
+        networks,
+        order,
+        to_all_devices(data.x, len(seeds)),
+        targets,
+        chain.training,
+        penalty,
+        diverged,
+    )
 
 
 def _on_devices(progress: _Progress) -> _Progress:
@@ -214,18 +272,24 @@ def spread_again(course: Course) -> Course:
     return dataclasses.replace(course, moving=spread(course.moving), fixed=spread(course.fixed))
 
 
-def _to_next_measurement(progress: _Progress, x: Float[Array, "K ..."], data: Classification, chain: Chain) -> _Progress:
+def _to_next_measurement(
+    progress: _Progress, x: Float[Array, "K ..."], data: Classification, chain: Chain
+) -> _Progress:
     """Steps up to the next measurement, and the best of what was measured."""
     course, measured = advance_and_measure(progress.course, x, data, chain)
     better = measured[:, 1] > progress.best[:, 1]
     best = jnp.where(better[:, None], measured, progress.best)
-    return _Progress(progress.round, course, best, jnp.where(better, course.moving.steps, progress.best_step))
+    return _Progress(
+        progress.round, course, best, jnp.where(better, course.moving.steps, progress.best_step)
+    )
 
 
 def advance_and_measure(
     course: Course, x: Float[Array, "K ..."], data: Classification, chain: Chain
 ) -> tuple[Course, Float[Array, "s m"]]:
-    """Steps up to the next multiple of ``measure_every`` or the end, and what the networks are then."""
+    """Steps up to the next multiple of ``measure_every`` or the end, and what the networks are
+    then.
+    """
     training = chain.training
     until = (int(course.taken) // chain.measure_every + 1) * chain.measure_every
     while not is_over(course, training) and course.taken < until:
@@ -233,7 +297,9 @@ def advance_and_measure(
     return course, measure(as_ensemble(course, training), course.fixed.targets, data, chain)
 
 
-def measure(ensemble: Ensemble, targets: Float[Array, "s K Q"], data: Classification, chain: Chain) -> Float[Array, "s m"]:
+def measure(
+    ensemble: Ensemble, targets: Float[Array, "s K Q"], data: Classification, chain: Chain
+) -> Float[Array, "s m"]:
     """MEASURED, a row for each network."""
     loss, num_classes = chain.training.loss, data.y.shape[1]
     outputs, at_test = ensemble.outputs(data.x), ensemble.outputs(data.x_test)
@@ -247,26 +313,32 @@ def measure(ensemble: Ensemble, targets: Float[Array, "s K Q"], data: Classifica
             jnp.mean(jnp.argmax(at_test, -1) == data.test_labels[None], -1),
             jnp.mean(loss(outputs, original), -1),
             jnp.mean(loss(at_test, original_test), -1),
-            jnp.mean(loss(outputs, jnp.broadcast_to(data.y.astype(outputs.dtype), outputs.shape)), -1),
+            jnp.mean(
+                loss(outputs, jnp.broadcast_to(data.y.astype(outputs.dtype), outputs.shape)), -1
+            ),
             jnp.mean(loss(outputs, targets), -1),
         ],
         axis=1,
     ).astype(data.x.dtype)
 
 
-def _rows(progress: _Progress, trained: Trained, data: Classification, chain: Chain, seeds: list[int]) -> pd.DataFrame:
+def _rows(
+    progress: _Progress, trained: Trained, data: Classification, chain: Chain, seeds: list[int]
+) -> pd.DataFrame:
     measured = np.asarray(measure(trained.ensemble, progress.course.fixed.targets, data, chain))
     best = np.asarray(progress.best)
-    return pd.DataFrame({
-        "seed": seeds,
-        "round": int(progress.round),
-        **{name: measured[:, i] for i, name in enumerate(MEASURED)},
-        "best_step": np.asarray(progress.best_step),
-        **{f"best_{name}": best[:, i] for i, name in enumerate(MEASURED)},
-        "steps": np.asarray(trained.steps),
-        "stop": [Stop(int(stop)).name.lower() for stop in trained.stop],
-        "stationarity": np.asarray(trained.stationarity),
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "seed": seeds,
+            "round": int(progress.round),
+            **{name: measured[:, i] for i, name in enumerate(MEASURED)},
+            "best_step": np.asarray(progress.best_step),
+            **{f"best_{name}": best[:, i] for i, name in enumerate(MEASURED)},
+            "steps": np.asarray(trained.steps),
+            "stop": [Stop(int(stop)).name.lower() for stop in trained.stop],
+            "stationarity": np.asarray(trained.stationarity),
+        }
+    )
 
 
 def _rounds_done(table: pd.DataFrame, seeds: list[int]) -> int:
@@ -278,6 +350,10 @@ def _rounds_done(table: pd.DataFrame, seeds: list[int]) -> int:
 
 
 def with_rows(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """The table with these rows in place of any of the same seed and round: the last round may have been run again."""
+    """The table with these rows in place of any of the same seed and round: the last round may have
+    been run again.
+    """
     joined = rows if table.empty else pd.concat([table, rows])
-    return joined.drop_duplicates(["seed", "round"], keep="last").sort_values(["seed", "round"], ignore_index=True)
+    return joined.drop_duplicates(["seed", "round"], keep="last").sort_values(
+        ["seed", "round"], ignore_index=True
+    )

@@ -1,6 +1,8 @@
-"""The paper's experiments with deep networks: every setting of each figure, the data drawn, the chain run.
+"""The paper's experiments with deep networks: every setting of each figure, the data drawn, the
+chain run.
 
-Settings that the paper's copy lacks (learning rates, weight decay) are those of theory.md, section 6.
+Settings that the paper's copy lacks (learning rates, weight decay) are those of theory.md, section
+6.
 """
 
 import dataclasses
@@ -44,7 +46,8 @@ class Experiment:
         targets: "soft" or "hard".
         rounds: T. seeds: chains, with the seeds 0, 1, ...
         steps: of a round. batch_size: images in a step.
-        learning_rate, weight_decay: of Adam; the decay is added to the gradient, as the gradient of a penalty is.
+        learning_rate, weight_decay: of Adam; the decay is added to the gradient, as the gradient of
+            a penalty is.
         augment: whether images are cropped and flipped.
         early_stopping: whether fresh networks are stopped at the loss of every round, too.
         bfloat16: whether convolutions compute in it.
@@ -97,7 +100,8 @@ class Experiment:
         )
 
 
-@functools.cache  # one for the same settings, that what is compiled for one experiment serves the next
+# One for equal settings: what is compiled for one experiment serves the next.
+@functools.cache
 def _optimiser(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
     decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
     return optax.chain(*decay, optax.adam(learning_rate))
@@ -108,12 +112,17 @@ _OF_DATASET: dict[str, dict[str, Any]] = {
     "cifar10": {"batch_size": 16, "learning_rate": 1e-3, "weight_decay": 1e-4},
     "cifar100": {"batch_size": 64, "learning_rate": 1e-4, "weight_decay": 5e-5},
 }
-_CIFAR10, _CIFAR100 = (Experiment("resnet50", name, "squared", **settings) for name, settings in _OF_DATASET.items())
+_CIFAR10, _CIFAR100 = (
+    Experiment("resnet50", name, "squared", **settings) for name, settings in _OF_DATASET.items()
+)
 #: The experiments that each figure of Mobahi et al. 2020 shows.
 FIGURES: dict[int, tuple[Experiment, ...]] = {
     4: (_CIFAR10,),
     5: (dataclasses.replace(_CIFAR10, loss="cross-entropy"),),
-    6: (dataclasses.replace(_CIFAR10, early_stopping=True), dataclasses.replace(_CIFAR100, network="vgg16")),
+    6: (
+        dataclasses.replace(_CIFAR10, early_stopping=True),
+        dataclasses.replace(_CIFAR100, network="vgg16"),
+    ),
     7: (_CIFAR10,),
     8: (_CIFAR100,),
     9: (dataclasses.replace(_CIFAR10, loss="cross-entropy", targets="hard"),),
@@ -124,8 +133,9 @@ FIGURES: dict[int, tuple[Experiment, ...]] = {
 def experiments(figure: int, **given: Any) -> list[Experiment]:
     """The experiments of a figure, with these settings in place of its own.
 
-    Another data set brings batch size, learning rate and weight decay with it, where they are not given. Figure 6 shows two
-    networks on two data sets: given one of these, it is that half; and where settings make both halves one, the first.
+    Another data set brings batch size, learning rate and weight decay with it, where they are not
+    given. Figure 6 shows two networks on two data sets: given one of these, it is that half; and
+    where settings make both halves one, the first.
 
     Raises:
         ValueError: no such figure, or settings that no experiment has.
@@ -133,26 +143,35 @@ def experiments(figure: int, **given: Any) -> list[Experiment]:
     Example:
         >>> [(e.network, e.dataset) for e in experiments(6)]
         [('resnet50', 'cifar10'), ('vgg16', 'cifar100')]
-        >>> [(e.network, e.batch_size, e.rounds) for e in experiments(6, dataset="cifar100", rounds=4)]
+        >>> chosen = experiments(6, dataset="cifar100", rounds=4)
+        >>> [(e.network, e.batch_size, e.rounds) for e in chosen]
         [('vgg16', 64, 4)]
     """
     if figure not in FIGURES:
         raise ValueError(f"figure must be from 4 to 10; got {figure}.")
-    agreement = {e: sum(given.get(name) == getattr(e, name) for name in ("network", "dataset")) for e in FIGURES[figure]}
+    agreement = {
+        e: sum(given.get(name) == getattr(e, name) for name in ("network", "dataset"))
+        for e in FIGURES[figure]
+    }
     chosen = [e for e, count in agreement.items() if count == max(agreement.values())]
-    changed = [dataclasses.replace(e, **_OF_DATASET.get(given.get("dataset", ""), {}) | given) for e in chosen]
+    changed = [
+        dataclasses.replace(e, **_OF_DATASET.get(given.get("dataset", ""), {}) | given)
+        for e in chosen
+    ]
     return list({(e.network, e.dataset): e for e in reversed(changed)}.values())[::-1]
 
 
 def prepare(data: Dataset, experiment: Experiment) -> Classification:
-    """The images that an experiment asks for, standardised, in float32, with noisy labels to learn and the original ones.
+    """The images that an experiment asks for, standardised, in float32, with noisy labels to learn
+    and the original ones.
 
     Raises:
         ValueError: more images than there are, or images without three colours.
     """
     if data.train_images.ndim != 4 or data.train_images.shape[-1] != 3:
         raise ValueError(
-            f"dataset must hold images of shape (height, width, 3) for these networks; those of {data.name} have shape "
+            "dataset must hold images of shape (height, width, 3) for these networks; those of "
+            f"{data.name} have shape "
             f"{data.train_images.shape[1:]}."
         )
     choice, noise = jax.random.split(jax.random.key(experiment.data_seed))
@@ -170,14 +189,23 @@ def _some(labels: Any, size: Any, key: Any) -> Any:
     return slice(None) if size is None else balanced_subset(labels, size, key)
 
 
-def run(data: Dataset, experiment: Experiment, records: Records, *, at_once: int | None = None) -> None:
+def run(
+    data: Dataset, experiment: Experiment, records: Records, *, at_once: int | None = None
+) -> None:
     """Run the chains, and the networks stopped early, that the records lack."""
     prepared = prepare(data, experiment)
-    chain = Chain(experiment.training, experiment.rounds, experiment.targets, measure_every=experiment.measure_every)
+    chain = Chain(
+        experiment.training,
+        experiment.rounds,
+        experiment.targets,
+        measure_every=experiment.measure_every,
+    )
     dtype = jnp.bfloat16 if experiment.bfloat16 else None
     build = _builder(experiment.network, data.num_classes, dtype)
     seeds = range(experiment.seeds)
-    for _ in network_classification.run(build, prepared, chain, records, seeds=seeds, at_once=at_once):
+    for _ in network_classification.run(
+        build, prepared, chain, records, seeds=seeds, at_once=at_once
+    ):
         pass
     if experiment.early_stopping:
         early_stopping.run(build, prepared, chain, records, seeds=seeds, at_once=at_once)

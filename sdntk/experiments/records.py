@@ -1,6 +1,8 @@
-"""Records of an experiment: tidy tables (Parquet and CSV) and the resolved configuration, written as the work goes.
+"""Records of an experiment: tidy tables (Parquet and CSV) and the resolved configuration, written
+as the work goes.
 
-Every write is atomic, so a run that is killed leaves whole files, and one that is started again goes on from them.
+Every write is atomic, so a run that is killed leaves whole files, and one that is started again
+goes on from them.
 """
 
 import importlib.metadata
@@ -22,11 +24,13 @@ class Records:
     """The records of one configuration in one folder.
 
     Args:
-        folder: where ``config.json`` and the tables ``NAME.parquet`` and ``NAME.csv`` lie; made with the first of them.
+        folder: where ``config.json`` and the tables ``NAME.parquet`` and ``NAME.csv`` lie; made
+            with the first of them.
         configuration: every setting that the results depend on, as JSON can hold it.
 
     Raises:
-        ValueError: the folder holds records of another configuration, or a config.json that is none.
+        ValueError: the folder holds records of another configuration, or a config.json that is
+            none.
 
     Example:
         >>> folder = tempfile.TemporaryDirectory()
@@ -70,7 +74,9 @@ class Records:
         _replace(self.folder / f"{table}.parquet", lambda path: frame.to_parquet(path, index=False))
 
     def keep_configuration(self) -> None:
-        """Write ``config.json`` if there is none yet: to be done before anything else goes into the folder."""
+        """Write ``config.json`` if there is none yet: to be done before anything else goes into the
+        folder.
+        """
         config = self.folder / "config.json"
         if not config.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +92,8 @@ class Records:
         ]
         if differs:
             raise ValueError(
-                f"{self.folder} holds records of another configuration: {'; '.join(differs)} differ. "
+                f"{self.folder} holds records of another configuration: {'; '.join(differs)} "
+                "differ. "
                 "Choose another folder, or delete this one."
             )
 
@@ -95,11 +102,15 @@ def _configuration(config: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(config.read_text())["configuration"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{config} is not the configuration of records ({error!r}). Choose another folder.") from None
+        raise ValueError(
+            f"{config} is not the configuration of records ({error!r}). Choose another folder."
+        ) from None
 
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside the file, bring it to the disk, and rename: the file is the old or the new one, never half of it."""
+    """Write beside the file, bring it to the disk, and rename: the file is the old or the new one,
+    never half of it.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
@@ -136,7 +147,9 @@ def environment() -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "platform": jax.default_backend(),
         "machine": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "python": platform.python_version(),
         "versions": {name: version for name in packages if (version := _version(name))},
         "x64": jnp.result_type(float) == jnp.float64,

@@ -1,4 +1,6 @@
-"""A Gram matrix in square tiles: which there are, which of them must be computed, and their values on all local devices."""
+"""A Gram matrix in square tiles: which there are, which of them must be computed, and their values
+on all local devices.
+"""
 
 import collections
 import contextlib
@@ -22,9 +24,11 @@ Tile = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-    """An (n, K) matrix cut into tiles of ``block_size`` squared, those at the lower and right edges perhaps smaller.
+    """An (n, K) matrix cut into tiles of ``block_size`` squared, those at the lower and right edges
+    perhaps smaller.
 
-    Of a symmetric matrix only the tiles on and above the diagonal are kept: the others are their transposes.
+    Of a symmetric matrix only the tiles on and above the diagonal are kept: the others are their
+    transposes.
     """
 
     shape: tuple[int, int]
@@ -40,7 +44,9 @@ class Tiling:
     def slices(self, tile: Tile) -> tuple[slice, slice]:
         """The rows and the columns of the matrix that a tile covers."""
         starts = [index * self.block_size for index in tile]
-        rows, columns = (slice(a, min(a + self.block_size, n)) for a, n in zip(starts, self.shape, strict=True))
+        rows, columns = (
+            slice(a, min(a + self.block_size, n)) for a, n in zip(starts, self.shape, strict=True)
+        )
         return rows, columns
 
     def shape_of(self, tile: Tile) -> tuple[int, int]:
@@ -54,9 +60,15 @@ class Tiling:
 
 
 def local_devices() -> list[jax.Device | None]:
-    """The devices that share the work: all local ones; None, JAX's own choice, where there is but one, or one was chosen."""
+    """The devices that share the work: all local ones; None, JAX's own choice, where there is but
+    one, or one was chosen.
+    """
     devices = jax.local_devices()
-    return [None] if len(devices) == 1 or getattr(jax.config, "jax_default_device", None) is not None else [*devices]
+    return (
+        [None]
+        if len(devices) == 1 or getattr(jax.config, "jax_default_device", None) is not None
+        else [*devices]
+    )
 
 
 def compute_tiles(
@@ -68,7 +80,8 @@ def compute_tiles(
     *,
     dtype: Any = None,
 ) -> Iterator[tuple[Tile, Float[Array, "rows columns"]]]:
-    """The tiles of G = g(x, x2)/K with their values, in order, while the next ones are under way on every local device.
+    """The tiles of G = g(x, x2)/K with their values, in order, while the next ones are under way on
+    every local device.
 
     Args:
         kernel: g.
@@ -79,7 +92,8 @@ def compute_tiles(
         dtype: to which values are rounded once they are computed; the kernel's own when None.
 
     Raises:
-        ValueError: the kernel returns another shape, nan or inf, or is not symmetric. TypeError: no real numbers.
+        ValueError: the kernel returns another shape, nan or inf, or is not symmetric. TypeError: no
+            real numbers.
     """
     devices = local_devices()
     blocks = _Blocks((x, x2), tiling)
@@ -95,7 +109,9 @@ def compute_tiles(
         # Not committed to the device: what the kernel itself holds may be committed to another one.
         with contextlib.nullcontext() if device is None else jax.default_device(device):
             values = blocks.evaluate(kernel, tile, device)
-            under_way.append((tile, *_finished(values, len(x2), diagonal=tiling.is_diagonal(tile), dtype=dtype)))
+            under_way.append(
+                (tile, *_finished(values, len(x2), diagonal=tiling.is_diagonal(tile), dtype=dtype))
+            )
         if len(under_way) > 2 * len(devices):
             yield finish()
     while under_way:
@@ -139,16 +155,21 @@ class _Blocks:
         return np.concatenate([block, np.repeat(block[-1:], missing, axis=0)]) if missing else block
 
 
-#: Tiles on the diagonal are halved, and halved again, down to so many points: of each only half is computed.
+#: Tiles on the diagonal are halved, and halved again, down to so many points: of each only half is
+#: computed.
 LEAST_HALF = 200
 
 
 def _on_diagonal(kernel: KernelFunction, x: np.ndarray) -> Float[Array, "b b"]:
-    """The kernel between all points of one block, given on the host: parts of it are no copies, nor are they on a CPU."""
+    """The kernel between all points of one block, given on the host: parts of it are no copies, nor
+    are they on a CPU.
+    """
     whole = None
     for rows, columns in _halves(0, len(x)):
         parts = (jax.device_put(x[part]) for part in (rows, columns))
-        with contextlib.nullcontext() if whole is None else checked_before():  # the first square holds all points
+        with (
+            contextlib.nullcontext() if whole is None else checked_before()
+        ):  # the first square holds all points
             values = _between(kernel, *parts)
         if len(values) == len(x):
             return values
@@ -161,7 +182,8 @@ def _on_diagonal(kernel: KernelFunction, x: np.ndarray) -> Float[Array, "b b"]:
 
 
 def _halves(start: int, stop: int) -> Iterator[tuple[slice, slice]]:
-    """Squares that cover the upper triangle: one half of the points by the other, then each half by itself.
+    """Squares that cover the upper triangle: one half of the points by the other, then each half by
+    itself.
 
     Halves of an odd number share a point, so that all squares of one level have one size.
     """
@@ -188,7 +210,9 @@ def put(
     return jax.lax.dynamic_update_slice(matrix, values.T, (column, row)) if mirrored else matrix
 
 
-def _between(kernel: KernelFunction, x: Float[Array, "b ..."], x2: Float[Array, "b2 ..."]) -> Float[Array, "b b2"]:
+def _between(
+    kernel: KernelFunction, x: Float[Array, "b ..."], x2: Float[Array, "b2 ..."]
+) -> Float[Array, "b b2"]:
     return as_values(kernel(x, x2), (len(x), len(x2)))
 
 
@@ -197,15 +221,25 @@ def as_values(values: Any, shape: tuple[int, int]) -> Float[Array, "n K"]:
     values = jnp.asarray(values)
     if values.shape != shape:
         raise ValueError(
-            f"kernel must return shape {shape} for {shape[0]} and {shape[1]} points; it returned {values.shape}."
+            f"kernel must return shape {shape} for {shape[0]} and {shape[1]} points; it returned "
+            f"{values.shape}."
         )
-    if not (jnp.issubdtype(values.dtype, jnp.number) or values.dtype == bool) or jnp.iscomplexobj(values):
-        raise TypeError(f"the kernel's values must be real numbers; they have dtype {values.dtype}.")
-    return values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(jnp.result_type(float))
+    if not (jnp.issubdtype(values.dtype, jnp.number) or values.dtype == bool) or jnp.iscomplexobj(
+        values
+    ):
+        raise TypeError(
+            f"the kernel's values must be real numbers; they have dtype {values.dtype}."
+        )
+    return (
+        values
+        if jnp.issubdtype(values.dtype, jnp.floating)
+        else values.astype(jnp.result_type(float))
+    )
 
 
-#: How far a tile on the diagonal may differ from its transpose, in parts of its largest value. Rounding makes 1e-16 to
-#: 1e-4 of it (float32 ReLU kernels of nearly equal points); a function that is no kernel, much more.
+#: How far a tile on the diagonal may differ from its transpose, in parts of its largest value.
+#: Rounding makes 1e-16 to 1e-4 of it (float32 ReLU kernels of nearly equal points); a function that
+#: is no kernel, much more.
 _ASYMMETRY = 1e-3
 
 
@@ -213,7 +247,9 @@ _ASYMMETRY = 1e-3
 def _finished(
     values: Float[Array, "rows columns"], num_points: int | Array, *, diagonal: bool, dtype: Any
 ) -> tuple[Float[Array, "rows columns"], Bool[Array, ""]]:
-    """Values divided by K, exactly symmetric on the diagonal, rounded to ``dtype``; and whether they may be used."""
+    """Values divided by K, exactly symmetric on the diagonal, rounded to ``dtype``; and whether
+    they may be used.
+    """
     sound = jnp.array(True)
     if diagonal:
         sound = jnp.max(jnp.abs(values - values.T)) <= _ASYMMETRY * jnp.max(jnp.abs(values))
@@ -228,4 +264,7 @@ def _complaint(tile: Tile, tiling: Tiling, values: Array) -> str:
     where = f"points {rows.start} to {rows.stop - 1} and {columns.start} to {columns.stop - 1}"
     if every(np.isfinite, values):
         return f"kernel must be symmetric, g(x, t) = g(t, x); for {where} it is not."
-    return f"the kernel's values must be finite; it returned nan or inf (in {values.dtype}) for {where}."
+    return (
+        f"the kernel's values must be finite; it returned nan or inf (in {values.dtype}) for "
+        f"{where}."
+    )

@@ -1,6 +1,8 @@
-"""Kernels g(x, x'): Green's functions of differential operators, stationary kernels, and kernels of networks.
+"""Kernels g(x, x'): Green's functions of differential operators, stationary kernels, and kernels of
+networks.
 
-Anything that maps arrays of points (n1, ...) and (n2, ...) to an (n1, n2) array is a kernel, a lambda too.
+Anything that maps arrays of points (n1, ...) and (n2, ...) to an (n1, n2) array is a kernel, a
+lambda too.
 """
 
 from sdntk.kernels._base import Kernel, KernelFunction

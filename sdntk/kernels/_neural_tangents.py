@@ -1,9 +1,11 @@
-"""neural-tangents 0.6.5, its last release (December 2023), made to work on JAX 0.10 to 0.12 and without TensorFlow.
+"""neural-tangents 0.6.5, its last release (December 2023), made to work on JAX 0.10 to 0.12 and
+without TensorFlow.
 
-The package imports names that have since left JAX's public modules. They are lent to it for the duration of the import
-and taken back; afterwards JAX's modules are as they were. What the package *calls* and JAX no longer has is replaced inside
-the package's own modules. No private name of JAX is used. This is the only file that imports the package or knows its
-internals; if a new JAX breaks the package, the place to mend it is here.
+The package imports names that have since left JAX's public modules. They are lent to it for the
+duration of the import and taken back; afterwards JAX's modules are as they were. What the package
+*calls* and JAX no longer has is replaced inside the package's own modules. No private name of JAX
+is used. This is the only file that imports the package or knows its internals; if a new JAX breaks
+the package, the place to mend it is here.
 """
 
 import contextlib
@@ -30,19 +32,21 @@ _repaired: ModuleType | None = None
 
 
 def load_neural_tangents() -> Any:
-    """The neural-tangents package, repaired; after it ``from neural_tangents import stax`` works anywhere in the process.
+    """The neural-tangents package, repaired; after it ``from neural_tangents import stax`` works
+    anywhere in the process.
 
-    All of ``neural_tangents`` is there except ``neural_tangents.experimental``, which needs TensorFlow: that part is not
-    imported, and importing it by name does what it would without this library. Later calls return the same module. JAX's
-    modules are the same before and after, also when the import fails; meanwhile other threads may see a few more names in
-    ``jax.core``.
+    All of ``neural_tangents`` is there except ``neural_tangents.experimental``, which needs
+    TensorFlow: that part is not imported, and importing it by name does what it would without this
+    library. Later calls return the same module. JAX's modules are the same before and after, also
+    when the import fails; meanwhile other threads may see a few more names in ``jax.core``.
 
     Returns:
-        The module ``neural_tangents`` (Novak et al. 2020, "Neural Tangents: Fast and Easy Infinite Neural Networks in
-        Python", https://github.com/google/neural-tangents).
+        The module ``neural_tangents`` (Novak et al. 2020, "Neural Tangents: Fast and Easy Infinite
+        Neural Networks in Python", https://github.com/google/neural-tangents).
 
     Raises:
-        ImportError: neural-tangents is missing, is of another version than 0.6.5, or does not import on this JAX.
+        ImportError: neural-tangents is missing, is of another version than 0.6.5, or does not
+            import on this JAX.
 
     Example:
         >>> nt = load_neural_tangents()
@@ -66,10 +70,13 @@ def _check_version() -> None:
     try:
         version = importlib.metadata.version("neural-tangents")
     except importlib.metadata.PackageNotFoundError:
-        raise ImportError(f"Neural kernels need the package neural-tangents, which is not installed: {_INSTALL}.") from None
+        raise ImportError(
+            f"Neural kernels need the package neural-tangents, which is not installed: {_INSTALL}."
+        ) from None
     if version != _VERSION:
         raise ImportError(
-            f"Neural kernels need neural-tangents {_VERSION}, the version that sdntk repairs for today's JAX; "
+            f"Neural kernels need neural-tangents {_VERSION}, the version that sdntk repairs for "
+            "today's JAX; "
             f"found {version}: {_INSTALL}."
         )
 
@@ -82,7 +89,9 @@ def _import_package() -> ModuleType:
     try:
         with (
             _lent(vars(jax.core), {name: getattr(jax.extend.core, name) for name in _MOVED}),
-            _lent(vars(ad), {"zeros_like_p": jax.extend.core.Primitive("zeros_like")}),  # a key no program contains
+            _lent(
+                vars(ad), {"zeros_like_p": jax.extend.core.Primitive("zeros_like")}
+            ),  # a key no program contains
             _lent(sys.modules, {"jax.util": _jax_util(), experimental.__name__: experimental}),
         ):
             package = importlib.import_module(_NAME)
@@ -91,17 +100,21 @@ def _import_package() -> ModuleType:
         if not isinstance(error, Exception):
             raise
         raise ImportError(
-            f"neural-tangents {_VERSION} does not import on JAX {jax.__version__}, though it does on 0.10 to 0.12: {error}"
+            f"neural-tangents {_VERSION} does not import on JAX {jax.__version__}, though it "
+            f"does on 0.10 to 0.12: {error}"
         ) from error
     del package.experimental
     return package
 
 
 def _already_imported(package: Any) -> ModuleType:
-    """Somebody else made it importable: theirs is kept and repaired, so that the process has one copy only."""
+    """Somebody else made it importable: theirs is kept and repaired, so that the process has one
+    copy only.
+    """
     if getattr(package, "__version__", None) != _VERSION:
         raise ImportError(
-            f"Neural kernels need neural-tangents {_VERSION}, but another module of that name has been imported: {package}. "
+            f"Neural kernels need neural-tangents {_VERSION}, but another module of that name "
+            f"has been imported: {package}. "
             "Call sdntk.kernels.load_neural_tangents() before it."
         )
     return package
@@ -112,7 +125,9 @@ _MOVED = ("Jaxpr", "JaxprEqn", "Literal", "Primitive", "Var")
 
 
 def _jax_util() -> ModuleType:
-    """A stand-in for the module jax.util, which is gone, with the two functions that neural_tangents takes from it."""
+    """A stand-in for the module jax.util, which is gone, with the two functions that
+    neural_tangents takes from it.
+    """
 
     def safe_map(f: Callable[..., Any], *arguments: Any) -> list[Any]:
         return [f(*row) for row in zip(*arguments, strict=True)]
@@ -127,7 +142,9 @@ def _jax_util() -> ModuleType:
 
 @contextlib.contextmanager
 def _lent(namespace: MutableMapping[str, Any], names: dict[str, Any]) -> Iterator[None]:
-    """Names added to a namespace inside the block; after it those are gone, and what they hid is back."""
+    """Names added to a namespace inside the block; after it those are gone, and what they hid is
+    back.
+    """
     before = {name: namespace[name] for name in names if name in namespace}
     try:
         namespace.update(names)
@@ -155,14 +172,23 @@ class _Shadow(SimpleNamespace):
 
 
 def _repair_empirical(empirical: Any) -> None:
-    """Implementation 3 reads and transposes the linearised program itself, through functions that JAX has changed."""
+    """Implementation 3 reads and transposes the linearised program itself, through functions that
+    JAX has changed.
+    """
 
     def get_primals_out_and_pullback(
-        fn: Callable[..., Any], mode: Any, j_rules: bool, s_rules: bool, fwd: bool | None, *primals_in: Any
+        fn: Callable[..., Any],
+        mode: Any,
+        j_rules: bool,
+        s_rules: bool,
+        fwd: bool | None,
+        *primals_in: Any,
     ) -> tuple[Any, Callable[..., Any]]:
         primals, in_tree = jax.tree.flatten(primals_in)
         with jax.disable_jit():  # the rules know primitives, not calls
-            out, linear = jax.linearize(lambda *flat: fn(*jax.tree.unflatten(in_tree, flat)), *primals)
+            out, linear = jax.linearize(
+                lambda *flat: fn(*jax.tree.unflatten(in_tree, flat)), *primals
+            )
             program = jax.make_jaxpr(linear)(*primals)
 
         def pullback(*cotangents: Any) -> Any:
@@ -183,7 +209,8 @@ def _repair_empirical(empirical: Any) -> None:
     def eqn_vjp_fn(eqn: Any, cotangent: Any, *inputs: Any) -> Any:
         if eqn is None:  # the identity
             return (cotangent,)
-        # JAX keeps its transposition rules in several tables, some of them private; its own transposition knows them all.
+        # JAX keeps its transposition rules in several tables, some of them private; its own
+        # transposition knows them all.
         linear = [i for i, value in enumerate(inputs) if ad.is_undefined_primal(value)]
         transposed = [None] * len(inputs)
         if not isinstance(cotangent, ad.Zero):
@@ -193,7 +220,9 @@ def _repair_empirical(empirical: Any) -> None:
                 return eqn.primitive.bind(*filled.values(), **eqn.params)
 
             for i, value in zip(
-                linear, jax.linear_transpose(apply, *(inputs[i].aval for i in linear))(cotangent), strict=True
+                linear,
+                jax.linear_transpose(apply, *(inputs[i].aval for i in linear))(cotangent),
+                strict=True,
             ):
                 transposed[i] = value
         return transposed
@@ -216,7 +245,9 @@ def _repair_empirical(empirical: Any) -> None:
     )
     # Asked of shapes without arrays too, which jnp.size and jnp.shape discourage.
     empirical.jnp = _Shadow(jnp, size=lambda x: math.prod(_shape(x)), shape=_shape)
-    empirical.core = _Shadow(jax.core, Var=jax.extend.core.Var, DShapedArray=None)  # no array has a dynamic shape
+    empirical.core = _Shadow(
+        jax.core, Var=jax.extend.core.Var, DShapedArray=None
+    )  # no array has a dynamic shape
 
 
 def _shape(x: Any) -> tuple[int, ...]:
@@ -224,7 +255,9 @@ def _shape(x: Any) -> tuple[int, ...]:
 
 
 def _repair_predict(predict: Any, public: Any) -> None:
-    """What predict.py computes once and keeps must be computed outside any trace, as far as its inputs allow."""
+    """What predict.py computes once and keeps must be computed outside any trace, as far as its
+    inputs allow.
+    """
 
     def lru_cache(maxsize: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         return lambda function: functools.lru_cache(maxsize)(_untraced(function))
@@ -232,13 +265,19 @@ def _repair_predict(predict: Any, public: Any) -> None:
     ensemble = predict.gradient_descent_mse_ensemble
 
     @functools.wraps(ensemble)
-    def gradient_descent_mse_ensemble(kernel_fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def gradient_descent_mse_ensemble(
+        kernel_fn: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
         return ensemble(_untraced(kernel_fn), *args, **kwargs)
 
-    public.gradient_descent_mse_ensemble = predict.gradient_descent_mse_ensemble = gradient_descent_mse_ensemble
+    public.gradient_descent_mse_ensemble = predict.gradient_descent_mse_ensemble = (
+        gradient_descent_mse_ensemble
+    )
     predict.lru_cache = lru_cache
     predict.jax = _Shadow(jax, core=_Shadow(jax.core, eval_context=jax.ensure_compile_time_eval))
-    predict._is_on_cpu = lambda _: False  # for the CPU it asks SciPy, by an argument gone there; eigvalsh of JAX does it all
+    predict._is_on_cpu = lambda _: (
+        False
+    )  # for the CPU it asks SciPy, by an argument gone there; eigvalsh of JAX does it all
 
 
 def _untraced(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,7 +1,9 @@
-"""Kernels of neural networks: infinitely wide ones in closed form, and finite ones from their Jacobians.
+"""Kernels of neural networks: infinitely wide ones in closed form, and finite ones from their
+Jacobians.
 
-The closed forms and the Jacobian contractions are neural-tangents' (Novak et al. 2020, 2022). Here its functions become
-kernels of this library: of two arrays of points alone, compiled, with shapes checked, in one fixed precision.
+The closed forms and the Jacobian contractions are neural-tangents' (Novak et al. 2020, 2022). Here
+its functions become kernels of this library: of two arrays of points alone, compiled, with shapes
+checked, in one fixed precision.
 """
 
 import dataclasses
@@ -16,14 +18,25 @@ from jaxtyping import Array, Float
 
 from sdntk._arguments import ArrayLike, as_count, as_points
 from sdntk._pytrees import register
-from sdntk.architectures import Activation, Architecture, AveragePool, Conv, Dense, Flatten, GlobalAveragePool, Layer
+from sdntk.architectures import (
+    Activation,
+    Architecture,
+    AveragePool,
+    Conv,
+    Dense,
+    Flatten,
+    GlobalAveragePool,
+    Layer,
+)
 from sdntk.kernels._neural_tangents import load_neural_tangents
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, repr=False)
 class InfiniteWidth:
-    """The kernel that :func:`ntk` and :func:`nngp` return; equal, and compiled once, for equal descriptions."""
+    """The kernel that :func:`ntk` and :func:`nngp` return; equal, and compiled once, for equal
+    descriptions.
+    """
 
     network: Architecture | Callable[..., Any]
     get: Literal["ntk", "nngp"]
@@ -31,11 +44,15 @@ class InfiniteWidth:
     def __post_init__(self) -> None:
         if not callable(self.network) and not isinstance(self.network, Architecture):
             raise TypeError(
-                "kernel_fn must be an sdntk.architectures.Architecture or the kernel_fn, the last of the three functions, "
+                "kernel_fn must be an sdntk.architectures.Architecture or the kernel_fn, the "
+                "last of the three functions, "
                 f"of a neural_tangents.stax network; got {type(self.network).__name__}."
             )
         if not isinstance(self.network, Hashable):
-            raise TypeError(f"kernel_fn must be hashable, to be compiled once; {type(self.network).__name__} is not.")
+            raise TypeError(
+                f"kernel_fn must be hashable, to be compiled once; {type(self.network).__name__} "
+                "is not."
+            )
         load_neural_tangents()
 
     def __call__(self, x1: ArrayLike, x2: ArrayLike) -> Float[Array, "n1 n2"]:
@@ -51,56 +68,68 @@ class InfiniteWidth:
 def ntk(kernel_fn: Architecture | Callable[..., Any]) -> InfiniteWidth:
     """The neural tangent kernel of an infinitely wide network, in closed form.
 
-    Theta(x, x') = lim E[<df(x)/dw, df(x')/dw>] as the widths grow, f one output and w all weights in the NTK
-    parameterisation. A network trained by gradient descent on the squared loss follows kernel regression with it.
+    Theta(x, x') = lim E[<df(x)/dw, df(x')/dw>] as the widths grow, f one output and w all weights
+    in the NTK parameterisation. A network trained by gradient descent on the squared loss follows
+    kernel regression with it.
 
-    Values are computed in the default floating-point type, whatever that of the points: float64 with jax_enable_x64 on.
-    Without it a ReLU network's float32 kernel errs by 2.5e-4 (relative) on the diagonal, and may have eigenvalues clearly
-    below 0 when points nearly coincide; in float64 the diagonal is good to about 2e-8 and the rest to rounding.
+    Values are computed in the default floating-point type, whatever that of the points: float64
+    with jax_enable_x64 on. Without it a ReLU network's float32 kernel errs by 2.5e-4 (relative) on
+    the diagonal, and may have eigenvalues clearly below 0 when points nearly coincide; in float64
+    the diagonal is good to about 2e-8 and the rest to rounding.
 
     Source: Jacot et al. 2018; computed by neural-tangents (Novak et al. 2020).
 
     Args:
-        kernel_fn: an :class:`~sdntk.architectures.Architecture`, or the kernel_fn of a ``neural_tangents.stax`` network,
-            which is called as kernel_fn(x1, x2, "ntk").
+        kernel_fn: an :class:`~sdntk.architectures.Architecture`, or the kernel_fn of a
+            ``neural_tangents.stax`` network, which is called as kernel_fn(x1, x2, "ntk").
 
     Returns:
-        A kernel: points (n1, ...) and (n2, ...) to (n1, n2). An architecture with convolutions or pools takes images (n,
-        height, width, channels), another one points of any shape, which it flattens. A stax network takes what its
-        first layer takes. The kernel works under jit, vmap and grad.
+        A kernel: points (n1, ...) and (n2, ...) to (n1, n2). An architecture with convolutions or
+            pools takes images (n,
+        height, width, channels), another one points of any shape, which it flattens. A stax network
+        takes what its first layer takes. The kernel works under jit, vmap and grad.
 
     Raises:
-        TypeError: ``kernel_fn`` is neither. ImportError: neural-tangents is missing. On the call, ValueError: the points
-        have a shape that the network does not take, or the network's output is not one vector for each point.
+        TypeError: ``kernel_fn`` is neither. ImportError: neural-tangents is missing. On the call,
+            ValueError: the points
+        have a shape that the network does not take, or the network's output is not one vector for
+        each point.
 
     Example:
         >>> from sdntk.architectures import fully_connected
         >>> kernel = ntk(fully_connected(depth=3))
         >>> values = kernel(jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([[1.0, 0.0]]))
-        >>> [round(float(v), 4) for v in values[:, 0]]            # |x|^2 weight_std^2/2 for each of 4 layers
+        >>> [round(float(v), 4) for v in values[:, 0]]  # |x|^2 weight_std^2/2 for each layer
         [4.0, 1.0604]
     """
     return InfiniteWidth(kernel_fn, "ntk")
 
 
 def nngp(kernel_fn: Architecture | Callable[..., Any]) -> InfiniteWidth:
-    """The covariance K(x, x') = lim E[f(x) f(x')] of an infinitely wide network at initialisation, in closed form.
+    """The covariance K(x, x') = lim E[f(x) f(x')] of an infinitely wide network at initialisation,
+    in closed form.
 
-    The kernel of the Gaussian process that the network's output becomes (NNGP); regression with it is what training the
-    readout alone does. Arguments, result, precision and errors are those of :func:`ntk`.
+    The kernel of the Gaussian process that the network's output becomes (NNGP); regression with it
+    is what training the readout alone does. Arguments, result, precision and errors are those of
+    :func:`ntk`.
 
-    Source: Lee et al. 2018, *Deep Neural Networks as Gaussian Processes*; computed by neural-tangents.
+    Source: Lee et al. 2018, *Deep Neural Networks as Gaussian Processes*; computed by
+    neural-tangents.
 
     Example:
         >>> from sdntk.architectures import fully_connected
-        >>> round(float(nngp(fully_connected(depth=1))(jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]]))[0, 0]), 6)   # 1/pi
+        >>> kernel = nngp(fully_connected(depth=1))
+        >>> values = kernel(jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]]))
+        >>> round(float(values[0, 0]), 6)  # 1/pi
         0.31831
     """
     return InfiniteWidth(kernel_fn, "nngp")
 
 
 @jax.jit
-def _infinite_width(kernel: InfiniteWidth, x1: Float[Array, "n1 ..."], x2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
+def _infinite_width(
+    kernel: InfiniteWidth, x1: Float[Array, "n1 ..."], x2: Float[Array, "n2 ..."]
+) -> Float[Array, "n1 n2"]:
     network = kernel.network
     kernel_fn = _stax(network) if isinstance(network, Architecture) else network
     if isinstance(network, Architecture) and network.smallest_image is None:
@@ -110,8 +139,10 @@ def _infinite_width(kernel: InfiniteWidth, x1: Float[Array, "n1 ..."], x2: Float
         values = kernel_fn(x1.astype(dtype), x2.astype(dtype), kernel.get)
     if jnp.shape(values) != (len(x1), len(x2)):
         raise ValueError(
-            f"kernel_fn must return one number for each pair of points, shape {(len(x1), len(x2))}; its shape is "
-            f"{jnp.shape(values)}. A stax network on images must have Flatten or GlobalAvgPool before its last Dense."
+            "kernel_fn must return one number for each pair of points, shape "
+            f"{(len(x1), len(x2))}; its shape is "
+            f"{jnp.shape(values)}. A stax network on images must have Flatten or GlobalAvgPool "
+            "before its last Dense."
         )
     return values
 
@@ -140,25 +171,35 @@ def _stax(architecture: Architecture) -> Callable[..., Any]:
     return kernel_fn
 
 
-def _as_two_sets(x1: ArrayLike, x2: ArrayLike) -> tuple[Float[Array, "n1 ..."], Float[Array, "n2 ..."]]:
+def _as_two_sets(
+    x1: ArrayLike, x2: ArrayLike
+) -> tuple[Float[Array, "n1 ..."], Float[Array, "n2 ..."]]:
     x1, x2 = as_points("x1", x1), as_points("x2", x2)
     if x1.shape[1:] != x2.shape[1:]:
-        raise ValueError(f"x1 and x2 must hold points of one shape; theirs are {x1.shape[1:]} and {x2.shape[1:]}.")
+        raise ValueError(
+            f"x1 and x2 must hold points of one shape; theirs are {x1.shape[1:]} and "
+            f"{x2.shape[1:]}."
+        )
     return x1, x2
 
 
 def _check_images(network: Any, shape: tuple[int, ...]) -> None:
     smallest = network.smallest_image if isinstance(network, Architecture) else None
-    if smallest is not None and (len(shape) != 4 or shape[1] < smallest[0] or shape[2] < smallest[1]):
+    if smallest is not None and (
+        len(shape) != 4 or shape[1] < smallest[0] or shape[2] < smallest[1]
+    ):
         raise ValueError(
             "x1 and x2 must be images, shape (n, height, width, channels), of at least "
-            f"{smallest[0]} x {smallest[1]} pixels for this architecture; the shape of x1 is {shape}."
+            f"{smallest[0]} x {smallest[1]} pixels for this architecture; the shape of x1 is "
+            f"{shape}."
         )
 
 
 @register
 class EmpiricalNTK:
-    """The kernel that :func:`empirical_ntk` returns: a pytree whose leaves are the network's numbers."""
+    """The kernel that :func:`empirical_ntk` returns: a pytree whose leaves are the network's
+    numbers.
+    """
 
     params: Any
     constants: tuple[Any, ...]
@@ -175,13 +216,16 @@ class EmpiricalNTK:
         values = self.apply_fn(params, *self.constants, x)
         if jnp.ndim(values) != 2 or len(values) != len(x):
             raise ValueError(
-                f"apply_fn must return outputs of shape (n, Q), here ({len(x)}, Q), for points of shape {x.shape}; "
+                f"apply_fn must return outputs of shape (n, Q), here ({len(x)}, Q), for points "
+                f"of shape {x.shape}; "
                 f"it returned shape {jnp.shape(values)}."
             )
         if self.output is None:
             return values
         if self.output >= values.shape[1]:
-            raise ValueError(f"output must be below {values.shape[1]}, the number of outputs; got {self.output}.")
+            raise ValueError(
+                f"output must be below {values.shape[1]}, the number of outputs; got {self.output}."
+            )
         return values[:, self.output, None]
 
     def __repr__(self) -> str:
@@ -191,45 +235,56 @@ class EmpiricalNTK:
 
 
 def empirical_ntk(
-    apply_fn: Callable[..., Any], params: Any = None, *, output: int | None = None, implementation: int = 1
+    apply_fn: Callable[..., Any],
+    params: Any = None,
+    *,
+    output: int | None = None,
+    implementation: int = 1,
 ) -> EmpiricalNTK:
     """The neural tangent kernel of a finite network at its present parameters, from its Jacobians.
 
-        Theta(x, x') = (1/Q) sum_q <df_q(x)/dw, df_q(x')/dw>        (neural-tangents' convention: the mean over the outputs)
-        Theta_q(x, x') = <df_q(x)/dw, df_q(x')/dw>                  with ``output=q``
+        Theta(x, x') = (1/Q) sum_q <df_q(x)/dw, df_q(x')/dw>        (neural-tangents' convention:
+        the mean over the outputs) Theta_q(x, x') = <df_q(x)/dw, df_q(x')/dw>                  with
+        ``output=q``
 
-    Every point goes through the network as a batch of one, so values do not depend on how points are grouped into blocks;
-    the network must treat the points of a batch independently, in evaluation mode. Precision is that of the network.
-    New parameters for the same function compile nothing anew, and :func:`jax.vmap` over a kernel whose leaves are stacked
-    gives the kernels of an ensemble.
+    Every point goes through the network as a batch of one, so values do not depend on how points
+    are grouped into blocks; the network must treat the points of a batch independently, in
+    evaluation mode. Precision is that of the network. New parameters for the same function compile
+    nothing anew, and :func:`jax.vmap` over a kernel whose leaves are stacked gives the kernels of
+    an ensemble.
 
     Source: Jacot et al. 2018; Novak et al. 2022, *Fast Finite Width Neural Tangent Kernel*.
 
     Args:
-        apply_fn: the network: a Flax NNX module that maps (n, ...) to (n, Q), or a function apply_fn(params, x) that does.
-            Of a module a copy in evaluation mode is taken: its ``nnx.Param`` are the parameters w; all other state, batch
-            statistics among it, is held constant.
+        apply_fn: the network: a Flax NNX module that maps (n, ...) to (n, Q), or a function
+            apply_fn(params, x) that does. Of a module a copy in evaluation mode is taken: its
+            ``nnx.Param`` are the parameters w; all other state, batch statistics among it, is held
+            constant.
         params: the parameters, any pytree of arrays; left out with a module.
         output: the output q whose kernel is wanted, from 0; the mean over all when left out.
-        implementation: how, the values being the same: 1 contracts Jacobians, 2 uses NTK-vector products, 3 structured
-            derivatives (often the fastest, but it reads the program and knows JAX's common operations only), 0 whichever
-            of them XLA says costs fewest operations. 1 when left out: it asks least of the network, reverse-mode
-            derivatives alone.
+        implementation: how, the values being the same: 1 contracts Jacobians, 2 uses NTK-vector
+            products, 3 structured derivatives (often the fastest, but it reads the program and
+            knows JAX's common operations only), 0 whichever of them XLA says costs fewest
+            operations. 1 when left out: it asks least of the network, reverse-mode derivatives
+            alone.
 
     Returns:
         A kernel: points (n1, ...) and (n2, ...), as the network takes them, to (n1, n2).
 
     Raises:
-        TypeError: ``apply_fn`` is neither, or ``params`` are missing or too many. ValueError: ``output`` or
+        TypeError: ``apply_fn`` is neither, or ``params`` are missing or too many. ValueError:
+            ``output`` or
         ``implementation`` is out of range; on the call, outputs are not of shape (n, Q).
         ImportError: neural-tangents is missing.
 
     Example:
-        >>> kernel = empirical_ntk(lambda w, x: x @ w, jnp.ones((2, 3)))              # linear: Theta = <x, x'>
+        >>> kernel = empirical_ntk(lambda w, x: x @ w, jnp.ones((2, 3)))  # Theta = <x, x'>
         >>> kernel(jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0], [0.0, 1.0]])).tolist()
         [[11.0, 2.0]]
     """
-    from flax import nnx  # here, since few need it and it takes a third of the time of importing this library
+    from flax import (
+        nnx,
+    )  # here, since few need it and it takes a third of the time of importing this library
 
     load_neural_tangents()
     implementation = as_count("implementation", implementation, at_least=0)
@@ -242,20 +297,30 @@ def empirical_ntk(
         copy: Any = nnx.clone(apply_fn)
         copy.eval()
         graph, weights, *constants = nnx.split(copy, nnx.Param, ...)
-        return EmpiricalNTK(weights, tuple(constants), _Module(graph, type(copy).__name__), output, implementation)
+        return EmpiricalNTK(
+            weights, tuple(constants), _Module(graph, type(copy).__name__), output, implementation
+        )
     if not callable(apply_fn):
-        raise TypeError(f"apply_fn must be a function of (params, x) or a Flax NNX module; got {type(apply_fn).__name__}.")
+        raise TypeError(
+            "apply_fn must be a function of (params, x) or a Flax NNX module; got "
+            f"{type(apply_fn).__name__}."
+        )
     if params is None:
-        raise TypeError("params must be given with a function apply_fn: its parameters, a pytree of arrays.")
+        raise TypeError(
+            "params must be given with a function apply_fn: its parameters, a pytree of arrays."
+        )
     return EmpiricalNTK(params, (), apply_fn, output, implementation)
 
 
 @functools.partial(jax.jit, static_argnames="apply_fn")
-def tangent_kernel(apply_fn: Callable[..., Any], params: Any, x: Float[Array, "n ..."]) -> Float[Array, "nQ nQ"]:
-    """J J^T of a network apply_fn(params, x) with outputs (n, Q), J their Jacobian in row-major order: not traced over q.
+def tangent_kernel(
+    apply_fn: Callable[..., Any], params: Any, x: Float[Array, "n ..."]
+) -> Float[Array, "nQ nQ"]:
+    """J J^T of a network apply_fn(params, x) with outputs (n, Q), J their Jacobian in row-major
+    order: not traced over q.
 
-    By structured derivatives (Novak et al. 2022), which never form J: J has a column for every weight. The network must
-    treat points independently.
+    By structured derivatives (Novak et al. 2022), which never form J: J has a column for every
+    weight. The network must treat points independently.
 
     Args:
         apply_fn: the network, a function of (params, x); compiled once for the same function.
@@ -263,12 +328,16 @@ def tangent_kernel(apply_fn: Callable[..., Any], params: Any, x: Float[Array, "n
         x: points, shape (n, ...).
 
     Example:
-        >>> tangent_kernel(lambda w, x: x @ w, jnp.ones((2, 2)), jnp.array([[1.0, 2.0]])).tolist()    # |x|^2 I
+        >>> x = jnp.array([[1.0, 2.0]])
+        >>> tangent_kernel(lambda w, x: x @ w, jnp.ones((2, 2)), x).tolist()  # |x|^2 I
         [[5.0, 0.0], [0.0, 5.0]]
     """
     leaves, structure = jax.tree.flatten(params)
     kernel_fn = load_neural_tangents().empirical_ntk_fn(
-        lambda leaves, x: apply_fn(jax.tree.unflatten(structure, leaves), x), trace_axes=(), vmap_axes=0, implementation=3
+        lambda leaves, x: apply_fn(jax.tree.unflatten(structure, leaves), x),
+        trace_axes=(),
+        vmap_axes=0,
+        implementation=3,
     )
     with jax.default_matmul_precision("highest"):
         kernel = kernel_fn(x, None, leaves)  # (n, n, Q, Q)
@@ -290,8 +359,12 @@ class _Module:
 
 
 @jax.jit
-def _empirical(kernel: EmpiricalNTK, x1: Float[Array, "n1 ..."], x2: Float[Array, "n2 ..."]) -> Float[Array, "n1 n2"]:
-    leaves, structure = jax.tree.flatten(kernel.params)  # a list, as not every pytree is hashable by its contents
+def _empirical(
+    kernel: EmpiricalNTK, x1: Float[Array, "n1 ..."], x2: Float[Array, "n2 ..."]
+) -> Float[Array, "n1 n2"]:
+    leaves, structure = jax.tree.flatten(
+        kernel.params
+    )  # a list, as not every pytree is hashable by its contents
 
     def outputs(leaves: list[Array], x: Array) -> Array:
         return kernel.outputs(jax.tree.unflatten(structure, leaves), x)

@@ -1,7 +1,7 @@
 """Stationary kernels in R^p, functions of the distance r = |x - x'| / length_scale.
 
-Distances are taken from differences, not from |x|^2 + |x'|^2 - 2 x.x': that shortcut errs by about 1e-8 for points
-that nearly coincide, enough to make a Matern Gram matrix indefinite.
+Distances are taken from differences, not from |x|^2 + |x'|^2 - 2 x.x': that shortcut errs by about
+1e-8 for points that nearly coincide, enough to make a Matern Gram matrix indefinite.
 """
 
 import math
@@ -17,16 +17,23 @@ from sdntk._pytrees import register
 from sdntk.kernels._base import Kernel
 
 
-def _squared_distance(x: Float[Array, " p"], t: Float[Array, " p"], length_scale: Array) -> Float[Array, ""]:
+def _squared_distance(
+    x: Float[Array, " p"], t: Float[Array, " p"], length_scale: Array
+) -> Float[Array, ""]:
     if length_scale.ndim == 1 and length_scale.shape != x.shape:
         raise ValueError(
-            f"length_scale must be a scalar or have one entry for each of the {x.size} coordinates; "
+            f"length_scale must be a scalar or have one entry for each of the {x.size} "
+            "coordinates; "
             f"its shape is {length_scale.shape}."
         )
-    # A common scale has its derivative behind the sum: (l/l)^2 = 1 there, and coordinates need none of their own.
+    # A common scale has its derivative behind the sum: (l/l)^2 = 1 there, and coordinates need none
+    # of their own.
     constant = lax.stop_gradient(length_scale)
-    scale, again = (constant, (constant / length_scale) ** 2) if length_scale.ndim == 0 else (length_scale, 1)
-    # Beyond 1e4 length scales every kernel here is exactly 0; without the cap squares overflow and derivatives turn nan.
+    scale, again = (
+        (constant, (constant / length_scale) ** 2) if length_scale.ndim == 0 else (length_scale, 1)
+    )
+    # Beyond 1e4 length scales every kernel here is exactly 0; without the cap squares overflow and
+    # derivatives turn nan.
     return jnp.sum(jnp.clip((x - t) / scale, -1e4, 1e4) ** 2) * again
 
 
@@ -43,9 +50,10 @@ class RBF(Kernel):
 def rbf(length_scale: ArrayLike = 1.0) -> RBF:
     """The Gaussian kernel, g(x, x') = exp(-|x - x'|^2/(2 length_scale^2)), as in scikit-learn.
 
-    Up to a factor it is the Green's function in R^p of L proportional to exp(-l^2 Laplacian/2): in Fourier space L is
-    multiplication by exp(l^2 |omega|^2/2), so derivatives of all orders are penalised. No boundary conditions but decay at
-    infinity. Source: Rasmussen and Williams 2006, eqs. 4.9-4.10; Girosi, Jones and Poggio 1995.
+    Up to a factor it is the Green's function in R^p of L proportional to exp(-l^2 Laplacian/2): in
+    Fourier space L is multiplication by exp(l^2 |omega|^2/2), so derivatives of all orders are
+    penalised. No boundary conditions but decay at infinity. Source: Rasmussen and Williams 2006,
+    eqs. 4.9-4.10; Girosi, Jones and Poggio 1995.
 
     Args:
         length_scale: l > 0, in the units of the points; a scalar, or one for each coordinate.
@@ -71,7 +79,9 @@ class Matern(Kernel):
     def pair(self, x: Float[Array, " p"], t: Float[Array, " p"]) -> Float[Array, ""]:
         p = self.degree
         r = math.sqrt(2 * p + 1) * safe_sqrt(_squared_distance(x, t, self.length_scale))
-        r = jnp.minimum(r, 800.0)  # exp(-r) is 0 from 746 on; without the cap the polynomial overflows and 0 * inf is nan
+        r = jnp.minimum(
+            r, 800.0
+        )  # exp(-r) is 0 from 746 on; without the cap the polynomial overflows and 0 * inf is nan
         f = math.factorial
         coefficients = [  # of r^p, ..., r^0, from integers: the last is exactly 1
             (f(p) * f(p + i) * 2 ** (p - i)) / (f(2 * p) * f(i) * f(p - i)) for i in range(p + 1)
@@ -80,18 +90,21 @@ class Matern(Kernel):
 
 
 def matern(nu: float, length_scale: ArrayLike = 1.0) -> Matern:
-    """The Matern kernel for half-integer nu, as scikit-learn defines it: a polynomial in the distance times an exponential.
+    """The Matern kernel for half-integer nu, as scikit-learn defines it: a polynomial in the
+    distance times an exponential.
 
     With r = sqrt(2 nu) |x - x'|/length_scale and p = nu - 1/2:
 
         g = exp(-r) p!/(2p)! sum_{i=0..p} (p + i)!/(i! (p - i)!) (2 r)^{p - i};
 
-    exp(-r) for nu = 1/2, (1 + r) exp(-r) for 3/2, (1 + r + r^2/3) exp(-r) for 5/2. Up to a factor it is the Green's
-    function in R^p of L proportional to (2 nu/l^2 - Laplacian)^{nu + p/2} (here p is the dimension), with decay at
-    infinity. Source: Rasmussen and Williams 2006, eqs. 4.14-4.17; Whittle 1963.
+    exp(-r) for nu = 1/2, (1 + r) exp(-r) for 3/2, (1 + r + r^2/3) exp(-r) for 5/2. Up to a factor
+    it is the Green's function in R^p of L proportional to (2 nu/l^2 - Laplacian)^{nu + p/2} (here p
+    is the dimension), with decay at infinity. Source: Rasmussen and Williams 2006, eqs. 4.14-4.17;
+    Whittle 1963.
 
     Args:
-        nu: smoothness, 0.5, 1.5, 2.5, ... Functions of the space have nu + p/2 square-integrable derivatives.
+        nu: smoothness, 0.5, 1.5, 2.5, ... Functions of the space have nu + p/2 square-integrable
+            derivatives.
         length_scale: l > 0, in the units of the points; a scalar, or one for each coordinate.
 
     Raises:
@@ -103,11 +116,16 @@ def matern(nu: float, length_scale: ArrayLike = 1.0) -> Matern:
         [1.0, 0.483358]
     """
     if is_traced(nu):
-        raise TypeError("nu must be a Python number: it decides the formula, so it cannot be traced.")
+        raise TypeError(
+            "nu must be a Python number: it decides the formula, so it cannot be traced."
+        )
     try:
         degree = float(nu) - 0.5
     except (TypeError, ValueError):
         raise TypeError(f"nu must be a number; got {nu!r}.") from None
     if not (math.isfinite(degree) and degree >= 0 and degree == int(degree)):
-        raise ValueError(f"nu must be a half-integer 0.5, 1.5, 2.5, ...; got {nu} (rbf is the limit of large nu).")
+        raise ValueError(
+            f"nu must be a half-integer 0.5, 1.5, 2.5, ...; got {nu} (rbf is the limit of large "
+            "nu)."
+        )
     return Matern(as_scale("length_scale", length_scale), int(degree))

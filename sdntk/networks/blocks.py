@@ -12,17 +12,34 @@ class ConvNorm(nnx.Module):
     """A convolution, zeros around the image, and batch normalisation of its channels."""
 
     def __init__(
-        self, inputs: int, outputs: int, size: int, *, stride: int = 1, bias: bool = False, rngs: nnx.Rngs, dtype: Any
+        self,
+        inputs: int,
+        outputs: int,
+        size: int,
+        *,
+        stride: int = 1,
+        bias: bool = False,
+        rngs: nnx.Rngs,
+        dtype: Any,
     ) -> None:
         margin = (size // 2, size // 2)
         self.conv = nnx.Conv(
-            inputs, outputs, (size, size), strides=stride, padding=(margin, margin), use_bias=bias, dtype=dtype,
-            kernel_init=nnx.initializers.he_normal(), rngs=rngs,
-        )  # fmt: skip
+            inputs,
+            outputs,
+            (size, size),
+            strides=stride,
+            padding=(margin, margin),
+            use_bias=bias,
+            dtype=dtype,
+            kernel_init=nnx.initializers.he_normal(),
+            rngs=rngs,
+        )
         self.norm = nnx.BatchNorm(outputs, momentum=0.9, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n H W C"]) -> Float[Array, "n H2 W2 C2"]:
-        """Normalised by the batch in training mode, by the running statistics in evaluation mode."""
+        """Normalised by the batch in training mode, by the running statistics in evaluation
+        mode.
+        """
         return self.norm(self.conv(x))
 
 
@@ -47,8 +64,11 @@ class Classifier(nnx.Module):
         """
         if x.ndim != 4 or x.shape[-1] != 3 or min(x.shape[1:3]) < self.smallest:
             raise ValueError(
-                f"x must have shape (n, height, width, 3), height and width at least {self.smallest}; its shape is "
+                "x must have shape (n, height, width, 3), height and width at least "
+                f"{self.smallest}; its shape is "
                 f"{x.shape}."
             )
-        dtype = self.head.kernel.dtype  # the weights', whatever images come in and convolutions compute in
+        dtype = (
+            self.head.kernel.dtype
+        )  # the weights', whatever images come in and convolutions compute in
         return self.head(jnp.mean(self.features(x.astype(dtype)).astype(dtype), axis=(1, 2)))

@@ -1,4 +1,6 @@
-"""Layers with weights in the NTK parameterisation: numbers drawn from N(0, 1), their scale in the forward pass."""
+"""Layers with weights in the NTK parameterisation: numbers drawn from N(0, 1), their scale in the
+forward pass.
+"""
 
 import math
 
@@ -13,7 +15,9 @@ from sdntk import architectures
 class Dense(nnx.Module):
     """y = weight_std w^T x / sqrt(d) + bias_std b, for d inputs (Jacot et al. 2018)."""
 
-    def __init__(self, layer: architectures.Dense, inputs: int, outputs: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, layer: architectures.Dense, inputs: int, outputs: int, *, rngs: nnx.Rngs
+    ) -> None:
         self.scale, self.bias_std = layer.weight_std / math.sqrt(inputs), layer.bias_std
         self.kernel = nnx.Param(_normal(rngs, (inputs, outputs)))
         self.bias = nnx.Param(_normal(rngs, (outputs,))) if layer.bias_std else None
@@ -24,9 +28,13 @@ class Dense(nnx.Module):
 
 
 class Conv(nnx.Module):
-    """y = weight_std (w * x) / sqrt(d) + bias_std b, d = (entries of the filter) x (channels); zeros around the image."""
+    """y = weight_std (w * x) / sqrt(d) + bias_std b, d = (entries of the filter) x (channels);
+    zeros around the image.
+    """
 
-    def __init__(self, layer: architectures.Conv, inputs: int, outputs: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, layer: architectures.Conv, inputs: int, outputs: int, *, rngs: nnx.Rngs
+    ) -> None:
         self.scale = layer.weight_std / math.sqrt(inputs * math.prod(layer.filter_shape))
         self.bias_std = layer.bias_std
         self.kernel = nnx.Param(_normal(rngs, (*layer.filter_shape, inputs, outputs)))
@@ -35,12 +43,18 @@ class Conv(nnx.Module):
     def __call__(self, x: Float[Array, "n H W d"]) -> Float[Array, "n H W outputs"]:
         """The layer's outputs."""
         values = jax.lax.conv_general_dilated(
-            x, self.kernel[...], window_strides=(1, 1), padding="SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            x,
+            self.kernel[...],
+            window_strides=(1, 1),
+            padding="SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         return _with_bias(self.scale * values, self.bias, self.bias_std)
 
 
-def build(layer: architectures.Dense | architectures.Conv, inputs: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Module:
+def build(
+    layer: architectures.Dense | architectures.Conv, inputs: int, outputs: int, *, rngs: nnx.Rngs
+) -> nnx.Module:
     """The layer of a description, for so many inputs or channels."""
     if isinstance(layer, architectures.Conv):
         return Conv(layer, inputs, outputs, rngs=rngs)

@@ -1,4 +1,6 @@
-"""Plain stacks of 3 x 3 convolutions with batch normalisation: VGG-16, and one small enough for two cores."""
+"""Plain stacks of 3 x 3 convolutions with batch normalisation: VGG-16, and one small enough for two
+cores.
+"""
 
 from typing import Any
 
@@ -8,7 +10,8 @@ from jaxtyping import Array, Float
 from sdntk._arguments import as_count
 from sdntk.networks.blocks import Classifier, ConvNorm
 
-#: Channels of each convolution, stage by stage; after a stage the maximum over 2 x 2 pixels is taken.
+#: Channels of each convolution, stage by stage; after a stage the maximum over 2 x 2 pixels is
+#: taken.
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 SMALL = ((16,), (32,), (64,))
 
@@ -23,7 +26,14 @@ class VGG(Classifier):
         dtype: of the computation, as :class:`sdntk.networks.ResNet` has it.
     """
 
-    def __init__(self, stages: tuple[tuple[int, ...], ...], num_classes: Any, *, rngs: nnx.Rngs, dtype: Any = None) -> None:
+    def __init__(
+        self,
+        stages: tuple[tuple[int, ...], ...],
+        num_classes: Any,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Any = None,
+    ) -> None:
         made, channels = [], 3
         for stage in stages:
             layers = []
@@ -44,11 +54,14 @@ class VGG(Classifier):
 
 
 def vgg16(num_classes: Any, *, rngs: nnx.Rngs, dtype: Any = None) -> VGG:
-    """VGG-16 with batch normalisation and one linear layer, for images of 32 x 32: 14,728,266 parameters for 10 classes.
+    """VGG-16 with batch normalisation and one linear layer, for images of 32 x 32: 14,728,266
+    parameters for 10 classes.
 
-    The network of Mobahi et al. 2020, Fig. 6 (right). Its original has three linear layers for images of 224 x 224.
+    The network of Mobahi et al. 2020, Fig. 6 (right). Its original has three linear layers for
+    images of 224 x 224.
 
-    Source: K. Simonyan and A. Zisserman, Very deep convolutional networks for large-scale image recognition, ICLR 2015.
+    Source: K. Simonyan and A. Zisserman, Very deep convolutional networks for large-scale image
+    recognition, ICLR 2015.
 
     Example:
         >>> shapes = nnx.eval_shape(lambda: vgg16(10, rngs=nnx.Rngs(0)))
@@ -59,7 +72,8 @@ def vgg16(num_classes: Any, *, rngs: nnx.Rngs, dtype: Any = None) -> VGG:
 
 
 def small_cnn(num_classes: Any, *, rngs: nnx.Rngs, dtype: Any = None) -> VGG:
-    """Three convolutions of 16, 32 and 64 channels: 24,458 parameters for 10 classes, for machines without an accelerator.
+    """Three convolutions of 16, 32 and 64 channels: 24,458 parameters for 10 classes, for machines
+    without an accelerator.
 
     Example:
         >>> import jax.numpy as jnp

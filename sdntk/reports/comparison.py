@@ -1,4 +1,6 @@
-"""How close networks of finite width are to their kernel: a table, a sentence and figures, from what compare wrote."""
+"""How close networks of finite width are to their kernel: a table, a sentence and figures, from
+what compare wrote.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,10 @@ def comparison_table(comparison: pd.DataFrame) -> Table:
         "change of NTK": "kernel_change",
         "NTK to infinite width": "kernel_error",
     }
-    table = Table(title="Networks against their kernel, mean ± standard deviation over seeds (gaps and changes relative)")
+    table = Table(
+        title="Networks against their kernel, mean ± standard deviation over seeds "
+        "(gaps and changes relative)"
+    )
     for column in ("round", "width", *shown):
         table.add_column(column, justify="right")
     for index, rounds in comparison.groupby("round"):
@@ -39,7 +44,11 @@ def comparison_table(comparison: pd.DataFrame) -> Table:
             table.add_row(str(index), "all", "collapsed: both are 0")
             continue
         for width, rows in rounds.groupby("width"):
-            table.add_row(str(index), f"{width:,}", *(mean_and_deviation(rows[column]) for column in shown.values()))
+            table.add_row(
+                str(index),
+                f"{width:,}",
+                *(mean_and_deviation(rows[column]) for column in shown.values()),
+            )
     return table
 
 
@@ -59,18 +68,25 @@ def verdict(comparison: pd.DataFrame) -> str:
     if len(active):
         reached = (active["stop"] == "stationary").sum()
         lines.append(
-            f"{reached} of {len(active)} trainings reached the gradient norm asked for; the largest that is left is "
+            f"{reached} of {len(active)} trainings reached the gradient norm asked for; the "
+            "largest that is left is "
             f"{active['stationarity'].max():.1e}."
         )
     return "\n".join(lines)
 
 
 def draw(comparison: pd.DataFrame, fits: pd.DataFrame, title: str) -> dict[str, Figure]:
-    """The figures by name: ``gaps`` against width, ``fits`` side by side, and ``accuracy`` by round; none of no round."""
+    """The figures by name: ``gaps`` against width, ``fits`` side by side, and ``accuracy`` by
+    round; none of no round.
+    """
     active = comparison[~comparison["collapsed"]]
     if active.empty:
         return {}
-    return {"gaps": _gaps(active, title), "fits": _fits(fits, title), "accuracy": _accuracy(active, title)}
+    return {
+        "gaps": _gaps(active, title),
+        "fits": _fits(fits, title),
+        "accuracy": _accuracy(active, title),
+    }
 
 
 def save(comparison: pd.DataFrame, fits: pd.DataFrame, title: str, folder: Path) -> list[Path]:
@@ -87,7 +103,9 @@ def _gaps(active: pd.DataFrame, title: str) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.8), sharey=True, layout="constrained")
     for ax, (gap, where) in zip(axes, GAPS.items(), strict=True):
         fitted = exponents(active, gap).set_index("round")
-        for (index, rows), colour in zip(active.groupby("round"), round_colours(len(fitted)), strict=True):
+        for (index, rows), colour in zip(
+            active.groupby("round"), round_colours(len(fitted)), strict=True
+        ):
             draw_gap(ax, rows, gap, fitted.loc[index], colour=colour, name=f"round {index}")
         ax.set(xscale="log", yscale="log", xlabel="width", title=where)
         widths = sorted(active["width"].unique())
@@ -107,7 +125,13 @@ def draw_gap(ax: Axes, rows: pd.DataFrame, gap: str, fit: Any, *, colour: Any, n
     label = f"{name}: one width"
     if np.isfinite(fit["exponent"]):
         label = f"{name}: width$^{{{_uncertain(fit, 2, PLUS_MINUS)}}}$"
-        ax.plot(ends, np.exp(fit["intercept"]) * ends ** fit["exponent"], color=colour, linewidth=1.4, label=label)
+        ax.plot(
+            ends,
+            np.exp(fit["intercept"]) * ends ** fit["exponent"],
+            color=colour,
+            linewidth=1.4,
+            label=label,
+        )
     else:
         ax.plot([], [], "o", color=colour, label=label)
     return ax
@@ -116,20 +140,41 @@ def draw_gap(ax: Axes, rows: pd.DataFrame, gap: str, fit: Any, *, colour: Any, n
 def _uncertain(fit: Any, digits: int, sign: str) -> str:
     """An exponent, with its standard error where there is one."""
     exponent = f"{fit['exponent']:.{digits}f}"
-    return f"{exponent} {sign} {fit['standard_error']:.{digits}f}" if np.isfinite(fit["standard_error"]) else exponent
+    return (
+        f"{exponent} {sign} {fit['standard_error']:.{digits}f}"
+        if np.isfinite(fit["standard_error"])
+        else exponent
+    )
 
 
 def _fits(fits: pd.DataFrame, title: str) -> Figure:
     widths = sorted(fits["width"].unique())
     figure, axes = plt.subplots(
-        1, len(widths), figsize=(3.4 * len(widths) + 0.6, 4.9), sharex=True, sharey=True, layout="constrained", squeeze=False
+        1,
+        len(widths),
+        figsize=(3.4 * len(widths) + 0.6, 4.9),
+        sharex=True,
+        sharey=True,
+        layout="constrained",
+        squeeze=False,
     )
-    ends = np.array([fits[["kernel", "network"]].min().min(), fits[["kernel", "network"]].max().max()])
+    ends = np.array(
+        [fits[["kernel", "network"]].min().min(), fits[["kernel", "network"]].max().max()]
+    )
     for ax, width in zip(axes[0], widths, strict=True):
         rows = fits[fits["width"] == width]
         ax.plot(ends, ends, color="0.6", linewidth=1, linestyle="--")
-        for (index, one), colour in zip(rows.groupby("round"), round_colours(rows["round"].nunique()), strict=True):
-            ax.plot(one["kernel"], one["network"], ".", color=colour, markersize=4, label=f"round {index}")
+        for (index, one), colour in zip(
+            rows.groupby("round"), round_colours(rows["round"].nunique()), strict=True
+        ):
+            ax.plot(
+                one["kernel"],
+                one["network"],
+                ".",
+                color=colour,
+                markersize=4,
+                label=f"round {index}",
+            )
         ax.set(title=f"width {width:,}", xlabel="output of the kernel's fit", aspect="equal")
         ax.grid(alpha=0.25)
     axes[0, 0].set_ylabel("output of the network (first seed)")
@@ -145,10 +190,26 @@ def _accuracy(active: pd.DataFrame, title: str) -> Figure:
         for width, colour in zip(widths, round_colours(len(widths)), strict=True):
             rows = active[active["width"] == width]
             draw_envelope(
-                ax, rows, "round", f"accuracy_{name}", color=colour, label=f"networks, width {width:,}", marker="o"
+                ax,
+                rows,
+                "round",
+                f"accuracy_{name}",
+                color=colour,
+                label=f"networks, width {width:,}",
+                marker="o",
             )
-        draw_envelope(ax, active, "round", f"kernel_accuracy_{name}", color="crimson", label="kernel", marker="s")
-        ax.set_ylabel(f"accuracy on {'training' if name == 'train' else 'test'} points, against their labels")
+        draw_envelope(
+            ax,
+            active,
+            "round",
+            f"kernel_accuracy_{name}",
+            color="crimson",
+            label="kernel",
+            marker="s",
+        )
+        ax.set_ylabel(
+            f"accuracy on {'training' if name == 'train' else 'test'} points, against their labels"
+        )
         label_rounds(ax)
         ax.grid(alpha=0.25)
     axes[0].legend(frameon=False, fontsize="small")

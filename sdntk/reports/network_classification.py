@@ -1,4 +1,6 @@
-"""What self-distillation of deep networks showed: tables, verdict and the paper's figures, from the records."""
+"""What self-distillation of deep networks showed: tables, verdict and the paper's figures, from the
+records.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,11 @@ _TRAIN, _TEST, _STOPPED = "C0", "C3", "C2"
 
 
 def rounds_table(records: Records) -> Table:
-    """Every round: mean and standard deviation over seeds; beside it the networks that were stopped early, if any.
+    """Every round: mean and standard deviation over seeds; beside it the networks that were stopped
+    early, if any.
 
-    Chains that diverged are left out, and of the networks stopped early those that did not reach the round's loss.
+    Chains that diverged are left out, and of the networks stopped early those that did not reach
+    the round's loss.
     """
     frame, stopped = _whole_chains(records)
     shown = {
@@ -31,7 +35,10 @@ def rounds_table(records: Records) -> Table:
         "loss to given labels": "given_loss",
     }
     beside = [] if stopped.empty else ["stopped early: test accuracy", "at step", "reached"]
-    table = Table(title="Self-distillation, mean ± standard deviation over seeds (accuracy and loss to the original labels)")
+    table = Table(
+        title="Self-distillation, mean ± standard deviation over seeds "
+        "(accuracy and loss to the original labels)"
+    )
     for column in ("round", *shown, *beside):
         table.add_column(column, justify="right")
     for t, rows in frame.groupby("round"):
@@ -40,7 +47,9 @@ def rounds_table(records: Records) -> Table:
             early = stopped[stopped["round"] == t]
             reached = early.dropna(subset="step")
             cells += (
-                [mean_and_deviation(reached[column]) for column in ("test_accuracy", "step")] if len(reached) else ["", ""]
+                [mean_and_deviation(reached[column]) for column in ("test_accuracy", "step")]
+                if len(reached)
+                else ["", ""]
             )
             cells.append(f"{len(reached)} of {len(early)}")
         table.add_row(str(t), *cells)
@@ -48,58 +57,79 @@ def rounds_table(records: Records) -> Table:
 
 
 def verdict(records: Records) -> str:
-    """Does training accuracy fall every round, test accuracy rise first, and does a network stopped early do as well?"""
+    """Does training accuracy fall every round, test accuracy rise first, and does a network stopped
+    early do as well?
+    """
     frame, stopped = _whole_chains(records)
     if frame.empty:
         return "Every chain diverged."
-    train, test = (frame.groupby("round")[column].mean() for column in ("train_accuracy", "test_accuracy"))
+    train, test = (
+        frame.groupby("round")[column].mean() for column in ("train_accuracy", "test_accuracy")
+    )
     falls = train.diff().dropna() < 0
-    chains, diverged = records["rounds"]["seed"].nunique(), records["rounds"]["seed"].nunique() - frame["seed"].nunique()
+    chains, diverged = (
+        records["rounds"]["seed"].nunique(),
+        records["rounds"]["seed"].nunique() - frame["seed"].nunique(),
+    )
     lines = [f"{diverged} of {chains} chains diverged and are left out."] if diverged else []
     lines.append(
-        f"Mean training accuracy falls in {falls.sum()} of {len(falls)} later rounds: from {train.iloc[0]:.4f} to "
+        f"Mean training accuracy falls in {falls.sum()} of {len(falls)} later rounds: from "
+        f"{train.iloc[0]:.4f} to "
         f"{train.iloc[-1]:.4f}."
     )
     best = test.idxmax()
     gains = frame.pivot(index="seed", columns="round", values="test_accuracy")
     gains = gains[best] - gains[0]
     rise = (
-        f"rises to {test[best]:.4f} in round {best} (by {gains.mean():.4f}, standard deviation over seeds "
+        f"rises to {test[best]:.4f} in round {best} (by {gains.mean():.4f}, standard deviation "
+        "over seeds "
         f"{gains.std(ddof=0):.4f})"
         if best > 0
         else "does not rise"
     )
-    lines.append(f"Mean test accuracy starts at {test.iloc[0]:.4f}, {rise}, and ends at {test.iloc[-1]:.4f}.")
+    lines.append(
+        f"Mean test accuracy starts at {test.iloc[0]:.4f}, {rise}, and ends at {test.iloc[-1]:.4f}."
+    )
     if not stopped.empty:
         lines.append(_verdict_on_early_stopping(frame, stopped))
     return "\n".join(lines)
 
 
 def _verdict_on_early_stopping(frame: pd.DataFrame, stopped: pd.DataFrame) -> str:
-    """Both sides over the same rounds, and over all seeds: what only some seeds reach is reached by the better ones."""
+    """Both sides over the same rounds, and over all seeds: what only some seeds reach is reached by
+    the better ones.
+    """
     missed = stopped.loc[stopped["step"].isna(), "round"]
     reached = sorted(set(stopped["round"]) - set(missed))
     if not reached:
         return "No round's loss was reached by every network that was to be stopped there."
     early, rounds = (
-        table[table["round"].isin(reached)].groupby("round")["test_accuracy"].mean() for table in (stopped, frame)
+        table[table["round"].isin(reached)].groupby("round")["test_accuracy"].mean()
+        for table in (stopped, frame)
     )
     return (
-        f"One network stopped early, at the losses of rounds {', '.join(map(str, reached))}, which every seed reached: mean "
-        f"test accuracy {early.max():.4f} at best (round {early.idxmax()}); self-distillation in these rounds "
+        f"One network stopped early, at the losses of rounds {', '.join(map(str, reached))}, "
+        "which every seed reached: mean "
+        f"test accuracy {early.max():.4f} at best (round {early.idxmax()}); self-distillation in "
+        "these rounds "
         f"{rounds.max():.4f} (round {rounds.idxmax()})."
     )
 
 
 def _whole_chains(records: Records) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rounds, and the networks stopped early, of the seeds whose chains did not diverge: means are of the same seeds."""
+    """The rounds, and the networks stopped early, of the seeds whose chains did not diverge: means
+    are of the same seeds.
+    """
     frame, stopped = records["rounds"], records["early_stopping"]
     gone = frame.loc[frame["stop"] == Stop.DIVERGED.name.lower(), "seed"]
-    return frame[~frame["seed"].isin(gone)], stopped if stopped.empty else stopped[~stopped["seed"].isin(gone)]
+    return frame[~frame["seed"].isin(gone)], stopped if stopped.empty else stopped[
+        ~stopped["seed"].isin(gone)
+    ]
 
 
 def draw(records: Records, kernel: pd.DataFrame | None = None) -> dict[str, Figure]:
-    """The figures by name: ``rounds`` (the paper's Fig. 7), and ``early_stopping`` (its Fig. 6, left) where there is any.
+    """The figures by name: ``rounds`` (the paper's Fig. 7), and ``early_stopping`` (its Fig. 6,
+    left) where there is any.
 
     Args:
         records: of the networks.
@@ -140,7 +170,12 @@ def _rounds(records: Records, kernel: pd.DataFrame | None) -> Figure:
     for ax in axes[1]:
         label_rounds(ax)
     if kernel is not None:
-        figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+        figure.legend(
+            *axes[0, 1].get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=3,
+            frameon=False,
+        )
     figure.suptitle(_headline(records), fontsize="medium")
     return figure
 
@@ -148,22 +183,36 @@ def _rounds(records: Records, kernel: pd.DataFrame | None) -> Figure:
 def _draw_kernel(ax: Axes, kernel: pd.DataFrame, column: str) -> None:
     active = kernel[kernel["active_classes"] > 0]
     draw_envelopes(
-        ax, active.assign(chain=active["tolerance"].map("kernel, $\\epsilon$ = {:g} $\\Vert y\\Vert^2/K$".format)),
-        "round", column, by="chain",
-    )  # fmt: skip
+        ax,
+        active.assign(
+            chain=active["tolerance"].map("kernel, $\\epsilon$ = {:g} $\\Vert y\\Vert^2/K$".format)
+        ),
+        "round",
+        column,
+        by="chain",
+    )
 
 
 def _early_stopping(records: Records) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
     frame, stopped = _whole_chains(records)
     reached = stopped.dropna(subset="step")
-    share = "" if len(reached) == len(stopped) else f"\n({len(reached)} of {len(stopped)} came so far)"
+    share = (
+        "" if len(reached) == len(stopped) else f"\n({len(reached)} of {len(stopped)} came so far)"
+    )
     for ax, column in zip(axes, ("train_accuracy", "test_accuracy"), strict=True):
-        draw_envelope(ax, frame, "round", column, color=_TEST, marker="o", label="self-distillation")
         draw_envelope(
-            ax, reached, "round", column, color=_STOPPED, marker="s",
+            ax, frame, "round", column, color=_TEST, marker="o", label="self-distillation"
+        )
+        draw_envelope(
+            ax,
+            reached,
+            "round",
+            column,
+            color=_STOPPED,
+            marker="s",
             label=f"one network, first measured at or\nbelow that round's loss{share}",
-        )  # fmt: skip
+        )
         ax.set(ylabel=f"accuracy on {'training' if column.startswith('train') else 'test'} images")
         ax.grid(alpha=0.25)
         label_rounds(ax)
@@ -175,8 +224,11 @@ def _early_stopping(records: Records) -> Figure:
 def _headline(records: Records) -> str:
     c: dict[str, Any] = records.configuration
     images = "all" if c["train"] is None else f"{c['train']:,}"
-    several = f"mean and one standard deviation over {c['seeds']} seeds" if c["seeds"] > 1 else "one seed"
+    several = (
+        f"mean and one standard deviation over {c['seeds']} seeds" if c["seeds"] > 1 else "one seed"
+    )
     return (
-        f"{c['network']} on {c['dataset']} ({images} training images, {c['label_noise']:.0%} label noise)\n"
+        f"{c['network']} on {c['dataset']} ({images} training images, {c['label_noise']:.0%} "
+        "label noise)\n"
         f"{c['loss']} loss, {c['targets']} targets, {c['steps']:,} steps a round; {several}"
     )

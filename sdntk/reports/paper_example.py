@@ -1,4 +1,6 @@
-"""The paper's example end to end (Mobahi et al. 2020, section 4): every quantity of the theory, computed, told and drawn."""
+"""The paper's example end to end (Mobahi et al. 2020, section 4): every quantity of the theory,
+computed, told and drawn.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,7 +24,8 @@ from sdntk.theory import bounds
 from sdntk.theory.multiplier import Status
 
 DEFAULT_TOLERANCE = 0.045
-#: With fresh noise the floor is another; this far above it lies the default tolerance of the authors' labels, too.
+#: With fresh noise the floor is another; this far above it lies the default tolerance of the
+#: authors' labels, too.
 DEFAULT_MARGIN = 0.003
 
 
@@ -49,17 +52,22 @@ class Illustration:
         return np.mean((self.fits - self.truth) ** 2, axis=1)
 
 
-def illustrate(tolerance: float | None = None, rounds: int = 6, seed: int | None = None) -> Illustration:
+def illustrate(
+    tolerance: float | None = None, rounds: int = 6, seed: int | None = None
+) -> Illustration:
     """Distil the paper's example.
 
     Args:
-        tolerance: eps; 0.045 with the authors' labels, and 0.003 above the labels' floor with fresh noise, if left out.
+        tolerance: eps; 0.045 with the authors' labels, and 0.003 above the labels' floor with fresh
+            noise, if left out.
         rounds: T.
         seed: draws fresh noise; the authors' own labels if left out.
     """
     x, y = mobahi_example(None if seed is None else jax.random.key(seed))
     if tolerance is None:
-        ends = (float(y[0]) ** 2 + float(y[-1]) ** 2) / len(y)  # every function of the space is 0 there: the floor
+        ends = (float(y[0]) ** 2 + float(y[-1]) ** 2) / len(
+            y
+        )  # every function of the space is 0 there: the floor
         tolerance = DEFAULT_TOLERANCE if seed is None else ends + DEFAULT_MARGIN
     run = distill(kernels.cubic_spline(), x, y, tolerance=tolerance, rounds=rounds)
     x_plot = jnp.linspace(0, 1, 201)
@@ -67,24 +75,45 @@ def illustrate(tolerance: float | None = None, rounds: int = 6, seed: int | None
 
 
 def effective_basis_functions(diagonals: Float[Array, "T K"]) -> Float[np.ndarray, " T"]:
-    """(sum B)^2 / sum B^2: how many basis functions each filter spreads over; 0 for the zero filter."""
+    """(sum B)^2 / sum B^2: how many basis functions each filter spreads over; 0 for the zero
+    filter.
+    """
     b = np.asarray(diagonals)
     return np.asarray(b.sum(axis=1) ** 2 / np.maximum((b**2).sum(axis=1), np.finfo(b.dtype).tiny))
 
 
 def table(shown: Illustration) -> Table:
-    """A row for each round: status, multiplier and norm between their bounds, losses, effective basis functions."""
+    """A row for each round: status, multiplier and norm between their bounds, losses, effective
+    basis functions.
+    """
     run, d = shown.run, shown.run.eigenvalues
     rounds = len(run.status)
     bounds_of = jax.vmap(lambda z: bounds.multiplier_bounds(d, z, shown.tolerance), in_axes=1)
     c_low, c_high = map(np.asarray, bounds_of(run.spectrum.rotate(run.targets.T)))
-    norm_low, norm_high = map(np.asarray, bounds.norm_bounds(d, run.rotated_labels, shown.tolerance, rounds))
-    norms, basis, errors = np.linalg.norm(run.targets, axis=1), effective_basis_functions(run.filters), shown.test_error
+    norm_low, norm_high = map(
+        np.asarray, bounds.norm_bounds(d, run.rotated_labels, shown.tolerance, rounds)
+    )
+    norms, basis, errors = (
+        np.linalg.norm(run.targets, axis=1),
+        effective_basis_functions(run.filters),
+        shown.test_error,
+    )
     status, multipliers, losses = map(np.asarray, (run.status, run.multipliers, run.training_loss))
     labels = "the authors' labels" if shown.seed is None else f"fresh noise, seed {shown.seed}"
-    out = Table(title=f"Self-distillation of the paper's example: tolerance {shown.tolerance:.6g}, {labels}")
-    for heading in ("round", "status", "multiplier c", "bounds on c", "norm of targets", "its bounds", "training loss",
-                    "error to truth", "basis functions"):  # fmt: skip
+    out = Table(
+        title=f"Self-distillation of the paper's example: tolerance {shown.tolerance:.6g}, {labels}"
+    )
+    for heading in (
+        "round",
+        "status",
+        "multiplier c",
+        "bounds on c",
+        "norm of targets",
+        "its bounds",
+        "training loss",
+        "error to truth",
+        "basis functions",
+    ):
         out.add_column(heading, justify="left" if heading == "status" else "right")
     for t in range(rounds):
         active = status[t] == Status.ACTIVE
@@ -103,9 +132,13 @@ def table(shown: Illustration) -> Table:
 
 
 def draw(shown: Illustration) -> dict[str, Figure]:
-    """One figure for each of the paper's pictures, by file name; those of active rounds only if there is one."""
+    """One figure for each of the paper's pictures, by file name; those of active rounds only if
+    there is one.
+    """
     figures = {
-        "green_function": _single(lambda ax: plotting.draw_kernel(ax, kernels.cubic_spline()), size=(5.4, 4.4)),
+        "green_function": _single(
+            lambda ax: plotting.draw_kernel(ax, kernels.cubic_spline()), size=(5.4, 4.4)
+        ),
         "data": _single(lambda ax: _data(ax, shown)),
         "fits": _single(lambda ax: _fits(ax, shown)),
     }
@@ -138,22 +171,31 @@ def _data(ax: Axes, shown: Illustration) -> None:
     x, y = np.asarray(shown.x), np.asarray(shown.y)
     ax.plot(x[[0, -1]], y[[0, -1]], "o", markersize=12, markerfacecolor="none", color="crimson")
     ax.annotate(
-        "every function of the space\nis 0 at both ends", (1, y[-1]), (0.6, 0.85), textcoords="axes fraction",
-        color="crimson", arrowprops={"arrowstyle": "-", "color": "crimson", "shrinkB": 7},
-    )  # fmt: skip
+        "every function of the space\nis 0 at both ends",
+        (1, y[-1]),
+        (0.6, 0.85),
+        textcoords="axes fraction",
+        color="crimson",
+        arrowprops={"arrowstyle": "-", "color": "crimson", "shrinkB": 7},
+    )
     ax.set_title("11 noisy samples of sin(2 pi x)", fontsize="medium")
 
 
 def _fits(ax: Axes, shown: Illustration) -> None:
     plotting.draw_data(ax, shown.x, shown.y, shown.x_plot, shown.truth)
     plotting.draw_fits(ax, shown.x_plot, shown.fits, shown.run.status)
-    ax.set_title(f"Round by round: smoother, flatter, then zero (tolerance {shown.tolerance:.4g})", fontsize="medium")
+    ax.set_title(
+        f"Round by round: smoother, flatter, then zero (tolerance {shown.tolerance:.4g})",
+        fontsize="medium",
+    )
 
 
 def _filters(shown: Illustration) -> Figure:
     run, rounds = shown.run, int(shown.run.active_rounds)
     width = 2.3 * rounds + 0.8
-    figure, axes = plt.subplots(1, rounds, figsize=(width, 3.0), sharey=True, layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        1, rounds, figsize=(width, 3.0), sharey=True, layout="constrained", squeeze=False
+    )
     diagonals, basis = np.asarray(run.filters), effective_basis_functions(run.filters)
     for t, (ax, colour) in enumerate(zip(axes[0], plotting.round_colours(rounds), strict=True)):
         plotting.draw_filter(ax, diagonals[t], colour=colour)
@@ -165,14 +207,20 @@ def _filters(shown: Illustration) -> Figure:
 
 def _ratios(ax: Axes, shown: Illustration) -> None:
     plotting.draw_filter_ratios(ax, shown.run, shown.tolerance)
-    ax.set_title("Sparsity grows round by round, faster than Theorem 5 guarantees", fontsize="medium")
+    ax.set_title(
+        "Sparsity grows round by round, faster than Theorem 5 guarantees", fontsize="medium"
+    )
 
 
 def _early_stopping(shown: Illustration) -> Figure:
-    """The last active round against one fit with a larger tolerance and the same loss on the labels (section 3.4)."""
+    """The last active round against one fit with a larger tolerance and the same loss on the labels
+    (section 3.4).
+    """
     run, late = shown.run, int(shown.run.active_rounds) - 1
     loss = float(np.mean((np.asarray(run.fitted)[late] - np.asarray(shown.y)) ** 2))
-    early = distill(kernels.cubic_spline(), shown.x, shown.y, tolerance=loss, rounds=len(run.status))  # its round 0
+    early = distill(
+        kernels.cubic_spline(), shown.x, shown.y, tolerance=loss, rounds=len(run.status)
+    )  # its round 0
     distilled, stopped = f"self-distillation, round {late}", "early stopping, one fit"
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.0), layout="constrained")
     left.plot(shown.x_plot, shown.fits[late], color="C0", linewidth=2, label=distilled)
@@ -182,8 +230,14 @@ def _early_stopping(shown: Illustration) -> Figure:
     bars = ((run.filters[late], distilled, "C0", -0.2), (early.filters[0], stopped, "C1", 0.2))
     for diagonal, name, colour, shift in bars:
         kept = np.asarray(diagonal)[::-1][: int(run.spectrum.rank)]
-        right.bar(np.arange(1, len(kept) + 1) + shift, kept / kept[0], width=0.4, color=colour, label=name)
-    right.set(yscale="log", xlabel="k, largest eigenvalue first", ylabel="diagonal relative to its largest entry")
+        right.bar(
+            np.arange(1, len(kept) + 1) + shift, kept / kept[0], width=0.4, color=colour, label=name
+        )
+    right.set(
+        yscale="log",
+        xlabel="k, largest eigenvalue first",
+        ylabel="diagonal relative to its largest entry",
+    )
     right.set_title("The single fit keeps what distillation drops", fontsize="medium")
     right.legend(frameon=False, fontsize="small")
     return figure

@@ -1,4 +1,6 @@
-"""Figures of a chain of self-distillation: Axes in, Axes out. Composing and saving them is the caller's."""
+"""Figures of a chain of self-distillation: Axes in, Axes out. Composing and saving them is the
+caller's.
+"""
 
 from typing import Any
 
@@ -40,20 +42,28 @@ def draw_data(ax: Axes, x: Any, y: Any, x_plot: Any, truth: Any) -> Axes:
 
 
 def draw_fits(ax: Axes, x_plot: Any, fits: Any, status: Any) -> Axes:
-    """Every round's f_t; collapsed rounds, which are all f = 0, are drawn and named once (Fig. 2c)."""
+    """Every round's f_t; collapsed rounds, which are all f = 0, are drawn and named once (Fig.
+    2c).
+    """
     active = np.asarray(status) == Status.ACTIVE
     for t, colour in zip(np.flatnonzero(active), round_colours(int(active.sum())), strict=True):
         ax.plot(x_plot, fits[t], color=colour, linewidth=2, label=f"round {t}")
     if not active.all():
         first = int(np.argmin(active))
-        name = f"round {first}: collapsed" if first == len(fits) - 1 else f"rounds {first}-{len(fits) - 1}: collapsed"
+        name = (
+            f"round {first}: collapsed"
+            if first == len(fits) - 1
+            else f"rounds {first}-{len(fits) - 1}: collapsed"
+        )
         ax.plot(x_plot, fits[first], color="crimson", linewidth=1.5, linestyle=":", label=name)
     ax.set(xlabel="x", ylabel="f(x)")
     ax.legend(frameon=False, fontsize="small")
     return ax
 
 
-def draw_filter(ax: Axes, diagonal: Any, *, colour: Any = "C0", label: str | None = None, width: float = 0.8) -> Axes:
+def draw_filter(
+    ax: Axes, diagonal: Any, *, colour: Any = "C0", label: str | None = None, width: float = 0.8
+) -> Axes:
     """The diagonal of one filter as bars, the largest eigenvalue's first (Fig. 3)."""
     values = np.asarray(diagonal)[::-1]
     ax.bar(np.arange(1, len(values) + 1), values, color=colour, label=label, width=width)
@@ -62,13 +72,16 @@ def draw_filter(ax: Axes, diagonal: Any, *, colour: Any = "C0", label: str | Non
 
 
 def draw_filter_ratios(ax: Axes, run: Distillation, tolerance: float) -> Axes:
-    """Ratios of neighbouring diagonals of B_t against Theorem 5's lower bound, for every active round.
+    """Ratios of neighbouring diagonals of B_t against Theorem 5's lower bound, for every active
+    round.
 
     Raises:
         ValueError: a run without filters, or of several outputs.
     """
     if run.filters is None or run.filters.ndim != 2:
-        raise ValueError('run must be of one output and hold filters, which method="tridiagonal" does not give.')
+        raise ValueError(
+            'run must be of one output and hold filters, which method="tridiagonal" does not give.'
+        )
     d, diagonals = np.asarray(run.eigenvalues), np.asarray(run.filters)
     rank, active = int(run.spectrum.rank), int(run.active_rounds)
     pairs = np.arange(1, rank)  # pair k: the k-th largest eigenvalue and the next
@@ -76,7 +89,15 @@ def draw_filter_ratios(ax: Axes, run: Distillation, tolerance: float) -> Axes:
     for t, colour in zip(range(active), round_colours(active), strict=True):
         b = diagonals[t]
         bound = np.asarray(bounds.filter_ratio_bound(d, run.rotated_labels, tolerance, t + 1))
-        ax.plot(pairs, b[large] / b[small] - 1, "o-", color=colour, markersize=4, linewidth=1, label=f"round {t}")
+        ax.plot(
+            pairs,
+            b[large] / b[small] - 1,
+            "o-",
+            color=colour,
+            markersize=4,
+            linewidth=1,
+            label=f"round {t}",
+        )
         ax.plot(pairs, bound[large, small] - 1, ":", color=colour, linewidth=1.8)
     ax.plot([], [], ":", color="0.3", linewidth=1.8, label="Theorem 5: at least")
     ax.set(
@@ -90,7 +111,8 @@ def draw_filter_ratios(ax: Axes, run: Distillation, tolerance: float) -> Axes:
 
 
 def draw_envelopes(ax: Axes, frame: pd.DataFrame, x: str, y: str, *, by: str) -> Axes:
-    """The mean of column y against column x, a line for each value of column ``by``, and one standard deviation.
+    """The mean of column y against column x, a line for each value of column ``by``, and one
+    standard deviation.
 
     The form of the paper's Fig. 4, where rows differ by their seed.
     """
@@ -100,17 +122,23 @@ def draw_envelopes(ax: Axes, frame: pd.DataFrame, x: str, y: str, *, by: str) ->
     return ax
 
 
-def draw_envelope(ax: Axes, frame: pd.DataFrame, x: str, y: str, *, color: Any, label: str, marker: str = "") -> Axes:
+def draw_envelope(
+    ax: Axes, frame: pd.DataFrame, x: str, y: str, *, color: Any, label: str, marker: str = ""
+) -> Axes:
     """One line of :func:`draw_envelopes`."""
     seeds = frame.groupby(x)[y]
     mean, deviation = seeds.mean(), seeds.std(ddof=0)
     ax.plot(mean.index, mean, color=color, label=label, marker=marker, markersize=4, linewidth=1.6)
-    ax.fill_between(mean.index, mean - deviation, mean + deviation, color=color, alpha=0.2, linewidth=0)
+    ax.fill_between(
+        mean.index, mean - deviation, mean + deviation, color=color, alpha=0.2, linewidth=0
+    )
     return ax
 
 
 def draw_level(ax: Axes, values: pd.Series, *, color: Any, label: str) -> Axes:
-    """The mean over seeds of a number that depends on nothing else, across the whole axis, and one standard deviation."""
+    """The mean over seeds of a number that depends on nothing else, across the whole axis, and one
+    standard deviation.
+    """
     mean, deviation = values.mean(), values.std(ddof=0)
     ax.axhline(mean, color=color, linestyle="--", linewidth=1.4, label=label)
     ax.axhspan(mean - deviation, mean + deviation, color=color, alpha=0.12, linewidth=0)

@@ -36,7 +36,9 @@ def _spectrum(
 ) -> tuple[AnySpectrum, str]:
     """The spectrum by the method asked for, or that suits, and which it was and why."""
     if method not in get_args(Method):
-        raise ValueError(f'method must be "dense", "tridiagonal", "krylov" or "auto"; got {method!r}.')
+        raise ValueError(
+            f'method must be "dense", "tridiagonal", "krylov" or "auto"; got {method!r}.'
+        )
     why = "as asked for"
     if method == "auto":
         method, why = "krylov", f"{len(x)} points are many"
@@ -47,7 +49,9 @@ def _spectrum(
         elif is_traced(_leaves(kernel, x), x, y, chain):
             method, why = "dense", f"{why}, but traced"
     if method != "dense" and rank_tolerance is not None:
-        raise ValueError(f'rank_tolerance must be left out unless method is "dense"; it is {method!r}.')
+        raise ValueError(
+            f'rank_tolerance must be left out unless method is "dense"; it is {method!r}.'
+        )
     if method == "tridiagonal":
         return tridiagonalise(gram(kernel, x)), f"tridiagonal: {why}"
     if method == "krylov":
@@ -56,7 +60,9 @@ def _spectrum(
             spectrum = krylov(products(kernel, x), y, **chain, accuracy=accuracy)
             return spectrum, f"krylov, {int(spectrum.steps)} steps: {why}"
         except AccuracyError as error:
-            failed = error.with_traceback(None)  # which would keep tiles and Lanczos vectors in memory
+            failed = error.with_traceback(
+                None
+            )  # which would keep tiles and Lanczos vectors in memory
         if not _memory.dense_path_fits(len(x)):
             raise failed
         why = f"the Krylov method failed ({failed})"
@@ -64,6 +70,8 @@ def _spectrum(
 
 
 def _leaves(kernel: KernelFunction, x: Float[Array, "K ..."]) -> Any:
-    """What tells whether a kernel is traced: one that is none of the library's may close over tracers."""
+    """What tells whether a kernel is traced: one that is none of the library's may close over
+    tracers.
+    """
     known = isinstance(kernel, Kernel | InfiniteWidth | EmpiricalNTK) or not callable(kernel)
     return kernel if known or is_traced(x) else kernel(x[:1], x[:1])

@@ -1,4 +1,6 @@
-"""As many Lanczos steps as a chain asks for: the recurrence runs on what is known so far, and its error bound decides."""
+"""As many Lanczos steps as a chain asks for: the recurrence runs on what is known so far, and its
+error bound decides.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -10,20 +12,29 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sdntk import _memory
-from sdntk._arguments import ArrayLike, as_count, as_float_array, as_labels, format_number, is_traced
+from sdntk._arguments import (
+    ArrayLike,
+    as_count,
+    as_float_array,
+    as_labels,
+    format_number,
+    is_traced,
+)
 from sdntk._progress import Bar
 from sdntk.gram_matrices.products import Products
 from sdntk.spectra.krylov_spectrum import KrylovSpectrum, chain_error_bounds, spectrum_of
 from sdntk.spectra.lanczos import Lanczos, begin, extend
 from sdntk.theory.recurrence import Chain, Trajectory, run_chain
 
-#: The first look at the error bound; and how many more steps are taken, as a fraction, up to the next one: while nothing is
-#: known, and at most.
+#: The first look at the error bound; and how many more steps are taken, as a fraction, up to the
+#: next one: while nothing is known, and at most.
 FIRST_LOOK, GROWTH, MOST_GROWTH = 16, 0.2, 0.4
 
 
 class AccuracyError(ValueError):
-    """The accuracy asked for was not reached; the message names the one that was, and the ways out."""
+    """The accuracy asked for was not reached; the message names the one that was, and the ways
+    out.
+    """
 
 
 def krylov(
@@ -38,35 +49,38 @@ def krylov(
     accuracy: Any = 1e-6,
     max_steps: Any = None,
 ) -> KrylovSpectrum:
-    """The spectrum that a chain of self-distillation needs, from products with the Gram matrix alone.
+    """The spectrum that a chain of self-distillation needs, from products with the Gram matrix
+    alone.
 
-    Lanczos runs from the labels of all outputs, one block for all, until for every round the bound on the relative error of
-    multipliers and fitted values is at most ``accuracy``. The result goes into :func:`sdntk.distill_spectrum`, with
-    the same labels and any tolerance (``run.error_bounds`` then says what it is worth).
+    Lanczos runs from the labels of all outputs, one block for all, until for every round the bound
+    on the relative error of multipliers and fitted values is at most ``accuracy``. The result goes
+    into :func:`sdntk.distill_spectrum`, with the same labels and any tolerance
+    (``run.error_bounds`` then says what it is worth).
 
     Args:
         products: G, see :func:`sdntk.products`.
         y: labels, shape (K,) or (K, Q).
-        tolerance: of the chain, as :func:`sdntk.distill` takes it; of shape (n, 1) or (n, Q), of n chains, to serve all of
-            which steps are taken.
+        tolerance: of the chain, as :func:`sdntk.distill` takes it; of shape (n, 1) or (n, Q), of n
+            chains, to serve all of which steps are taken.
         multiplier: in place of the tolerance, likewise.
         rounds: T.
         ground_truth_weight: alpha.
         outputs: "separate" or "joint".
         accuracy: the largest relative error.
-        max_steps: the most Lanczos steps, each of which takes as many vectors as labels are linearly independent, and at
-            least 4; when left out, steps for K/2 vectors, but 400 to 4,000, and no more than fit into a quarter of the free
-            memory.
+        max_steps: the most Lanczos steps, each of which takes as many vectors as labels are
+            linearly independent, and at least 4; when left out, steps for K/2 vectors, but 400 to
+            4,000, and no more than fit into a quarter of the free memory.
 
     Returns:
         A :class:`sdntk.KrylovSpectrum`.
 
     Raises:
-        AccuracyError: the bound stays above ``accuracy``: multipliers so small, or a spectrum so steep, that rounding or the
-            number of steps forbids it. NotImplementedError: traced arguments. TypeError, ValueError: other bad input.
+        AccuracyError: the bound stays above ``accuracy``: multipliers so small, or a spectrum so
+            steep, that rounding or the number of steps forbids it. NotImplementedError: traced
+            arguments. TypeError, ValueError: other bad input.
 
-    Source: Saad 2011, *Numerical Methods for Large Eigenvalue Problems*, section 6.6; Golub and Meurant 2010, *Matrices,
-    Moments and Quadrature with Applications*.
+    Source: Saad 2011, *Numerical Methods for Large Eigenvalue Problems*, section 6.6; Golub and
+    Meurant 2010, *Matrices, Moments and Quadrature with Applications*.
 
     Example:
         >>> from sdntk import distill_spectrum, kernels, products
@@ -87,21 +101,34 @@ def krylov(
         most = as_count("max_steps", max_steps, at_least=1)
     else:
         most = _agreed(products, min, _most_steps(process))
-    chains = _chains(labels, tolerance, multiplier, rounds=rounds, ground_truth_weight=ground_truth_weight, outputs=outputs)
-    return _take_steps(products, process, chains, accuracy, min(most, -(-len(labels) // process.width)))
+    chains = _chains(
+        labels,
+        tolerance,
+        multiplier,
+        rounds=rounds,
+        ground_truth_weight=ground_truth_weight,
+        outputs=outputs,
+    )
+    return _take_steps(
+        products, process, chains, accuracy, min(most, -(-len(labels) // process.width))
+    )
 
 
 def refuse_traced(*values: Any) -> None:
     """Raise unless all of these have values to look at."""
     if is_traced(*values):
         raise NotImplementedError(
-            "the Krylov method cannot be traced (jit, vmap, derivatives), since its number of steps follows from values: "
+            "the Krylov method cannot be traced (jit, vmap, derivatives), since its number of "
+            "steps follows from values: "
             'use the dense one (method="dense").'
         )
 
 
 def _chains(
-    labels: Float[Array, "K *Q"], tolerance: ArrayLike | None, multiplier: ArrayLike | None, **settings: Any
+    labels: Float[Array, "K *Q"],
+    tolerance: ArrayLike | None,
+    multiplier: ArrayLike | None,
+    **settings: Any,
 ) -> list[Chain]:
     """A chain for each row of a tolerance or multiplier of two axes; a single one otherwise."""
     name, value = ("tolerance", tolerance) if multiplier is None else ("multiplier", multiplier)
@@ -126,7 +153,9 @@ def _agreed(products: Products, reduce: Callable[[Iterable[float]], float], valu
     return _memory.over_processes(reduce, value) if products.shared else value
 
 
-def _take_steps(products: Products, process: Lanczos, chains: list[Chain], accuracy: float, most: int) -> KrylovSpectrum:
+def _take_steps(
+    products: Products, process: Lanczos, chains: list[Chain], accuracy: float, most: int
+) -> KrylovSpectrum:
     num_points, steps = len(process.labels), min(FIRST_LOOK, most)
     eps = max(float(jnp.finfo(dtype).eps) for dtype in (products.dtype, process.labels.dtype))
     before, before_rounding, looks = np.inf, np.inf, []
@@ -135,8 +164,11 @@ def _take_steps(products: Products, process: Lanczos, chains: list[Chain], accur
             process, taken = extend(process, products, steps), steps - process.steps
             spectrum = spectrum_of(process, machine_epsilon=eps)
             found = [_reached(spectrum, chain) for chain in chains]
-            reached, rounding = (_agreed(products, max, max(float(bounds[i]) for bounds in found)) for i in (0, 1))
-            # What rounding alone forbids, once multipliers are known well enough to tell, more steps do not mend.
+            reached, rounding = (
+                _agreed(products, max, max(float(bounds[i]) for bounds in found)) for i in (0, 1)
+            )
+            # What rounding alone forbids, once multipliers are known well enough to tell, more
+            # steps do not mend.
             hopeless = min(rounding, before_rounding) > accuracy and max(reached, before) < 1
             bar.advance(taken, f"error below {reached:.1e}")
             if reached <= accuracy:
@@ -168,7 +200,12 @@ def _reached(spectrum: KrylovSpectrum, chain: Chain) -> tuple[Float[Array, ""], 
 
 @jax.jit
 def _path(spectrum: KrylovSpectrum, chain: Chain) -> Trajectory:
-    return run_chain(spectrum.eigenvalues, spectrum.rotated_labels, chain, chain.terms(spectrum.num_points, spectrum.labels))
+    return run_chain(
+        spectrum.eigenvalues,
+        spectrum.rotated_labels,
+        chain,
+        chain.terms(spectrum.num_points, spectrum.labels),
+    )
 
 
 @jax.jit
@@ -177,17 +214,22 @@ def _largest_bound(spectrum: KrylovSpectrum, path: Trajectory, chain: Chain) -> 
     return jnp.maximum(bounds.multipliers.max(), bounds.fitted.max())
 
 
-def _complaint(spectrum: KrylovSpectrum, reached: float, rounding: float, accuracy: float, final: bool) -> str:
+def _complaint(
+    spectrum: KrylovSpectrum, reached: float, rounding: float, accuracy: float, final: bool
+) -> str:
     cause = (
-        f"rounding alone amounts to {format_number(rounding)} of it: multipliers are too small against the largest "
+        f"rounding alone amounts to {format_number(rounding)} of it: multipliers are too small "
+        "against the largest "
         "eigenvalue, or a round is too close to collapse or to what the kernel can express"
         if final
         else "each round needs directions of small eigenvalue that so few steps do not find"
     )
     single = spectrum.labels.dtype == jnp.float32
     return (
-        f"accuracy {format_number(accuracy)} was not reached: after {int(spectrum.steps)} Lanczos steps the relative error "
-        f"is bounded by {format_number(reached)} only; {cause}. Ways out: larger tolerance, fewer rounds, larger accuracy, "
+        f"accuracy {format_number(accuracy)} was not reached: after {int(spectrum.steps)} "
+        "Lanczos steps the relative error "
+        f"is bounded by {format_number(reached)} only; {cause}. Ways out: larger tolerance, "
+        "fewer rounds, larger accuracy, "
         + ("float64, " if single else "")
         + ("" if final else "more steps (max_steps), ")
         + 'or the dense path (method="dense").'

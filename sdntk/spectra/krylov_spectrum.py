@@ -1,14 +1,17 @@
 """The spectrum from matrix-vector products alone: block Lanczos from the labels of all outputs.
 
-The fits f_t on the training points are functions of G applied to the labels Y, and a Krylov space span(Y, G Y, G^2 Y, ...)
-stays what it is under every shift c I. With Y = V_1 R, V_1 of r orthonormal columns, and after m steps
+The fits f_t on the training points are functions of G applied to the labels Y, and a Krylov space
+span(Y, G Y, G^2 Y, ...) stays what it is under every shift c I. With Y = V_1 R, V_1 of r
+orthonormal columns, and after m steps
 
-    G V = V T + V_{m+1} B E_m^T,      V = (V_1, .., V_m),  V^T V = I,      T block tridiagonal (m r, m r),
+    G V = V T + V_{m+1} B E_m^T,      V = (V_1, .., V_m),  V^T V = I,      T block tridiagonal (m r,
+    m r),
 
-the Ritz values of T stand in for d, its eigenvectors' first r components times R for z. The recurrence runs on them as on a
-dense spectrum, for every tolerance and every round. All outputs share one space: what G does to the labels of one tells of
-the others. Labels of few dimensions are joined by random vectors for the same sake: a product with a few vectors takes as
-long as one with a single vector, which would need half as many steps again.
+the Ritz values of T stand in for d, its eigenvectors' first r components times R for z. The
+recurrence runs on them as on a dense spectrum, for every tolerance and every round. All outputs
+share one space: what G does to the labels of one tells of the others. Labels of few dimensions are
+joined by random vectors for the same sake: a product with a few vectors takes as long as one with a
+single vector, which would need half as many steps again.
 """
 
 import dataclasses
@@ -27,7 +30,8 @@ from sdntk.spectra.krylov_bounds import error_bounds
 from sdntk.spectra.lanczos import ROUNDING, Lanczos
 from sdntk.theory.recurrence import Chain, Trajectory
 
-#: A spectrum has this number of pieces, or that times a power of two, the last ones empty: code is compiled for each number.
+#: A spectrum has this number of pieces, or that times a power of two, the last ones empty: code is
+#: compiled for each number.
 LEAST_PIECES = 2
 
 
@@ -35,15 +39,17 @@ LEAST_PIECES = 2
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KrylovSpectrum(Eigenbasis):
-    """What Lanczos steps from labels know of a Gram matrix: M Ritz pairs, some of them zero, for padding.
+    """What Lanczos steps from labels know of a Gram matrix: M Ritz pairs, some of them zero, for
+    padding.
 
     It stands wherever a :class:`sdntk.Spectrum` does, for the labels that it was made from.
 
     Attributes:
-        eigenvalues: the Ritz values, shape (M,), never negative; those that are rounding are exactly zero.
+        eigenvalues: the Ritz values, shape (M,), never negative; those that are rounding are
+            exactly zero.
         rotated_labels: z, the labels' coordinates on the Ritz vectors, shape (M,) or (M, Q).
-        residuals: B times the last r components of each eigenvector of T, shape (r, M): by how much each Ritz pair fails to
-            be an eigenpair of G.
+        residuals: B times the last r components of each eigenvector of T, shape (r, M): by how much
+            each Ritz pair fails to be an eigenpair of G.
         basis: V^T in pieces, together of shape (M, K).
         ritz_vectors: the eigenvectors of T, shape (M, M).
         labels: y, shape (K,) or (K, Q).
@@ -75,11 +81,16 @@ class KrylovSpectrum(Eigenbasis):
         """Z: the coordinates of the labels that the spectrum was made from.
 
         Raises:
-            ValueError: other labels, which it knows nothing of (nan where they are traced). NotImplementedError: derivatives
+            ValueError: other labels, which it knows nothing of (nan where they are traced).
+                NotImplementedError: derivatives
             by the labels.
         """
-        if y.shape != self.labels.shape or not (is_traced(y, self.labels) or np.array_equal(y, self.labels)):
-            raise ValueError("y must be the labels that this Krylov spectrum was made from: it knows no others.")
+        if y.shape != self.labels.shape or not (
+            is_traced(y, self.labels) or np.array_equal(y, self.labels)
+        ):
+            raise ValueError(
+                "y must be the labels that this Krylov spectrum was made from: it knows no others."
+            )
         z = self.rotated_labels
         if is_traced(y, self.labels):
             z = jnp.where(jnp.array_equal(y, self.labels), z, jnp.nan)
@@ -87,7 +98,9 @@ class KrylovSpectrum(Eigenbasis):
 
     def unrotate(self, z: Float[Array, "M *Q"]) -> Float[Array, "K *Q"]:
         """Back to the training points, all axes behind the first carried along."""
-        inner = matmul(self.ritz_vectors, z.reshape(len(z), -1)).reshape(len(self.basis), -1, z[0].size)
+        inner = matmul(self.ritz_vectors, z.reshape(len(z), -1)).reshape(
+            len(self.basis), -1, z[0].size
+        )
         total = sum(matmul(piece.T, part) for piece, part in zip(self.basis, inner, strict=True))
         return jnp.asarray(total).reshape(-1, *z.shape[1:])
 
@@ -106,7 +119,8 @@ def _without_derivatives(y: Float[Array, "K *Q"], z: Float[Array, "M *Q"]) -> Fl
 @_without_derivatives.defjvp
 def _refuse(primals: Any, tangents: Any) -> Any:
     raise NotImplementedError(
-        "Derivatives by the labels leave the Krylov space: a Krylov spectrum has those by tolerance and multiplier only. "
+        "Derivatives by the labels leave the Krylov space: a Krylov spectrum has those by "
+        "tolerance and multiplier only. "
         "Use a dense one, decompose(G)."
     )
 
@@ -147,8 +161,10 @@ def _ritz(
     eps, size = float(np.finfo(d.dtype).eps), np.abs(d).max()
     if d[0] < -num_points * max(eps, machine_epsilon) * size:
         raise ValueError(
-            f"the Gram matrix must be positive semi-definite; after {process.steps} Lanczos steps a Ritz value is "
-            f"{format_number(float(d[0]))}, the largest is {format_number(float(d[-1]))}, and rounding does not explain it."
+            f"the Gram matrix must be positive semi-definite; after {process.steps} Lanczos "
+            "steps a Ritz value is "
+            f"{format_number(float(d[0]))}, the largest is {format_number(float(d[-1]))}, and "
+            "rounding does not explain it."
         )
     zero = d <= num_points * eps * size
     dropped = np.abs(d[zero]).max(initial=0)
@@ -156,7 +172,9 @@ def _ritz(
 
 
 def chain_error_bounds(spectrum: KrylovSpectrum, path: Trajectory, chain: Chain) -> ErrorBounds:
-    """How far a chain on a Krylov spectrum is at most from that on the Gram matrix, for each round (and output)."""
+    """How far a chain on a Krylov spectrum is at most from that on the Gram matrix, for each round
+    (and output).
+    """
     d, z, labels = spectrum.eigenvalues, spectrum.rotated_labels, spectrum.labels
     alpha = chain.ground_truth_weight
     s = (
@@ -174,4 +192,6 @@ def chain_error_bounds(spectrum: KrylovSpectrum, path: Trajectory, chain: Chain)
         return of(z, path.multipliers, path.status, s)
     if z.ndim == 1:
         return of(z[:, None], path.multipliers, path.status, s)
-    return jax.vmap(of, in_axes=(2, 1, 1, 0), out_axes=1)(z[:, None, :], path.multipliers, path.status, s)
+    return jax.vmap(of, in_axes=(2, 1, 1, 0), out_axes=1)(
+        z[:, None, :], path.multipliers, path.status, s
+    )

@@ -1,4 +1,6 @@
-"""The block Lanczos process: orthonormal vectors from products with the Gram matrix, in pieces, and its projection."""
+"""The block Lanczos process: orthonormal vectors from products with the Gram matrix, in pieces, and
+its projection.
+"""
 
 import dataclasses
 from functools import partial
@@ -11,7 +13,8 @@ from jaxtyping import Array, Float
 from sdntk._linalg import matmul
 from sdntk.gram_matrices.products import Products
 
-#: Lanczos vectors are kept in pieces of about this number, of whole blocks: never is more than one of them partly empty.
+#: Lanczos vectors are kept in pieces of about this number, of whole blocks: never is more than one
+#: of them partly empty.
 PIECE = 128
 
 
@@ -19,7 +22,8 @@ PIECE = 128
 LEAST_WIDTH = 4
 
 
-#: Rounding acts like a perturbation of G of so many units of machine_eps * d_max (the tests check it).
+#: Rounding acts like a perturbation of G of so many units of machine_eps * d_max (the tests check
+#: it).
 ROUNDING = 16
 
 
@@ -31,9 +35,11 @@ class Lanczos:
         labels: y, shape (K,) or (K, Q).
         start: R, with V_1 R = y, shape (r,) or (r, Q).
         basis: V^T in pieces, shape (n r, K) each, zero where there is none yet.
-        diagonals, couplings: the blocks of T on its diagonal and below, shape (r, r), one of each for every step; the last
-            coupling is B, by which G leads from the last block to the following one.
-        blocks: V_m and V_{m+1}, shape (K, r) each; columns are zero where the Krylov space is exhausted.
+        diagonals, couplings: the blocks of T on its diagonal and below, shape (r, r), one of each
+            for every step; the last coupling is B, by which G leads from the last block to the
+            following one.
+        blocks: V_m and V_{m+1}, shape (K, r) each; columns are zero where the Krylov space is
+            exhausted.
         size: the largest entry of T.
     """
 
@@ -63,7 +69,10 @@ class Lanczos:
     @property
     def projected(self) -> Float[np.ndarray, "n n"]:
         """T, shape (m r, m r)."""
-        width, (diagonals, couplings) = self.width, map(np.stack, jax.device_get((self.diagonals, self.couplings)))
+        width, (diagonals, couplings) = (
+            self.width,
+            map(np.stack, jax.device_get((self.diagonals, self.couplings))),
+        )
         blocks = np.zeros((self.steps, width, self.steps, width), diagonals.dtype)
         for i, (diagonal, coupling) in enumerate(zip(diagonals, couplings, strict=True)):
             blocks[i, :, i] = diagonal
@@ -76,7 +85,8 @@ def begin(labels: Float[Array, "K *Q"]) -> Lanczos:
     """The process before its first step."""
     num_points, dtype = len(labels), labels.dtype
     columns = labels.reshape(num_points, -1)
-    # What is rounding to one output may be all that another has; squares of the smallest numbers are zero.
+    # What is rounding to one output may be all that another has; squares of the smallest numbers
+    # are zero.
     largest = jnp.abs(columns).max(axis=0, keepdims=True)
     scaled = columns / jnp.where(largest > 0, largest, 1)
     norms = jnp.linalg.norm(scaled, axis=0, keepdims=True)
@@ -87,15 +97,17 @@ def begin(labels: Float[Array, "K *Q"]) -> Lanczos:
     following = jnp.linalg.qr(jnp.concatenate([vectors[:, :rank], random], axis=1))[0]
     start = jnp.pad(matmul(following[:, :rank].T, columns), ((0, more), (0, 0)))
     start = start.reshape(rank + more, *labels.shape[1:])
-    return Lanczos(labels, start, (), (), (), (jnp.zeros_like(following), following), jnp.zeros((), dtype))
+    return Lanczos(
+        labels, start, (), (), (), (jnp.zeros_like(following), following), jnp.zeros((), dtype)
+    )
 
 
 def extend(process: Lanczos, products: Products, steps: int) -> Lanczos:
     """The process after ``steps`` steps in all; ``process`` is given up.
 
-    New vectors are orthogonalised against the last two blocks, to which alone exact arithmetic would have them leaning, and
-    then, at their full length, against all: without that, rounding makes copies of Ritz values, and takes about 2.5 times as
-    many steps.
+    New vectors are orthogonalised against the last two blocks, to which alone exact arithmetic
+    would have them leaning, and then, at their full length, against all: without that, rounding
+    makes copies of Ritz values, and takes about 2.5 times as many steps.
     """
     basis, diagonals, couplings = [*process.basis], [*process.diagonals], [*process.couplings]
     (before, block), size, width = process.blocks, process.size, process.width
@@ -113,12 +125,20 @@ def extend(process: Lanczos, products: Products, steps: int) -> Lanczos:
         diagonals.append(diagonal)
         couplings.append(coupling)
     return Lanczos(
-        process.labels, process.start, tuple(basis), tuple(diagonals), tuple(couplings), (before, block), size
-    )  # fmt: skip
+        process.labels,
+        process.start,
+        tuple(basis),
+        tuple(diagonals),
+        tuple(couplings),
+        (before, block),
+        size,
+    )
 
 
 @partial(jax.jit, donate_argnames="piece")
-def _put(piece: Float[Array, "rows K"], block: Float[Array, "K r"], row: int | Array) -> Float[Array, "rows K"]:
+def _put(
+    piece: Float[Array, "rows K"], block: Float[Array, "K r"], row: int | Array
+) -> Float[Array, "rows K"]:
     return jax.lax.dynamic_update_slice_in_dim(piece, block.T, row, 0)
 
 
@@ -130,7 +150,9 @@ def _step(
     product: Float[Array, "K r"],
     size: Float[Array, ""],
 ) -> tuple[Array, ...]:
-    """One step, given G times its block: T's block on the diagonal, new directions V and B with V B, and the size of T."""
+    """One step, given G times its block: T's block on the diagonal, new directions V and B with V
+    B, and the size of T.
+    """
     diagonal = matmul(block.T, product)
     last = jnp.concatenate([before, block], axis=1).T
     w = product - matmul(last.T, matmul(last, product))
@@ -154,8 +176,12 @@ def _orthonormalise(
     return jnp.where(jnp.diagonal(rest)[None] == 0, 0, w), matmul(rest, coupling)
 
 
-def _orthonormal(w: Float[Array, "K r"], least: Float[Array, ""]) -> tuple[Float[Array, "K r"], Float[Array, "r r"]]:
-    """Orthonormal columns V and B with W = V B, singular values of at most ``least`` and their columns set to zero."""
+def _orthonormal(
+    w: Float[Array, "K r"], least: Float[Array, ""]
+) -> tuple[Float[Array, "K r"], Float[Array, "r r"]]:
+    """Orthonormal columns V and B with W = V B, singular values of at most ``least`` and their
+    columns set to zero.
+    """
     columns, triangular = jnp.linalg.qr(w)
     left, sizes, right = jnp.linalg.svd(triangular)
     sizes = jnp.where(sizes <= least, 0, sizes)

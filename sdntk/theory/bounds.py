@@ -1,15 +1,17 @@
-"""What the theory guarantees, one function for each proposition and theorem (Mobahi et al. 2020, sections 2.3 and 3).
+"""What the theory guarantees, one function for each proposition and theorem (Mobahi et al. 2020,
+sections 2.3 and 3).
 
-Throughout d are the eigenvalues of the Gram matrix, z = V y the rotated labels of one output, s = sqrt(K eps),
-r0 = ||z||/s and kappa = d_max/d_min. All functions are pure; ``jax.jit`` and ``jax.vmap`` work on them.
+Throughout d are the eigenvalues of the Gram matrix, z = V y the rotated labels of one output, s =
+sqrt(K eps), r0 = ||z||/s and kappa = d_max/d_min. All functions are pure; ``jax.jit`` and
+``jax.vmap`` work on them.
 
-**The null space.** The paper assumes d_min > 0. Here exact zeros among the d (which is what :func:`sdntk.decompose` makes
-of rounding) are allowed: d_min and kappa are taken over d_k > 0; in round 0, n0 = ||z restricted to d_k > 0|| and
-s0 = sqrt(K (eps - floor)) take the places of ||z|| and s; from z_1 on the null part is gone and the bounds start again
-with r0 = ||z_1||/s.
+**The null space.** The paper assumes d_min > 0. Here exact zeros among the d (which is what
+:func:`sdntk.decompose` makes of rounding) are allowed: d_min and kappa are taken over d_k > 0; in
+round 0, n0 = ||z restricted to d_k > 0|| and s0 = sqrt(K (eps - floor)) take the places of ||z||
+and s; from z_1 on the null part is gone and the bounds start again with r0 = ||z_1||/s.
 
-**States.** A collapsed problem gives the bounds of the zero function where there are any (norms 0, rounds 0) and nan
-otherwise; an infeasible one gives nan.
+**States.** A collapsed problem gives the bounds of the zero function where there are any (norms 0,
+rounds 0) and nan otherwise; an infeasible one gives nan.
 """
 
 from functools import partial
@@ -46,12 +48,18 @@ class _Problem(NamedTuple):
         return self.status == Status.ACTIVE
 
     def if_active(self, value: Array, *, collapsed: float = jnp.nan) -> Array:
-        """``value`` for an active problem, ``collapsed`` for a collapsed one, nan for an infeasible one."""
-        return jnp.where(self.active, value, jnp.where(self.status == Status.COLLAPSED, collapsed, jnp.nan))
+        """``value`` for an active problem, ``collapsed`` for a collapsed one, nan for an infeasible
+        one.
+        """
+        return jnp.where(
+            self.active, value, jnp.where(self.status == Status.COLLAPSED, collapsed, jnp.nan)
+        )
 
     def after_round_0(self) -> "_Problem":
         """The problem of round 1: labels z_1 = A_0 z_0, whose null part is gone."""
-        c = solve(self.of_range, *self.of_range.split(self.z), self.s2, jnp.zeros_like(self.s2)).value
+        c = solve(
+            self.of_range, *self.of_range.split(self.z), self.s2, jnp.zeros_like(self.s2)
+        ).value
         return _problem(self.d, filters.ridge(self.d, c) * self.z, self.s2)
 
 
@@ -68,7 +76,9 @@ def _checked(eigenvalues: ArrayLike, z: ArrayLike, tolerance: ArrayLike) -> _Pro
     d = _eigenvalues(eigenvalues)
     z = as_float_array("z", z, dtype=d.dtype)
     if z.shape != d.shape:
-        raise ValueError(f"z must have the shape of eigenvalues, {d.shape}: one output; its shape is {z.shape}.")
+        raise ValueError(
+            f"z must have the shape of eigenvalues, {d.shape}: one output; its shape is {z.shape}."
+        )
     eps = as_positive("tolerance", tolerance, (), dtype=d.dtype)
     return _problem(d, z, d.size * eps)
 
@@ -85,7 +95,8 @@ def multiplier_bounds(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Bounds on the multiplier of one fit: d_min s/(||z|| - s) <= c <= d_max s/(||z|| - s).
 
-    Equal, hence exact, when all nonzero eigenvalues are. With a null space, s0/(n0 - s0) takes the place of s/(||z|| - s).
+    Equal, hence exact, when all nonzero eigenvalues are. With a null space, s0/(n0 - s0) takes the
+    place of s/(||z|| - s).
 
     Args:
         eigenvalues: d, shape (K,), zero or positive.
@@ -96,8 +107,8 @@ def multiplier_bounds(
         (lower, upper), scalars in the units of d; nan unless the fit is active.
 
     Raises:
-        ValueError, TypeError: wrong shapes, nan, inf, negative eigenvalues, a tolerance that is not positive. So do all
-            functions here.
+        ValueError, TypeError: wrong shapes, nan, inf, negative eigenvalues, a tolerance that is not
+            positive. So do all functions here.
 
     Source: Mobahi et al. 2020, eqs. 21-24. Holds for every active fit.
 
@@ -106,7 +117,9 @@ def multiplier_bounds(
         [1.0, 2.0]
     """
     p = _checked(eigenvalues, z, tolerance)
-    return p.if_active(p.of_range.d_min / p.r0_minus_1), p.if_active(p.of_range.d_max / p.r0_minus_1)
+    return p.if_active(p.of_range.d_min / p.r0_minus_1), p.if_active(
+        p.of_range.d_max / p.r0_minus_1
+    )
 
 
 def norm_bounds(
@@ -116,11 +129,13 @@ def norm_bounds(
 
     With a(x) = ((r0 - 1)^2 + x (2 r0 - 1))/(r0 - 1 + x)^2 and b(x) = r0^2 x/(r0 - 1 + x)^2,
 
-        a(kappa)^t r0 - b(kappa) (a(kappa)^t - 1)/(a(kappa) - 1)  <=  ||z_t||/s  <=  the same with 1/kappa for kappa.
+        a(kappa)^t r0 - b(kappa) (a(kappa)^t - 1)/(a(kappa) - 1)  <=  ||z_t||/s  <=  the same with
+        1/kappa for kappa.
 
-    Computed by iterating r <- a r - b, which is the same and needs no special case at a = 1. A lower bound below zero is
-    given as zero; so it holds after collapse too. With a null space, z_1 is bounded with n0 and s0, and from there on the
-    bounds start again at the true ||z_1||, which costs one solve for c_0.
+    Computed by iterating r <- a r - b, which is the same and needs no special case at a = 1. A
+    lower bound below zero is given as zero; so it holds after collapse too. With a null space, z_1
+    is bounded with n0 and s0, and from there on the bounds start again at the true ||z_1||, which
+    costs one solve for c_0.
 
     Args:
         eigenvalues: d, shape (K,).
@@ -152,7 +167,9 @@ def _norm_bound(p: _Problem, rounds: int, *, lower: bool) -> Float[Array, " T"]:
 
     bound = from_start(p, rounds)
     q = p.after_round_0()
-    from_z1 = jnp.where(q.active, from_start(q, rounds), 0)  # of z_1, z_2, ...; 0 when round 1 has collapsed
+    from_z1 = jnp.where(
+        q.active, from_start(q, rounds), 0
+    )  # of z_1, z_2, ...; 0 when round 1 has collapsed
     restarted = jnp.concatenate([bound[:2], from_z1[1:]])[:rounds]
     bound = p.if_active(jnp.where((~p.of_range.kept.all()), restarted, bound), collapsed=0.0)
     return bound.at[0].set(jnp.linalg.norm(p.z))
@@ -171,9 +188,10 @@ def guaranteed_rounds(
 ) -> Float[Array, ""]:
     """t_low, a number of rounds that must pass before collapse: active_rounds >= ceil(t_low).
 
-    t_low = (r0 - 1)/kappa. Near interpolation (eps -> 0) it tends to ||y_0||/(kappa s). With ``tight``, the sharper value
-    before the proof's last step, log((r0^2 + kappa - 1)/(r0 (r0 + kappa - 1)))/log a(kappa), which is r0 - 1 at kappa = 1.
-    With a null space, round 0 and then the t_low of the problem that starts at z_1.
+    t_low = (r0 - 1)/kappa. Near interpolation (eps -> 0) it tends to ||y_0||/(kappa s). With
+    ``tight``, the sharper value before the proof's last step, log((r0^2 + kappa - 1)/(r0 (r0 +
+    kappa - 1)))/log a(kappa), which is r0 - 1 at kappa = 1. With a null space, round 0 and then the
+    t_low of the problem that starts at z_1.
 
     Args:
         eigenvalues: d, shape (K,).
@@ -199,7 +217,9 @@ def _guaranteed_rounds(p: _Problem, *, tight: bool) -> Float[Array, ""]:
     proposition = _proposition_4_tight if tight else _proposition_4
     q = p.after_round_0()
     from_z1 = jnp.where(q.active, proposition(q), 0)
-    return p.if_active(jnp.where(~p.of_range.kept.all(), 1 + from_z1, proposition(p)), collapsed=0.0)
+    return p.if_active(
+        jnp.where(~p.of_range.kept.all(), 1 + from_z1, proposition(p)), collapsed=0.0
+    )
 
 
 def _proposition_4(p: _Problem) -> Float[Array, ""]:
@@ -207,15 +227,20 @@ def _proposition_4(p: _Problem) -> Float[Array, ""]:
 
 
 def _proposition_4_tight(p: _Problem) -> Float[Array, ""]:
-    """Eq. 144 with both logarithms written as log(1 - ...), which keeps its digits near kappa = 1."""
+    """Eq. 144 with both logarithms written as log(1 - ...), which keeps its digits near kappa =
+    1.
+    """
     excess = p.kappa - 1
     numerator = jnp.log1p(-excess * p.r0_minus_1 / (p.r0 * (p.r0 + excess)))
     log_a = jnp.log1p(-excess * p.kappa / (p.r0 + excess) ** 2)
     return jnp.where(excess > 0, numerator / jnp.where(excess > 0, log_a, 1), p.r0_minus_1)
 
 
-def filter_ratio_bound(eigenvalues: ArrayLike, z: ArrayLike, tolerance: ArrayLike, t: ArrayLike) -> Float[Array, "K K"]:
-    """How much more the filter keeps of a large eigenvalue's direction than of a small one's, after t rounds.
+def filter_ratio_bound(
+    eigenvalues: ArrayLike, z: ArrayLike, tolerance: ArrayLike, t: ArrayLike
+) -> Float[Array, "K K"]:
+    """How much more the filter keeps of a large eigenvalue's direction than of a small one's, after
+    t rounds.
 
     For d_k >= d_j and every t whose rounds 0..t-1 are active,
 
@@ -228,8 +253,9 @@ def filter_ratio_bound(eigenvalues: ArrayLike, z: ArrayLike, tolerance: ArrayLik
         t: the number of rounds, zero or more.
 
     Returns:
-        The bound for all pairs, [k, j], shape (K, K): 1 for equal eigenvalues, infinite where d_j alone is 0, and the
-        trivial bound 0 where the theorem says nothing (d_k < d_j, or both in the null space); nan unless round 0 is active.
+        The bound for all pairs, [k, j], shape (K, K): 1 for equal eigenvalues, infinite where d_j
+        alone is 0, and the trivial bound 0 where the theorem says nothing (d_k < d_j, or both in
+        the null space); nan unless round 0 is active.
 
     Source: Mobahi et al. 2020, Theorem 5 (eqs. 46, 147); with a null space, r0 = n0/s0 for all t.
 
@@ -250,26 +276,31 @@ def _filter_ratio_bound(p: _Problem, t: Float[Array, ""]) -> Float[Array, "K K"]
     kept = p.of_range.kept
     level = p.r0_minus_1 + jnp.where(kept, p.of_range.d_min / p.of_range.d, jnp.inf)
     covered = kept[:, None] & (p.d[:, None] >= p.d[None, :])
-    return p.if_active(jnp.where(covered, (level[None, :] / jnp.where(kept, level, 1)[:, None]) ** t, 0))
+    return p.if_active(
+        jnp.where(covered, (level[None, :] / jnp.where(kept, level, 1)[:, None]) ** t, 0)
+    )
 
 
 def sparsity_index(
     eigenvalues: ArrayLike, z: ArrayLike, tolerance: ArrayLike, t: ArrayLike | None = None
 ) -> Float[Array, ""]:
-    """S_{t-1}, the least guaranteed ratio of neighbouring diagonals of B_{t-1}; the larger, the sparser.
+    """S_{t-1}, the least guaranteed ratio of neighbouring diagonals of B_{t-1}; the larger, the
+    sparser.
 
     With d_1 < d_2 < ... the distinct nonzero eigenvalues,
 
         S_{t-1} = min_k ( (r0 - 1 + d_min/d_k) / (r0 - 1 + d_min/d_{k+1}) )^t.
 
-    Eigenvalues closer than K * machine_eps * d_max are merged: equal ones would make the index 1 for no reason. When one
-    distinct eigenvalue is left there is no pair to compare, and the index is infinite (the minimum over nothing).
+    Eigenvalues closer than K * machine_eps * d_max are merged: equal ones would make the index 1
+    for no reason. When one distinct eigenvalue is left there is no pair to compare, and the index
+    is infinite (the minimum over nothing).
 
     Args:
         eigenvalues: d, shape (K,).
         z: rotated labels z_0, shape (K,).
         tolerance: eps > 0. The largest index (t left out) grows as eps falls (Theorem 6).
-        t: the number of rounds; :func:`guaranteed_rounds` when left out, which gives the largest guaranteed index.
+        t: the number of rounds; :func:`guaranteed_rounds` when left out, which gives the largest
+            guaranteed index.
 
     Returns:
         A scalar >= 1; nan unless round 0 is active.
@@ -277,15 +308,20 @@ def sparsity_index(
     Source: Mobahi et al. 2020, eqs. 49-51.
 
     Example:
-        >>> round(float(sparsity_index([1.0, 2.0, 2.0], [3.0, 0.0, 4.0], tolerance=1 / 3, t=1)), 6)    # 5/4.5
+        >>> index = sparsity_index([1.0, 2.0, 2.0], [3.0, 0.0, 4.0], tolerance=1 / 3, t=1)
+        >>> round(float(index), 6)  # 5/4.5
         1.111111
     """
     p = _checked(eigenvalues, z, tolerance)
-    rounds = _guaranteed_rounds(p, tight=False) if t is None else as_float_array("t", t, dtype=p.d.dtype)
+    rounds = (
+        _guaranteed_rounds(p, tight=False) if t is None else as_float_array("t", t, dtype=p.d.dtype)
+    )
     smaller, larger, distinct = _neighbours(p.d)
     drop = p.of_range.d_min / smaller - p.of_range.d_min / larger
     log_ratio = jnp.log1p(drop / (p.r0_minus_1 + p.of_range.d_min / larger))
-    return p.if_active(jnp.exp(rounds * jnp.min(jnp.where(distinct, log_ratio, jnp.inf), initial=jnp.inf)))
+    return p.if_active(
+        jnp.exp(rounds * jnp.min(jnp.where(distinct, log_ratio, jnp.inf), initial=jnp.inf))
+    )
 
 
 def sparsity_limit(eigenvalues: ArrayLike) -> Float[Array, ""]:
@@ -293,7 +329,8 @@ def sparsity_limit(eigenvalues: ArrayLike) -> Float[Array, ""]:
 
         exp( (d_min/kappa) min_k (1/d_k - 1/d_{k+1}) ),
 
-    over the distinct nonzero eigenvalues, merged as in :func:`sparsity_index`; infinite when there is only one.
+    over the distinct nonzero eigenvalues, merged as in :func:`sparsity_index`; infinite when there
+    is only one.
 
     Args:
         eigenvalues: d, shape (K,).
@@ -314,24 +351,30 @@ def sparsity_limit(eigenvalues: ArrayLike) -> Float[Array, ""]:
     return jnp.exp(d_min * (d_min / d_max) * drop)
 
 
-def _neighbours(d: Float[Array, " K"]) -> tuple[Float[Array, " K-1"], Float[Array, " K-1"], Bool[Array, " K-1"]]:
-    """Neighbours in ascending order, and whether they are distinct and nonzero (pairs that are not are set to 1, 1)."""
+def _neighbours(
+    d: Float[Array, " K"],
+) -> tuple[Float[Array, " K-1"], Float[Array, " K-1"], Bool[Array, " K-1"]]:
+    """Neighbours in ascending order, and whether they are distinct and nonzero (pairs that are not
+    are set to 1, 1).
+    """
     d = jnp.sort(d)
     distinct = (d[:-1] > 0) & (d[1:] - d[:-1] > d.size * jnp.finfo(d.dtype).eps * d[-1])
     return jnp.where(distinct, d[:-1], 1), jnp.where(distinct, d[1:], 1), distinct
 
 
 def equivalent_eigenvalues(eigenvalues: ArrayLike, multipliers: ArrayLike) -> Float[Array, "T K"]:
-    """Eigenvalues d' of the Gram matrix with which one ridge fit with multiplier c_0 gives f_t on the training points.
+    """Eigenvalues d' of the Gram matrix with which one ridge fit with multiplier c_0 gives f_t on
+    the training points.
 
         d'_k = c_0 B_t[k]/(1 - B_t[k]) = c_0 / ( prod_{i=0..t} (d_k + c_i)/d_k - 1 ).
 
-    d'_k = d_k for t = 0, and it falls with t: so do the complexities below. For pure self-distillation (no ground truth
-    mixed in) of one output, or jointly of several.
+    d'_k = d_k for t = 0, and it falls with t: so do the complexities below. For pure
+    self-distillation (no ground truth mixed in) of one output, or jointly of several.
 
     Args:
         eigenvalues: d, shape (K,).
-        multipliers: c_0..c_{T-1}, shape (T,), as a run gives them: nan (or infinity) from collapse on.
+        multipliers: c_0..c_{T-1}, shape (T,), as a run gives them: nan (or infinity) from collapse
+            on.
 
     Returns:
         d', shape (T, K), in the order of ``eigenvalues``; 0 for d_k = 0 and once collapsed.
@@ -339,15 +382,19 @@ def equivalent_eigenvalues(eigenvalues: ArrayLike, multipliers: ArrayLike) -> Fl
     Source: Mobahi et al. 2020, section 3.7 and appendix B (eqs. 54, 111).
 
     Example:
-        >>> equivalent_eigenvalues([1.0], [1.0, 1.0]).tolist()                 # 1/(2 - 1), 1/(4 - 1)
+        >>> equivalent_eigenvalues([1.0], [1.0, 1.0]).tolist()  # 1/(2 - 1), 1/(4 - 1)
         [[1.0], [0.3333333333333333]]
     """
     d = _eigenvalues(eigenvalues)
     c = jnp.asarray(multipliers, d.dtype)
     if c.ndim != 1 or c.size == 0:
-        raise ValueError(f"multipliers must have shape (T,), T >= 1: one output; their shape is {c.shape}.")
+        raise ValueError(
+            f"multipliers must have shape (T,), T >= 1: one output; their shape is {c.shape}."
+        )
     if not is_traced(c) and not every(lambda c: ~(c <= 0), c):
-        raise ValueError("multipliers must be positive (nan or infinity where a round has collapsed).")
+        raise ValueError(
+            "multipliers must be positive (nan or infinity where a round has collapsed)."
+        )
     c = jnp.where(jnp.isnan(c), jnp.inf, c)
     kept = d > 0
     log_product = jnp.cumsum(jnp.log1p(c[:, None] / jnp.where(kept, d, 1)[None, :]), axis=0)
@@ -356,10 +403,11 @@ def equivalent_eigenvalues(eigenvalues: ArrayLike, multipliers: ArrayLike) -> Fl
 
 
 def rademacher_bound(equivalent: ArrayLike, norm: ArrayLike) -> Float[Array, "*T"]:
-    """Bound on the empirical Rademacher complexity of {f: RKHS norm of f <= M}: 2 M sqrt(trace(G')/K).
+    """Bound on the empirical Rademacher complexity of {f: RKHS norm of f <= M}: 2 M
+    sqrt(trace(G')/K).
 
-    With :func:`equivalent_eigenvalues` it falls with the rounds; Theorem 8 of Bartlett and Mendelson turns a complexity
-    into a bound on the risk.
+    With :func:`equivalent_eigenvalues` it falls with the rounds; Theorem 8 of Bartlett and
+    Mendelson turns a complexity into a bound on the risk.
 
     Args:
         equivalent: eigenvalues d' of the Gram matrix G' = k/K, shape (..., K).
@@ -394,7 +442,7 @@ def local_rademacher_bound(equivalent: ArrayLike) -> Float[Array, "*T"]:
     Source: Bartlett, Bousquet and Mendelson 2005, Corollary 6.7; Mobahi et al. 2020, section 3.7.
 
     Example:
-        >>> float(local_rademacher_bound([0.02, 50.0]))                           # k = 1: 1/2 + sqrt(0.01)
+        >>> float(local_rademacher_bound([0.02, 50.0]))  # k = 1: 1/2 + sqrt(0.01)
         0.6
     """
     d = as_float_array("equivalent", equivalent)
@@ -403,6 +451,8 @@ def local_rademacher_bound(equivalent: ArrayLike) -> Float[Array, "*T"]:
     num_points = d.shape[-1]
     ascending = jnp.sort(d, axis=-1)
     zero = jnp.zeros((*d.shape[:-1], 1), d.dtype)
-    tails = jnp.concatenate([zero, jnp.cumsum(ascending, axis=-1)], axis=-1)  # of the 0, 1, ..., K smallest
+    tails = jnp.concatenate(
+        [zero, jnp.cumsum(ascending, axis=-1)], axis=-1
+    )  # of the 0, 1, ..., K smallest
     kept = jnp.broadcast_to(jnp.arange(num_points, -1, -1, dtype=d.dtype), tails.shape)
     return jnp.min(kept / num_points + jnp.sqrt(tails / num_points), axis=-1)

@@ -1,13 +1,14 @@
 """Every round's fit, given its multiplier, and what a change of the Gram matrix does to it.
 
-Fit t has dual coefficients a_t = (c_t I + G)^-1 y_t, f_t = G a_t. In a basis that is held constant while G moves away from
-the G_0 that it simplifies, this is, exactly,
+Fit t has dual coefficients a_t = (c_t I + G)^-1 y_t, f_t = G a_t. In a basis that is held constant
+while G moves away from the G_0 that it simplifies, this is, exactly,
 
     a_t = (c_t I + G_0)^-1 (y_t - e_t),      f_t = G_0 a_t + e_t,      e_t = (G - G_0) a_t:
 
-a change of G acts on a round as a change of its targets, and of its fit. So derivatives by G need no derivatives of
-eigenvectors, which do not exist where eigenvalues coincide: e_t is zero and has the tangent dG a_t, all else is the
-recurrence's own. Eliminating a_t gives the resolvent formulas for dc and dz.
+a change of G acts on a round as a change of its targets, and of its fit. So derivatives by G need
+no derivatives of eigenvectors, which do not exist where eigenvalues coincide: e_t is zero and has
+the tangent dG a_t, all else is the recurrence's own. Eliminating a_t gives the resolvent formulas
+for dc and dz.
 """
 
 from typing import Any, NamedTuple
@@ -46,12 +47,13 @@ def fits(
     """Every round's fit with multipliers that are known.
 
     Args:
-        spectrum: dense, tridiagonal or Krylov; one that carries its Gram matrix gives derivatives by it.
+        spectrum: dense, tridiagonal or Krylov; one that carries its Gram matrix gives derivatives
+            by it.
         z: the rotated labels.
         multipliers: c_t, infinite once collapsed.
         ground_truth_weight: alpha.
-        s2: s^2 = K eps, when the multipliers solve for it and are to have the derivatives that this gives them; None when
-            they have theirs.
+        s2: s^2 = K eps, when the multipliers solve for it and are to have the derivatives that this
+            gives them; None when they have theirs.
     """
     known = multipliers, ground_truth_weight, s2
     unmoved = jnp.zeros((len(multipliers), *z.shape), z.dtype)
@@ -72,7 +74,9 @@ def _rounds(
     s2: Float[Array, "*Q"] | None,
     shifts: Float[Array, "T m *P"],
 ) -> Fits:
-    def round_(targets: Float[Array, "m *P"], now: tuple[Array, Array]) -> tuple[Float[Array, "m *P"], Fits]:
+    def round_(
+        targets: Float[Array, "m *P"], now: tuple[Array, Array]
+    ) -> tuple[Float[Array, "m *P"], Fits]:
         c, shift = now
         seen = targets - shift
         c = c if s2 is None else _derived(spectrum, c, seen, s2)
@@ -86,9 +90,14 @@ def _rounds(
 
 
 def _derived(
-    spectrum: Any, multiplier: Float[Array, "*Q"], seen: Float[Array, "m *P"], s2: Float[Array, "*Q"]
+    spectrum: Any,
+    multiplier: Float[Array, "*Q"],
+    seen: Float[Array, "m *P"],
+    s2: Float[Array, "*Q"],
 ) -> Float[Array, "*Q"]:
-    """The multiplier, with the derivatives that |c (c I + G)^-1 u| = s gives it, as ``multiplier.implicit_root``."""
+    """The multiplier, with the derivatives that |c (c I + G)^-1 u| = s gives it, as
+    ``multiplier.implicit_root``.
+    """
     active = jnp.isfinite(multiplier)
     c = lax.stop_gradient(jnp.where(active, multiplier, 1))
     over = 0 if seen.ndim == 1 + c.ndim else (0, 1)  # joint outputs share a multiplier
@@ -97,7 +106,11 @@ def _derived(
         moved = c * jnp.exp(x)
         duals = spectrum.resolvent(moved, seen)
         h2 = moved**2 * jnp.sum(duals**2, axis=over)
-        slope = 2 * moved**2 * jnp.sum(duals * spectrum.apply(spectrum.resolvent(moved, duals)), axis=over)
+        slope = (
+            2
+            * moved**2
+            * jnp.sum(duals * spectrum.apply(spectrum.resolvent(moved, duals)), axis=over)
+        )
         x = x - jnp.where(active, h2 - s2, 0) / jnp.where(active & (slope > 0), slope, 1)
     return jnp.where(active, c * jnp.exp(x - lax.stop_gradient(x)), lax.stop_gradient(multiplier))
 
@@ -120,12 +133,15 @@ def _once_differentiable_jvp(primals: tuple[Array], tangents: tuple[Array]) -> t
 
 @jax.custom_jvp
 def _one(matrix: Float[Array, "K K"]) -> Float[Array, ""]:
-    """1, which refuses to be differentiated. A factor, since linearisation drops what is merely called."""
+    """1, which refuses to be differentiated. A factor, since linearisation drops what is merely
+    called.
+    """
     return jnp.ones((), matrix.dtype)
 
 
 @_one.defjvp
 def _one_jvp(primals: Any, tangents: Any) -> Any:
     raise NotImplementedError(
-        "Second derivatives with respect to the Gram matrix (kernel hyperparameters, points) are not available."
+        "Second derivatives with respect to the Gram matrix (kernel hyperparameters, points) are "
+        "not available."
     )

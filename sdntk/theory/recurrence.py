@@ -1,8 +1,10 @@
-"""The recurrence of self-distillation in the eigenbasis: a pure function of (d, z, tolerance or multiplier, rounds).
+"""The recurrence of self-distillation in the eigenbasis: a pure function of (d, z, tolerance or
+multiplier, rounds).
 
-Round t fits the targets z_t = P_t z_0 with a multiplier c_t that the tolerance asks for, A_t = D (c_t I + D)^-1, and hands
-its predictions on: z_{t+1} = A_t z_t (Mobahi et al. 2020, eqs. 29, 30). All of a round is in its filter, so the state
-that goes from round to round is the filter. jit, vmap over labels and tolerances, and differentiation work.
+Round t fits the targets z_t = P_t z_0 with a multiplier c_t that the tolerance asks for, A_t = D
+(c_t I + D)^-1, and hands its predictions on: z_{t+1} = A_t z_t (Mobahi et al. 2020, eqs. 29, 30).
+All of a round is in its filter, so the state that goes from round to round is the filter. jit, vmap
+over labels and tolerances, and differentiation work.
 """
 
 import dataclasses
@@ -52,10 +54,12 @@ def distill_to_tolerance(
     ground_truth_weight: Float[Array, ""],
     rounds: int,
 ) -> Trajectory:
-    """Every round solved to the radius s2 = s^2 = K eps, its multiplier warm-started from the two rounds before.
+    """Every round solved to the radius s2 = s^2 = K eps, its multiplier warm-started from the two
+    rounds before.
 
-    The chain stops working at the first round that is not active: with weights in [0, 1] such a round is final, since
-    alpha |z_0| never exceeds the targets alpha z_0 + (1 - alpha) F z_0 that were within s already.
+    The chain stops working at the first round that is not active: with weights in [0, 1] such a
+    round is final, since alpha |z_0| never exceeds the targets alpha z_0 + (1 - alpha) F z_0 that
+    were within s already.
     """
     alpha = ground_truth_weight
     of_range = range_part(d)
@@ -64,7 +68,9 @@ def distill_to_tolerance(
     def active_round(state: _State) -> tuple[_State, Trajectory]:
         z2_t, null2_t = state.targets**2 * z2, state.null_targets**2 * null2
         # Multipliers grow about geometrically: extrapolate linearly in log c.
-        guess = jnp.where(state.last_but_one > 0, state.last * (state.last / state.last_but_one), state.last)
+        guess = jnp.where(
+            state.last_but_one > 0, state.last * (state.last / state.last_but_one), state.last
+        )
         found = solve(of_range, z2_t, null2_t, s2, guess)
         targets = filters.mix(filters.ridge(of_range.d, found.value) * state.targets, alpha)
         step = Trajectory(found.value, found.status, found.iterations)
@@ -138,11 +144,15 @@ class Chain:
         return cls(level, alpha, rounds, outputs == "joint", tolerance is not None)
 
     def terms(self, num_points: int, z: Float[Array, "m *Q"]) -> int:
-        """The number of terms that the training loss averages over, for labels of K points, rotated or not."""
+        """The number of terms that the training loss averages over, for labels of K points, rotated
+        or not.
+        """
         return num_points * (z.shape[1] if self.joint and z.ndim == 2 else 1)
 
 
-def run_chain(d: Float[Array, " m"], z: Float[Array, "m *Q"], chain: Chain, terms: int) -> Trajectory:
+def run_chain(
+    d: Float[Array, " m"], z: Float[Array, "m *Q"], chain: Chain, terms: int
+) -> Trajectory:
     """The recurrence for rotated labels of one output or many."""
     if not chain.by_tolerance:
         return distill_with_multiplier(chain.level, chain.rounds)
@@ -155,9 +165,11 @@ def run_chain(d: Float[Array, " m"], z: Float[Array, "m *Q"], chain: Chain, term
 
 
 def map_outputs(chain: Callable[..., Trajectory], *arguments: Array) -> Trajectory:
-    """``chain`` for each output, the last axis of every argument, stacked on the last axis of every result.
+    """``chain`` for each output, the last axis of every argument, stacked on the last axis of every
+    result.
 
-    On the CPU one after another, so that each output leaves its loops as soon as it can; side by side elsewhere.
+    On the CPU one after another, so that each output leaves its loops as soon as it can; side by
+    side elsewhere.
     """
     by_output = tuple(jnp.moveaxis(argument, -1, 0) for argument in arguments)
     results: Trajectory = lax.platform_dependent(

@@ -1,4 +1,6 @@
-"""Augmentation of images, on the device and within the compiled step: functions of a key and a batch."""
+"""Augmentation of images, on the device and within the compiled step: functions of a key and a
+batch.
+"""
 
 from collections.abc import Callable
 
@@ -14,9 +16,11 @@ MARGIN = 4
 
 
 def crop_and_flip(key: Key[Array, ""], images: Float[Array, "n H W C"]) -> Float[Array, "n H W C"]:
-    """Each image shifted by up to 4 pixels either way, zeros moving in, and mirrored left to right with probability 1/2.
+    """Each image shifted by up to 4 pixels either way, zeros moving in, and mirrored left to right
+    with probability 1/2.
 
-    The standard augmentation of CIFAR (He et al. 2016, section 4.2). Standardised images have mean zero, so zeros are grey.
+    The standard augmentation of CIFAR (He et al. 2016, section 4.2). Standardised images have mean
+    zero, so zeros are grey.
 
     Args:
         key: a JAX key.

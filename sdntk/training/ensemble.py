@@ -20,7 +20,8 @@ Build = Callable[[nnx.Rngs], nnx.Module]
 
 @register
 class Ensemble:
-    """S networks f_s = network(theta_s), or with ``initial`` centred ones: less what it was at the initial weights.
+    """S networks f_s = network(theta_s), or with ``initial`` centred ones: less what it was at the
+    initial weights.
 
     Attributes:
         params: the trained numbers (``nnx.Param``), every leaf with a leading axis S.
@@ -37,9 +38,13 @@ class Ensemble:
         return len(jax.tree.leaves(self.params)[0])
 
     def outputs(self, x: Float[Array, "n ..."], *, batch_size: int = 1000) -> Float[Array, "S n Q"]:
-        """The outputs of every network, in evaluation mode, a network after the other and in batches."""
+        """The outputs of every network, in evaluation mode, a network after the other and in
+        batches.
+        """
         parts = [
-            jnp.concatenate([_outputs(self, s, x[i : i + batch_size]) for i in range(0, len(x), batch_size)])
+            jnp.concatenate(
+                [_outputs(self, s, x[i : i + batch_size]) for i in range(0, len(x), batch_size)]
+            )
             for s in range(len(self))
         ]
         return jnp.stack(parts)
@@ -52,9 +57,13 @@ class Modes:
     training: Any
     evaluation: Any
 
-    def train(self, params: Any, rest: Any, x: Float[Array, "n ..."]) -> tuple[Float[Array, "n Q"], Any]:
+    def train(
+        self, params: Any, rest: Any, x: Float[Array, "n ..."]
+    ) -> tuple[Float[Array, "n Q"], Any]:
         """Outputs in training mode, and the other numbers afterwards: batch statistics move."""
-        params, rest = jax.tree.map(lambda leaf: leaf, (params, rest))  # NNX changes variables of the present trace only
+        params, rest = jax.tree.map(
+            lambda leaf: leaf, (params, rest)
+        )  # NNX changes variables of the present trace only
         network = nnx.merge(self.training, params, rest)
         outputs = network(x)
         return outputs, _split(network)[2]
@@ -72,7 +81,9 @@ def initialise(build: Build, keys: Key[Array, " S"], *, centred: bool = False) -
     """
     network = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
     if not isinstance(network, nnx.Module):
-        raise TypeError(f"build must return a Flax NNX module; it returned {type(network).__name__}.")
+        raise TypeError(
+            f"build must return a Flax NNX module; it returned {type(network).__name__}."
+        )
     network.train()
     training = _split(network)[0]
     network.eval()
@@ -98,7 +109,9 @@ def members(ensemble: Ensemble, index: int | slice | Array) -> Ensemble:
 
 
 @jax.jit
-def _outputs(ensemble: Ensemble, index: int | Array, x: Float[Array, "n ..."]) -> Float[Array, "n Q"]:
+def _outputs(
+    ensemble: Ensemble, index: int | Array, x: Float[Array, "n ..."]
+) -> Float[Array, "n Q"]:
     return evaluate(members(ensemble, index), x)
 
 
@@ -111,7 +124,9 @@ def evaluate(network: Ensemble, x: Float[Array, "n ..."]) -> Float[Array, "n Q"]
 
 
 def fastest_size(count: int) -> int:
-    """On a CPU one: all at once, small CNNs took twice as long and small MLPs 0.9 times (benchmarks/results/networks.md)."""
+    """On a CPU one: all at once, small CNNs took twice as long and small MLPs 0.9 times
+    (benchmarks/results/networks.md).
+    """
     return 1 if jax.default_backend() == "cpu" else count
 
 
@@ -120,13 +135,19 @@ def spread(tree: Any) -> Any:
     mesh = _mesh(len(jax.tree.leaves(tree)[0]))
     if mesh is None:
         return tree
-    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("networks")))
+    return jax.device_put(
+        tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("networks"))
+    )
 
 
 def to_all_devices(x: Array, count: int) -> Array:
     """The points on every device that a group of ``count`` networks is spread over."""
     mesh = _mesh(count)
-    return x if mesh is None else jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    return (
+        x
+        if mesh is None
+        else jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    )
 
 
 def _mesh(count: int) -> jax.sharding.Mesh | None:

@@ -1,7 +1,8 @@
 """Losses of a network's outputs against targets, in optax's style: one number for each point.
 
-Each takes outputs (n, Q) and targets (n, Q), both possibly with further leading axes, and is averaged over the points by
-whoever trains. Targets are labels in round 0 and the predictions of the round before later on.
+Each takes outputs (n, Q) and targets (n, Q), both possibly with further leading axes, and is
+averaged over the points by whoever trains. Targets are labels in round 0 and the predictions of the
+round before later on.
 """
 
 from collections.abc import Callable
@@ -15,8 +16,11 @@ from jaxtyping import Array, Float
 Loss = Callable[[Float[Array, "*n Q"], Float[Array, "*n Q"]], Float[Array, "*n"]]
 
 
-def squared_error(outputs: Float[Array, "*n Q"], targets: Float[Array, "*n Q"]) -> Float[Array, "*n"]:
-    """(1/Q) sum_q (f_q - y_q)^2 of the raw outputs, the loss of the theory (Mobahi et al. 2020, eq. 1).
+def squared_error(
+    outputs: Float[Array, "*n Q"], targets: Float[Array, "*n Q"]
+) -> Float[Array, "*n"]:
+    """(1/Q) sum_q (f_q - y_q)^2 of the raw outputs, the loss of the theory (Mobahi et al. 2020, eq.
+    1).
 
     Example:
         >>> squared_error(jnp.array([1.0, 0.0]), jnp.array([0.0, 2.0])).item()
@@ -25,7 +29,9 @@ def squared_error(outputs: Float[Array, "*n Q"], targets: Float[Array, "*n Q"]) 
     return jnp.mean(optax.losses.squared_error(outputs, targets), axis=-1)
 
 
-def squared_error_of_softmax(outputs: Float[Array, "*n Q"], targets: Float[Array, "*n Q"]) -> Float[Array, "*n"]:
+def squared_error_of_softmax(
+    outputs: Float[Array, "*n Q"], targets: Float[Array, "*n Q"]
+) -> Float[Array, "*n"]:
     """(1/Q) sum_q (softmax(f)_q - p_q)^2, the loss of Mobahi et al. 2020, Fig. 4.
 
     Example:
@@ -35,8 +41,11 @@ def squared_error_of_softmax(outputs: Float[Array, "*n Q"], targets: Float[Array
     return squared_error(jax.nn.softmax(outputs), targets)
 
 
-def soft_cross_entropy(outputs: Float[Array, "*n Q"], targets: Float[Array, "*n Q"]) -> Float[Array, "*n"]:
-    """-sum_q p_q log softmax(f)_q, against the teacher's probabilities (Mobahi et al. 2020, Fig. 5).
+def soft_cross_entropy(
+    outputs: Float[Array, "*n Q"], targets: Float[Array, "*n Q"]
+) -> Float[Array, "*n"]:
+    """-sum_q p_q log softmax(f)_q, against the teacher's probabilities (Mobahi et al. 2020, Fig.
+    5).
 
     Example:
         >>> round(soft_cross_entropy(jnp.array([0.0, 0.0]), jnp.array([0.5, 0.5])).item(), 6)
@@ -45,16 +54,23 @@ def soft_cross_entropy(outputs: Float[Array, "*n Q"], targets: Float[Array, "*n 
     return optax.losses.softmax_cross_entropy(outputs, targets)
 
 
-def hard_cross_entropy(outputs: Float[Array, "*n Q"], targets: Float[Array, "*n Q"]) -> Float[Array, "*n"]:
-    """-log softmax(f)_q at q = argmax p, the teacher's hard label (Mobahi et al. 2020, appendix D.3).
+def hard_cross_entropy(
+    outputs: Float[Array, "*n Q"], targets: Float[Array, "*n Q"]
+) -> Float[Array, "*n"]:
+    """-log softmax(f)_q at q = argmax p, the teacher's hard label (Mobahi et al. 2020, appendix
+    D.3).
 
     Example:
         >>> round(hard_cross_entropy(jnp.array([0.0, 0.0]), jnp.array([0.4, 0.6])).item(), 6)
         0.693147
     """
-    return optax.losses.softmax_cross_entropy_with_integer_labels(outputs, jnp.argmax(targets, axis=-1))
+    return optax.losses.softmax_cross_entropy_with_integer_labels(
+        outputs, jnp.argmax(targets, axis=-1)
+    )
 
 
 def predictions(loss: Loss, outputs: Float[Array, "*n Q"]) -> Float[Array, "*n Q"]:
-    """What a network trained with a loss predicts, and the next round learns: softmax, or for squared_error the outputs."""
+    """What a network trained with a loss predicts, and the next round learns: softmax, or for
+    squared_error the outputs.
+    """
     return outputs if loss is squared_error else jax.nn.softmax(outputs)

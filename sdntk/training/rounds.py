@@ -11,7 +11,14 @@ from jaxtyping import Array, Float, Key
 from sdntk._arguments import ArrayLike, as_count, as_float_array, as_points, as_unit_interval
 from sdntk.training.ensemble import Build, fastest_size
 from sdntk.training.losses import Loss, predictions
-from sdntk.training.train import Stop, Trained, Training, check_arguments, require_keys, train_groups
+from sdntk.training.train import (
+    Stop,
+    Trained,
+    Training,
+    check_arguments,
+    require_keys,
+    train_groups,
+)
 
 #: What round t learns of round t - 1: its predictions, or the class that it gives the most.
 Targets = Literal["soft", "hard"]
@@ -46,10 +53,10 @@ def distill_networks(
 ) -> Iterator[Round]:
     """Self-distillation of S networks, a chain for each key, one round after the other.
 
-    Round 0 learns y; round t learns alpha y + (1 - alpha) p_{t-1}, p_{t-1} the predictions of the network before on the
-    training points (for the squared error its outputs, else their softmax), alpha the ``ground_truth_weight``. Every round
-    starts from fresh weights. A network that diverges has diverged in all later rounds, too, and leaves the others as they
-    are.
+    Round 0 learns y; round t learns alpha y + (1 - alpha) p_{t-1}, p_{t-1} the predictions of the
+    network before on the training points (for the squared error its outputs, else their softmax),
+    alpha the ``ground_truth_weight``. Every round starts from fresh weights. A network that
+    diverges has diverged in all later rounds, too, and leaves the others as they are.
 
     Source: Mobahi et al. 2020, section 5 and appendix D.
 
@@ -73,22 +80,31 @@ def distill_networks(
     Example:
         >>> from sdntk.architectures import fully_connected
         >>> from sdntk.networks import FiniteWidth
-        >>> build = lambda rngs: FiniteWidth(fully_connected(1), (2,), width=16, num_outputs=1, rngs=rngs)
+        >>> sizes = {"width": 16, "num_outputs": 1}
+        >>> build = lambda rngs: FiniteWidth(fully_connected(1), (2,), **sizes, rngs=rngs)
         >>> x, y = jnp.eye(2), jnp.array([[1.0], [-1.0]])
         >>> keys = jax.random.split(jax.random.key(0), 2)
-        >>> [chain.trained.steps.tolist() for chain in distill_networks(build, keys, x, y, Training(steps=20), rounds=2)]
+        >>> chain = distill_networks(build, keys, x, y, Training(steps=20), rounds=2)
+        >>> [done.trained.steps.tolist() for done in chain]
         [[20, 20], [20, 20]]
     """
     x, y = as_points("x", x), as_float_array("y", y)
     require_keys(keys)
     if y.ndim != 2 or len(y) != len(x):
-        raise ValueError(f"y must have shape ({len(x)}, Q), a row for each point; its shape is {y.shape}.")
+        raise ValueError(
+            f"y must have shape ({len(x)}, Q), a row for each point; its shape is {y.shape}."
+        )
     rounds = as_count("rounds", rounds, at_least=1)
     require_targets(targets, y.shape[1])
     alpha = as_unit_interval("ground_truth_weight", ground_truth_weight, dtype=y.dtype)
     if penalties is not None and len(penalties) != rounds:
-        raise ValueError(f"penalties must hold {rounds} numbers, one for each round; it holds {len(penalties)}.")
-    checked = [check_arguments(x, training, 0.0 if penalties is None else penalties[t]) for t in range(rounds)]
+        raise ValueError(
+            f"penalties must hold {rounds} numbers, one for each round; it holds {len(penalties)}."
+        )
+    checked = [
+        check_arguments(x, training, 0.0 if penalties is None else penalties[t])
+        for t in range(rounds)
+    ]
     return _rounds(build, keys, x, y, training, checked, targets, alpha)
 
 
@@ -118,15 +134,26 @@ def require_targets(targets: Any, num_outputs: int) -> None:
     if targets not in get_args(Targets):
         raise ValueError(f"targets must be 'soft' or 'hard'; got {targets!r}.")
     if targets == "hard" and num_outputs == 1:
-        raise ValueError("targets must be 'soft' where y has a single output: hard targets are one-hot vectors of classes.")
+        raise ValueError(
+            "targets must be 'soft' where y has a single output: hard targets are one-hot "
+            "vectors of classes."
+        )
 
 
 def next_targets(
-    outputs: Float[Array, "S K Q"], y: Float[Array, "K Q"], loss: Loss, targets: Any, ground_truth_weight: Any
+    outputs: Float[Array, "S K Q"],
+    y: Float[Array, "K Q"],
+    loss: Loss,
+    targets: Any,
+    ground_truth_weight: Any,
 ) -> Float[Array, "S K Q"]:
-    """What the next round learns of networks with these outputs on the training points: alpha y + (1 - alpha) p."""
+    """What the next round learns of networks with these outputs on the training points: alpha y +
+    (1 - alpha) p.
+    """
     if targets == "soft":
         predicted = predictions(loss, outputs)
     else:
-        predicted = jax.nn.one_hot(jnp.argmax(outputs, axis=-1), outputs.shape[-1], dtype=outputs.dtype)
+        predicted = jax.nn.one_hot(
+            jnp.argmax(outputs, axis=-1), outputs.shape[-1], dtype=outputs.dtype
+        )
     return ground_truth_weight * y[None] + (1 - ground_truth_weight) * predicted

@@ -1,14 +1,16 @@
 """Files of data sets: found, fetched, checked, read.
 
 Must hold, on small files of the published layout that go through the same code:
-- found: the unpacked folder, the folder above it, the archive, the archive's folder, gzipped files, the user's cache;
-- a missing, truncated, overlong or altered file is an error that names the file, what was expected and what came, and how to
-  get the file; nothing that was there is replaced or deleted;
-- an archive is checked before it is opened; members outside its folder, links and devices are refused; nothing is written to
-  disk (which also means that no killed process leaves half an archive unpacked);
+- found: the unpacked folder, the folder above it, the archive, the archive's folder, gzipped files,
+  the user's cache;
+- a missing, truncated, overlong or altered file is an error that names the file, what was expected
+  and what came, and how to get the file; nothing that was there is replaced or deleted;
+- an archive is checked before it is opened; members outside its folder, links and devices are
+  refused; nothing is written to disk (which also means that no killed process leaves half an
+  archive unpacked);
 - no more is read from a compressed file than it should hold;
-- a download happens only when asked for, through pooch, over a real connection (to a server on this machine); an altered,
-  broken or refused download leaves nothing behind.
+- a download happens only when asked for, through pooch, over a real connection (to a server on this
+  machine); an altered, broken or refused download leaves nothing behind.
 """
 
 import dataclasses
@@ -67,13 +69,19 @@ def published(name, content):
 
 def source(archive, url="http://localhost:1/"):
     """A source of which ``archive`` is the published archive."""
-    files = tuple(File(name, len(content), f"md5:{hashlib.md5(content).hexdigest()}") for name, content in CONTENTS.items())
+    files = tuple(
+        File(name, len(content), f"md5:{hashlib.md5(content).hexdigest()}")
+        for name, content in CONTENTS.items()
+    )
     return Source("Small", files, url, (published("small.tar.gz", archive),), folder="data")
 
 
 def gzipped_source(url="http://localhost:1/"):
     plain = source(b"").files
-    downloads = tuple(File(f"{n}.gz", None, published("", gzip.compress(c, mtime=0)).checksum) for n, c in CONTENTS.items())
+    downloads = tuple(
+        File(f"{n}.gz", None, published("", gzip.compress(c, mtime=0)).checksum)
+        for n, c in CONTENTS.items()
+    )
     return Source("Gzipped", plain, url, downloads)
 
 
@@ -84,7 +92,10 @@ def unpack(folder):
 
 
 def everything_below(folder):
-    return {path.relative_to(folder).as_posix(): path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+    return {
+        path.relative_to(folder).as_posix(): path.is_file() and path.read_bytes()
+        for path in folder.rglob("*")
+    }
 
 
 def read(source, folder, *, download=False):
@@ -112,7 +123,10 @@ class TestFound:
     def test_archive_with_dots_and_folders(self, tmp_path):
         folder = tarfile.TarInfo("./data")
         folder.type = tarfile.DIRTYPE
-        archive = tar_gz((folder, b""), *(regular(f"./data/{name}", content) for name, content in CONTENTS.items()))
+        archive = tar_gz(
+            (folder, b""),
+            *(regular(f"./data/{name}", content) for name, content in CONTENTS.items()),
+        )
         (tmp_path / "small.tar.gz").write_bytes(archive)
         assert read(source(archive), tmp_path) == [TRAIN, TEST]
 
@@ -139,13 +153,20 @@ class TestMissing:
     def test_everything(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"train\.bin, test\.bin") as caught:
             read(source(b""), tmp_path / "nowhere")
-        for part in ("Small was not found", str(tmp_path / "nowhere"), "download=True", "http://localhost:1/small.tar.gz"):
+        for part in (
+            "Small was not found",
+            str(tmp_path / "nowhere"),
+            "download=True",
+            "http://localhost:1/small.tar.gz",
+        ):
             assert part in str(caught.value)
 
     def test_one_file(self, tmp_path):
         unpack(tmp_path / "data")
         (tmp_path / "data" / "test.bin").unlink()
-        with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path / 'data'} lacks test.bin. ")):
+        with pytest.raises(
+            FileNotFoundError, match=re.escape(f"{tmp_path / 'data'} lacks test.bin. ")
+        ):
             read(source(b""), tmp_path)
 
     def test_a_file_where_a_folder_should_be(self, tmp_path):
@@ -158,7 +179,10 @@ DAMAGE = {
     "truncated": (lambda content: content[:-1], "expected 40 bytes, got 39"),
     "empty": (lambda _: b"", "expected 40 bytes, got 0"),
     "overlong": (lambda content: content + b"!", "expected 40 bytes, got more"),
-    "altered": (lambda content: b"!" + content[1:], f"expected md5 {hashlib.md5(TEST).hexdigest()}, got "),
+    "altered": (
+        lambda content: b"!" + content[1:],
+        f"expected md5 {hashlib.md5(TEST).hexdigest()}, got ",
+    ),
 }
 
 
@@ -173,7 +197,9 @@ def test_damaged_content(tmp_path, case, form):
     else:
         unpack(tmp_path)
         (tmp_path / "test.bin").unlink()
-        name, content = ("test.bin", content) if form == "file" else ("test.bin.gz", gzip.compress(content))
+        name, content = (
+            ("test.bin", content) if form == "file" else ("test.bin.gz", gzip.compress(content))
+        )
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
         read(source(archive), tmp_path)
@@ -185,9 +211,16 @@ def test_damaged_gzip(tmp_path):
     whole = gzip.compress(TEST, mtime=0)
     unpack(tmp_path)
     (tmp_path / "test.bin").unlink()
-    for damaged in (whole[:-4], whole[:5], b"no gzip at all", whole[:12] + b"\xff\xff\xff" + whole[15:]):
+    for damaged in (
+        whole[:-4],
+        whole[:5],
+        b"no gzip at all",
+        whole[:12] + b"\xff\xff\xff" + whole[15:],
+    ):
         (tmp_path / "test.bin.gz").write_bytes(damaged)
-        with pytest.raises(ValueError, match=re.escape(str(tmp_path / "test.bin.gz")) + " is damaged"):
+        with pytest.raises(
+            ValueError, match=re.escape(str(tmp_path / "test.bin.gz")) + " is damaged"
+        ):
             read(gzipped_source(), tmp_path)
 
 
@@ -195,7 +228,9 @@ class TestArchive:
     def refused(self, folder, archive, *, published=None):
         (folder / "inner").mkdir()
         (folder / "inner" / "small.tar.gz").write_bytes(archive)
-        with pytest.raises(ValueError, match=r"small\.tar\.gz is damaged or not the published file") as caught:
+        with pytest.raises(
+            ValueError, match=r"small\.tar\.gz is damaged or not the published file"
+        ) as caught:
             read(source(published or archive), folder / "inner")
         return str(caught.value)
 
@@ -204,7 +239,10 @@ class TestArchive:
         monkeypatch.setattr(tarfile, "open", lambda *_, **__: pytest.fail("opened unchecked"))
         altered = bytes([*whole[:40], whole[40] ^ 1, *whole[41:]])
         message = self.refused(tmp_path, altered, published=whole)
-        assert f"expected sha256 {hashlib.sha256(whole).hexdigest()}, got {hashlib.sha256(altered).hexdigest()}" in message
+        assert (
+            f"expected sha256 {hashlib.sha256(whole).hexdigest()}, got "
+            f"{hashlib.sha256(altered).hexdigest()}" in message
+        )
 
     def test_truncated(self, tmp_path):
         whole = tar_gz(*WHOLE)
@@ -223,14 +261,25 @@ class TestArchive:
             ([regular("../evil", b"x")], "'../evil' lies outside"),
             ([regular("data/../../evil", b"x")], "lies outside"),
             ([regular("/tmp/evil", b"x")], "'/tmp/evil' lies outside"),
-            ([link("data/way", ".."), regular("data/way/evil", b"x")], "'data/way' is neither a file nor a folder"),
-            ([link("way", "/tmp"), regular("way/evil", b"x")], "'way' is neither a file nor a folder"),
-            ([link("data/hard", "../outside", tarfile.LNKTYPE)], "'data/hard' is neither a file nor a folder"),
+            (
+                [link("data/way", ".."), regular("data/way/evil", b"x")],
+                "'data/way' is neither a file nor a folder",
+            ),
+            (
+                [link("way", "/tmp"), regular("way/evil", b"x")],
+                "'way' is neither a file nor a folder",
+            ),
+            (
+                [link("data/hard", "../outside", tarfile.LNKTYPE)],
+                "'data/hard' is neither a file nor a folder",
+            ),
             ([device("data/null")], "'data/null' is neither a file nor a folder"),
         ],
     )
     def test_malicious(self, tmp_path, members, message):
-        """Refused wherever in the archive the members stand; that nothing is written, ``read`` asserts."""
+        """Refused wherever in the archive the members stand; that nothing is written, ``read``
+        asserts.
+        """
         (tmp_path / "outside").write_bytes(b"mine")
         assert message in self.refused(tmp_path, tar_gz(*WHOLE, *members))
 
@@ -273,14 +322,17 @@ class TestDownload:
 
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.setenv("no_proxy", "127.0.0.1")
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder)) as http_server:
+        with http.server.ThreadingHTTPServer(
+            ("127.0.0.1", 0), functools.partial(Handler, directory=folder)
+        ) as http_server:
             thread = threading.Thread(target=http_server.serve_forever)
             thread.start()
             yield folder, f"http://127.0.0.1:{http_server.server_port}/", requests
             http_server.shutdown()
             thread.join()
         with warnings.catch_warnings(action="ignore", category=ResourceWarning):
-            gc.collect()  # pooch leaves the connection of a failed download to the garbage collector
+            # pooch leaves the connection of a failed download to the garbage collector
+            gc.collect()
 
     def test_archive(self, server, tmp_path):
         folder, url, requests = server

@@ -1,11 +1,16 @@
-"""Image data sets, subsets and standardisation; files themselves are in test_archives.py, labels in test_labels.py.
+"""Image data sets, subsets and standardisation; files themselves are in test_archives.py, labels in
+test_labels.py.
 
 Must hold:
-- loaders put each byte where the format says, shown on small files written byte by byte from the format's description, and
-  go through the real code: only the table of names, sizes and checksums is another (its real entries were tried by hand);
-- the tables agree with the published sizes; truncated, altered and missing files and labels out of range are refused;
-- subsets are balanced, disjoint, without repetition, uniform, nested in their size, and fixed by the key;
-- standardised training images have mean 0 and deviation 1, others get the training images' statistics, unit norm is 1;
+- loaders put each byte where the format says, shown on small files written byte by byte from the
+  format's description, and go through the real code: only the table of names, sizes and checksums
+  is another (its real entries were tried by hand);
+- the tables agree with the published sizes; truncated, altered and missing files and labels out of
+  range are refused;
+- subsets are balanced, disjoint, without repetition, uniform, nested in their size, and fixed by
+  the key;
+- standardised training images have mean 0 and deviation 1, others get the training images'
+  statistics, unit norm is 1;
 - importing sdntk imports neither pooch nor scikit-learn.
 """
 
@@ -43,7 +48,13 @@ def value(image, row, column, channel):
 
 def expected_images(numbers, height, width, channels):
     return np.array(
-        [[[[value(n, i, j, c) for c in range(channels)] for j in range(width)] for i in range(height)] for n in numbers]
+        [
+            [
+                [[value(n, i, j, c) for c in range(channels)] for j in range(width)]
+                for i in range(height)
+            ]
+            for n in numbers
+        ]
     )
 
 
@@ -65,7 +76,9 @@ def write(folder, source, contents, checksums=True):
             dataclasses.replace(
                 file,
                 size=len(content),
-                checksum=f"md5:{hashlib.md5(content).hexdigest()}" if checksums and file.checksum else None,
+                checksum=f"md5:{hashlib.md5(content).hexdigest()}"
+                if checksums and file.checksum
+                else None,
             )
         )
     return dataclasses.replace(source, files=tuple(files))
@@ -74,7 +87,9 @@ def write(folder, source, contents, checksums=True):
 class TestCifar:
     def write10(self, folder, monkeypatch, last_label=9, checksums=True):
         """Five batches of two images and a test batch of two."""
-        batches = [[cifar_record(2 * b + i, [(2 * b + i) % 10]) for i in range(2)] for b in range(6)]
+        batches = [
+            [cifar_record(2 * b + i, [(2 * b + i) % 10]) for i in range(2)] for b in range(6)
+        ]
         batches[5][1] = cifar_record(11, [last_label])
         source = write(folder, cifar._CIFAR10, [b"".join(batch) for batch in batches], checksums)
         monkeypatch.setattr(cifar, "_CIFAR10", source)
@@ -115,23 +130,28 @@ class TestCifar:
         path = tmp_path / "cifar-10-batches-bin" / "data_batch_4.bin"
         path.write_bytes(path.read_bytes()[:-1])
         with pytest.raises(
-            ValueError, match=r"data_batch_4\.bin is damaged.*expected 6,146 bytes, got 6,145.*kriz/cifar-10-b"
+            ValueError,
+            match=r"data_batch_4\.bin is damaged.*expected 6,146 bytes, got 6,145.*kriz/cifar-10-b",
         ):
             cifar10(tmp_path)
 
     def test_missing(self, tmp_path):
         with pytest.raises(
-            FileNotFoundError, match=r"CIFAR-100 was not found.*train\.bin, test\.bin.*cifar-100-binary\.tar"
+            FileNotFoundError,
+            match=r"CIFAR-100 was not found.*train\.bin, test\.bin.*cifar-100-binary\.tar",
         ):
             cifar100(tmp_path)
 
     def test_labels_out_of_range(self, tmp_path, monkeypatch):
         self.write10(tmp_path, monkeypatch, last_label=10, checksums=False)
-        with pytest.raises(ValueError, match=r"test_batch\.bin.*label byte 0 should be below 10 and reaches 10"):
+        with pytest.raises(
+            ValueError, match=r"test_batch\.bin.*label byte 0 should be below 10 and reaches 10"
+        ):
             cifar10(tmp_path)
 
     @pytest.mark.parametrize(
-        ("pair", "message"), [((20, 0), "byte 0 should be below 20"), ((0, 100), "byte 1 .* below 100")]
+        ("pair", "message"),
+        [((20, 0), "byte 0 should be below 20"), ((0, 100), "byte 1 .* below 100")],
     )
     def test_labels_of_cifar100_out_of_range(self, tmp_path, monkeypatch, pair, message):
         self.write100(tmp_path, monkeypatch, labels=((0, 0), pair, (0, 0)))
@@ -148,9 +168,13 @@ class TestCifar:
 
 class TestFashion:
     def contents(self):
-        """Three training and two test images of 28 x 28: magic number, lengths of the axes, big-endian, then bytes."""
+        """Three training and two test images of 28 x 28: magic number, lengths of the axes,
+        big-endian, then bytes.
+        """
         for numbers in (range(3), range(3, 5)):
-            images = bytes(value(n, i, j, 0) for n, i, j in itertools.product(numbers, range(28), range(28)))
+            images = bytes(
+                value(n, i, j, 0) for n, i, j in itertools.product(numbers, range(28), range(28))
+            )
             yield struct.pack(">IIII", 0x803, len(numbers), 28, 28) + images
             yield struct.pack(">II", 0x801, len(numbers)) + bytes(n + 5 for n in numbers)
 
@@ -168,7 +192,10 @@ class TestFashion:
         np.testing.assert_array_equal(data.test_labels, [8, 9])
         assert data.class_names[9] == "Ankle boot"
 
-    @pytest.mark.parametrize("damage", [lambda c: b"\0\0\x0d" + c[3:], lambda c: c + b"!", lambda c: c[:2], lambda _: b""])
+    @pytest.mark.parametrize(
+        "damage",
+        [lambda c: b"\0\0\x0d" + c[3:], lambda c: c + b"!", lambda c: c[:2], lambda _: b""],
+    )
     def test_not_idx(self, tmp_path, monkeypatch, damage):
         contents = list(self.contents())
         contents[1] = damage(contents[1])
@@ -179,7 +206,9 @@ class TestFashion:
     def test_tables(self):
         sizes = [file.size for file in fashion._SOURCE.files]
         assert sizes == [16 + 60_000 * 784, 8 + 60_000, 16 + 10_000 * 784, 8 + 10_000]
-        assert [d.name for d in fashion._SOURCE.downloads] == [f"{file.name}.gz" for file in fashion._SOURCE.files]
+        assert [d.name for d in fashion._SOURCE.downloads] == [
+            f"{file.name}.gz" for file in fashion._SOURCE.files
+        ]
 
 
 class TestDigits:
@@ -199,25 +228,37 @@ class TestDigits:
                 bytes([k, *x.ravel()])
                 for d in datasets
                 for x, k in zip(
-                    np.concatenate([d.train_images, d.test_images]), [*d.train_labels, *d.test_labels], strict=True
+                    np.concatenate([d.train_images, d.test_images]),
+                    [*d.train_labels, *d.test_labels],
+                    strict=True,
                 )
             )
 
-        data, again, other = digits(KEY, num_test=97), digits(KEY, num_test=97), digits(jax.random.key(6), num_test=97)
+        data, again, other = (
+            digits(KEY, num_test=97),
+            digits(KEY, num_test=97),
+            digits(jax.random.key(6), num_test=97),
+        )
         assert len(data.test_images) == 97
         np.testing.assert_array_equal(data.test_images, again.test_images)
         assert np.any(data.test_images != other.test_images)
         assert rows(data) == rows(digits())
 
     def test_bad_input(self):
-        with pytest.raises(ValueError, match="num_test must leave training images, at most 1796 of 1797; got 1797"):
+        with pytest.raises(
+            ValueError, match="num_test must leave training images, at most 1796 of 1797; got 1797"
+        ):
             digits(num_test=1797)
-        with pytest.raises(TypeError, match=r"key must be one JAX key, such as jax\.random\.key\(0\)"):
+        with pytest.raises(
+            TypeError, match=r"key must be one JAX key, such as jax\.random\.key\(0\)"
+        ):
             balanced_subset([0, 1], 1, jax.random.split(KEY))
 
 
 class TestSubsets:
-    LABELS = np.random.default_rng(1).permutation(np.repeat(np.arange(7), [60, 61, 70, 80, 90, 100, 120]))
+    LABELS = np.random.default_rng(1).permutation(
+        np.repeat(np.arange(7), [60, 61, 70, 80, 90, 100, 120])
+    )
 
     @pytest.mark.parametrize("size", [1, 6, 7, 70, 75, 420])
     def test_balanced(self, size):
@@ -249,10 +290,19 @@ class TestSubsets:
 
     def test_one_key_for_all_time(self):
         """Written down once: where this fails, earlier results can no longer be reproduced."""
-        assert balanced_subset(np.arange(20) % 4, 6, jax.random.key(0)).tolist() == [9, 10, 3, 12, 1, 4]
+        assert balanced_subset(np.arange(20) % 4, 6, jax.random.key(0)).tolist() == [
+            9,
+            10,
+            3,
+            12,
+            1,
+            4,
+        ]
 
     def test_uniform(self):
-        """Three points of each class of 20, 200 keys: below chi-square's usual spread, since drawn without replacement."""
+        """Three points of each class of 20, 200 keys: below chi-square's usual spread, since drawn
+        without replacement.
+        """
         labels = np.arange(60) % 3
         hits = np.zeros(60)
         for key in jax.random.split(KEY, 200):
@@ -270,7 +320,11 @@ class TestSubsets:
     @pytest.mark.parametrize(
         ("sizes", "error", "message"),
         [
-            ([430], ValueError, r"sizes \[430\] take 6[12] points of class 0, but labels hold only 60 of it"),
+            (
+                [430],
+                ValueError,
+                r"sizes \[430\] take 6[12] points of class 0, but labels hold only 60 of it",
+            ),
             ([210, 217], ValueError, "take 61 points of class 0"),
             ([0], ValueError, "sizes must be at least 1"),
             ([], ValueError, "sizes must hold the size of at least one subset"),
@@ -286,14 +340,18 @@ class TestSubsets:
 
 
 class TestStandardise:
-    TRAIN = np.random.default_rng(2).integers(0, 256, (1500, 4, 5, 3)).astype(np.uint8)  # six blocks
+    TRAIN = (
+        np.random.default_rng(2).integers(0, 256, (1500, 4, 5, 3)).astype(np.uint8)
+    )  # six blocks
 
     def test_statistics_of_the_training_images(self):
         train, other = standardise(self.TRAIN, self.TRAIN[:7] // 2)
         np.testing.assert_allclose(train.mean(axis=(0, 1, 2)), 0, atol=1e-13)
         np.testing.assert_allclose(train.std(axis=(0, 1, 2)), 1, rtol=1e-13)
         mean, deviation = self.TRAIN.mean(axis=(0, 1, 2)), self.TRAIN.std(axis=(0, 1, 2))
-        np.testing.assert_allclose(other, (self.TRAIN[:7] // 2 - mean[None, None, None]) / deviation, atol=1e-13)
+        np.testing.assert_allclose(
+            other, (self.TRAIN[:7] // 2 - mean[None, None, None]) / deviation, atol=1e-13
+        )
 
     @pytest.mark.parametrize("scale", [1.0, 1e-3])
     def test_invariant_to_shift_and_scale(self, scale):
@@ -305,7 +363,9 @@ class TestStandardise:
         train, other = standardise(self.TRAIN, self.TRAIN[:3], unit_norm=True, dtype=dtype)
         assert train.dtype == other.dtype == dtype
         for images in (train, other):
-            np.testing.assert_allclose(np.sum(images**2, axis=(1, 2, 3)), 1, rtol=10 * np.finfo(dtype).eps)
+            np.testing.assert_allclose(
+                np.sum(images**2, axis=(1, 2, 3)), 1, rtol=10 * np.finfo(dtype).eps
+            )
 
     def test_constant_channels_and_zero_images_become_zero(self):
         images = np.zeros((3, 2, 2, 2))
@@ -321,7 +381,11 @@ class TestStandardise:
     @pytest.mark.parametrize(
         ("call", "error", "message"),
         [
-            (lambda x: standardise(x[0]), ValueError, r"train must be images, shape \(n, H, W, C\).*\(4, 5, 3\)"),
+            (
+                lambda x: standardise(x[0]),
+                ValueError,
+                r"train must be images, shape \(n, H, W, C\).*\(4, 5, 3\)",
+            ),
             (lambda x: standardise(x[:0]), ValueError, "train must be images"),
             (
                 lambda x: standardise(x, x[:, :2]),
@@ -330,7 +394,11 @@ class TestStandardise:
             ),
             (lambda x: standardise(x, x * np.nan), ValueError, r"others\[0\] must be finite"),
             (lambda x: standardise(x * 1j), TypeError, "train must hold real numbers"),
-            (lambda x: standardise(x, dtype=int), TypeError, "dtype must be float32 or float64; got int64"),
+            (
+                lambda x: standardise(x, dtype=int),
+                TypeError,
+                "dtype must be float32 or float64; got int64",
+            ),
         ],
     )
     def test_bad_input(self, call, error, message):
@@ -339,5 +407,8 @@ class TestStandardise:
 
 
 def test_the_import_is_light():
-    code = "import sys, sdntk; sys.exit(any(name in sys.modules for name in ('pooch', 'sklearn', 'requests')))"
+    code = (
+        "import sys, sdntk; "
+        "sys.exit(any(name in sys.modules for name in ('pooch', 'sklearn', 'requests')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,8 +1,9 @@
 """Labels.
 
-Must hold: one_hot is 1 at the class, and centred rows sum to zero; label noise has the exact rate, changes every label it
-draws, is uniform over the other classes (chi-square) or follows the map, is fixed by its key whether x64 is on or off, and
-grows with the rate; rates 0 and 1 do nothing and everything; bad arguments are refused by name.
+Must hold: one_hot is 1 at the class, and centred rows sum to zero; label noise has the exact rate,
+changes every label it draws, is uniform over the other classes (chi-square) or follows the map, is
+fixed by its key whether x64 is on or off, and grows with the rate; rates 0 and 1 do nothing and
+everything; bad arguments are refused by name.
 """
 
 import jax
@@ -60,7 +61,9 @@ def test_symmetric_noise_is_uniform_over_the_other_classes(num_classes):
 
 
 def test_the_points_are_drawn_uniformly():
-    """Each of 200 points is wrong at a rate of 0.3 over 300 keys; the count varies as a binomial one's would."""
+    """Each of 200 points is wrong at a rate of 0.3 over 300 keys; the count varies as a binomial
+    one's would.
+    """
     clean = np.zeros(200, int)
     wrong = sum(label_noise(clean, 0.3, key, 2) for key in jax.random.split(KEY, 300))
     statistic = np.sum((wrong - 90) ** 2) / (300 * 0.3 * 0.7)
@@ -82,8 +85,12 @@ def test_the_pairs_of_patrini():
     from sdntk.datasets.cifar import _CLASSES10 as names
 
     assert {names[a]: names[b] for a, b in CIFAR10_FLIPS.items()} == {
-        "truck": "automobile", "bird": "airplane", "deer": "horse", "cat": "dog", "dog": "cat",
-    }  # fmt: skip
+        "truck": "automobile",
+        "bird": "airplane",
+        "deer": "horse",
+        "cat": "dog",
+        "dog": "cat",
+    }
 
 
 @pytest.mark.parametrize("kind", ["symmetric", "asymmetric"])
@@ -108,29 +115,67 @@ def test_the_noise_of_one_key_for_all_time():
 
 LABELS = np.array([0, 1, 2])
 CASES = {
-    "not classes": (lambda: one_hot(LABELS, 2), ValueError, "labels must be from 0 to 1 for 2 classes; they reach.*to 2"),
-    "negative": (lambda: one_hot(LABELS - 1, 3), ValueError, "labels must be from 0 to 2.*from -1 to 1"),
+    "not classes": (
+        lambda: one_hot(LABELS, 2),
+        ValueError,
+        "labels must be from 0 to 1 for 2 classes; they reach.*to 2",
+    ),
+    "negative": (
+        lambda: one_hot(LABELS - 1, 3),
+        ValueError,
+        "labels must be from 0 to 2.*from -1 to 1",
+    ),
     "floats": (lambda: one_hot(LABELS + 0.0, 3), TypeError, "labels must be integers.*float64"),
     "booleans": (lambda: one_hot(LABELS > 0, 3), TypeError, "labels must be integers.*bool"),
-    "two axes": (lambda: one_hot(LABELS[None], 3), ValueError, r"labels must have shape \(K,\).*\(1, 3\)"),
+    "two axes": (
+        lambda: one_hot(LABELS[None], 3),
+        ValueError,
+        r"labels must have shape \(K,\).*\(1, 3\)",
+    ),
     "empty": (lambda: one_hot(LABELS[:0], 3), ValueError, "labels must have shape.*K >= 1"),
     "no classes": (lambda: one_hot(LABELS, 0), ValueError, "num_classes must be at least 1"),
-    "rate above": (lambda: label_noise(LABELS, 1.01, KEY, 3), ValueError, "rate must lie between 0 and 1; got 1.01"),
-    "rate below": (lambda: label_noise(LABELS, -0.01, KEY, 3), ValueError, "rate must lie between 0 and 1"),
+    "rate above": (
+        lambda: label_noise(LABELS, 1.01, KEY, 3),
+        ValueError,
+        "rate must lie between 0 and 1; got 1.01",
+    ),
+    "rate below": (
+        lambda: label_noise(LABELS, -0.01, KEY, 3),
+        ValueError,
+        "rate must lie between 0 and 1",
+    ),
     "rate nan": (lambda: label_noise(LABELS, np.nan, KEY, 3), ValueError, "rate must be finite"),
-    "one class": (lambda: label_noise(LABELS * 0, 0.5, KEY, 1), ValueError, "num_classes must be at least 2"),
-    "many keys": (lambda: label_noise(LABELS, 0.5, jax.random.split(KEY), 3), TypeError, "key must be one JAX key"),
-    "flips alone": (lambda: label_noise(LABELS, 0.5, KEY, 3, flips={0: 1}), ValueError, 'kind must be "symmetric"'),
+    "one class": (
+        lambda: label_noise(LABELS * 0, 0.5, KEY, 1),
+        ValueError,
+        "num_classes must be at least 2",
+    ),
+    "many keys": (
+        lambda: label_noise(LABELS, 0.5, jax.random.split(KEY), 3),
+        TypeError,
+        "key must be one JAX key",
+    ),
+    "flips alone": (
+        lambda: label_noise(LABELS, 0.5, KEY, 3, flips={0: 1}),
+        ValueError,
+        'kind must be "symmetric"',
+    ),
     "to no class": (
-        lambda: label_noise(LABELS, 0.5, KEY, 3, kind="asymmetric", flips={0: 3}), ValueError, "turns 0 into 3",
+        lambda: label_noise(LABELS, 0.5, KEY, 3, kind="asymmetric", flips={0: 3}),
+        ValueError,
+        "turns 0 into 3",
     ),
     "from no class": (
-        lambda: label_noise(LABELS, 0.5, KEY, 3, kind="asymmetric", flips={-1: 0}), ValueError, "turns -1 into 0",
+        lambda: label_noise(LABELS, 0.5, KEY, 3, kind="asymmetric", flips={-1: 0}),
+        ValueError,
+        "turns -1 into 0",
     ),
     "to itself": (
-        lambda: label_noise(LABELS, 0.5, KEY, 3, kind="asymmetric", flips={1: 1}), ValueError, "turns 1 into 1",
+        lambda: label_noise(LABELS, 0.5, KEY, 3, kind="asymmetric", flips={1: 1}),
+        ValueError,
+        "turns 1 into 1",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -141,4 +186,6 @@ def test_bad_input(case):
 
 
 def test_the_old_kind_of_key_works():
-    np.testing.assert_array_equal(label_noise(CLEAN, 0.2, jax.random.PRNGKey(3), 10), label_noise(CLEAN, 0.2, KEY, 10))
+    np.testing.assert_array_equal(
+        label_noise(CLEAN, 0.2, jax.random.PRNGKey(3), 10), label_noise(CLEAN, 0.2, KEY, 10)
+    )

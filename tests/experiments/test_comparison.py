@@ -1,9 +1,9 @@
 """Kernel against network.
 
-Must hold: the gap falls with the root of the width, here over small widths and few points (benchmarks/results/comparison*
-hold the real ones); halving the optimiser's tolerance changes no gap by more than 2%; every column is what it says, worked
-out here a second time from the networks and from scikit-learn's KernelRidge; a folder is gone on with, and another
-comparison's is refused.
+Must hold: the gap falls with the root of the width, here over small widths and few points
+(benchmarks/results/comparison* hold the real ones); halving the optimiser's tolerance changes no
+gap by more than 2%; every column is what it says, worked out here a second time from the networks
+and from scikit-learn's KernelRidge; a folder is gone on with, and another comparison's is refused.
 """
 
 import functools
@@ -27,10 +27,27 @@ from sdntk.training.train import Training
 
 ERF = fully_connected(2, activation="erf")
 COLUMNS = {
-    "width", "seed", "round", "multiplier", "collapsed", "gap_train", "gap_test", "loss_over_tolerance", "agreement_train",
-    "agreement_test", "accuracy_train", "accuracy_test", "kernel_accuracy_train", "kernel_accuracy_test", "stationarity",
-    "steps", "stop", "kernel_change", "kernel_error_initial", "kernel_error",
-}  # fmt: skip
+    "width",
+    "seed",
+    "round",
+    "multiplier",
+    "collapsed",
+    "gap_train",
+    "gap_test",
+    "loss_over_tolerance",
+    "agreement_train",
+    "agreement_test",
+    "accuracy_train",
+    "accuracy_test",
+    "kernel_accuracy_train",
+    "kernel_accuracy_test",
+    "stationarity",
+    "steps",
+    "stop",
+    "kernel_change",
+    "kernel_error_initial",
+    "kernel_error",
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +56,8 @@ def data():
     (rows,) = datasets.balanced_subsets(digits.train_labels, [30], jax.random.key(1))
     x, x_test = datasets.standardise(digits.train_images[rows], digits.test_images[:40])
     y, y_test = (
-        datasets.one_hot(labels, 10, centred=True) for labels in (digits.train_labels[rows], digits.test_labels[:40])
+        datasets.one_hot(labels, 10, centred=True)
+        for labels in (digits.train_labels[rows], digits.test_labels[:40])
     )
     return x, y, x_test, y_test
 
@@ -56,7 +74,9 @@ def table(data):
 def test_a_row_for_each_width_seed_and_round(table):
     assert set(table.columns) == COLUMNS
     keys = table[["width", "seed", "round"]].itertuples(index=False, name=None)
-    assert sorted(keys) == [(width, seed, t) for width in (64, 512) for seed in (0, 1) for t in (0, 1, 2)]
+    assert sorted(keys) == [
+        (width, seed, t) for width in (64, 512) for seed in (0, 1) for t in (0, 1, 2)
+    ]
     assert table["collapsed"].tolist() == (table["round"] == 2).tolist()
     active = table[~table["collapsed"]]
     assert not active.isna().any().any()
@@ -69,8 +89,12 @@ def test_the_gap_and_the_kernel_approach_infinite_width(table):
     means = table[~table["collapsed"]].groupby(["round", "width"]).mean(numeric_only=True)
     for t in (0, 1):
         for column in ("gap_train", "gap_test", "kernel_error", "kernel_error_initial"):
-            assert 0.2 < means.loc[(t, 512), column] / means.loc[(t, 64), column] < 0.6, column  # in theory 1/sqrt(8) = 0.35
-        assert means.loc[(t, 512), "kernel_change"] < 0.3 * means.loc[(t, 64), "kernel_change"]  # in theory 1/8
+            assert 0.2 < means.loc[(t, 512), column] / means.loc[(t, 64), column] < 0.6, (
+                column
+            )  # in theory 1/sqrt(8) = 0.35
+        assert (
+            means.loc[(t, 512), "kernel_change"] < 0.3 * means.loc[(t, 64), "kernel_change"]
+        )  # in theory 1/8
         assert abs(means.loc[(t, 512), "loss_over_tolerance"] - 1) < 0.15
     fitted = exponents(table)
     assert fitted["round"].tolist() == [0, 1, 2]
@@ -81,8 +105,18 @@ def test_the_gap_and_the_kernel_approach_infinite_width(table):
 
 @pytest.mark.slow
 def test_halving_the_tolerance_of_the_optimiser_changes_no_gap(data, table):
-    halved = Training(optimiser=gauss_newton(), centred=True, until_stationary=5e-8, steps=100, check_every=1)
-    again = compare(ERF, *data, tolerance=tolerance(data, 0.2), rounds=2, widths=(64, 512), seeds=2, training=halved)
+    halved = Training(
+        optimiser=gauss_newton(), centred=True, until_stationary=5e-8, steps=100, check_every=1
+    )
+    again = compare(
+        ERF,
+        *data,
+        tolerance=tolerance(data, 0.2),
+        rounds=2,
+        widths=(64, 512),
+        seeds=2,
+        training=halved,
+    )
     both = again.merge(table, on=["width", "seed", "round"])
     assert len(both) == 8
     for gap in ("gap_train", "gap_test"):
@@ -98,16 +132,27 @@ def test_every_column_is_what_it_says(data, table):
     fits, targets = [], np.asarray(y)
     for t in (0, 1):  # theory.md, section 2: f_t is ridge regression with alpha = K c_t on f_{t-1}
         ridge = KernelRidge(alpha=K * c[t], kernel="precomputed").fit(G, targets)
-        assert np.mean((ridge.predict(G) - targets) ** 2) == pytest.approx(tolerance(data, 0.2), rel=1e-6)
+        assert np.mean((ridge.predict(G) - targets) ** 2) == pytest.approx(
+            tolerance(data, 0.2), rel=1e-6
+        )
         targets = ridge.predict(G)
         fits.append((targets, ridge.predict(cross)))
-    build = functools.partial(comparison._network, architecture=ERF, point_shape=(8, 8, 1), width=64, num_outputs=10)
+    build = functools.partial(
+        comparison._network, architecture=ERF, point_shape=(8, 8, 1), width=64, num_outputs=10
+    )
     key = jax.random.fold_in(jax.random.key(1), 64)[None]
-    *_, done = distill_networks(build, key, x, y, TO_THE_OPTIMUM, rounds=2, penalties=[c[0] / 10, c[1] / 10])
+    *_, done = distill_networks(
+        build, key, x, y, TO_THE_OPTIMUM, rounds=2, penalties=[c[0] / 10, c[1] / 10]
+    )
     row, ensemble = rows.loc[1], done.trained.ensemble
-    for name, points, labels, kernels in (("train", x, y, fits[1][0]), ("test", x_test, y_test, fits[1][1])):
+    for name, points, labels, kernels in (
+        ("train", x, y, fits[1][0]),
+        ("test", x_test, y_test, fits[1][1]),
+    ):
         outputs, labels = np.asarray(ensemble.outputs(points)[0]), np.asarray(labels)
-        assert row[f"gap_{name}"] == pytest.approx(np.linalg.norm(outputs - kernels) / np.linalg.norm(kernels), rel=1e-6)
+        assert row[f"gap_{name}"] == pytest.approx(
+            np.linalg.norm(outputs - kernels) / np.linalg.norm(kernels), rel=1e-6
+        )
         assert row[f"agreement_{name}"] == np.mean(outputs.argmax(1) == kernels.argmax(1))
         assert row[f"accuracy_{name}"] == np.mean(outputs.argmax(1) == labels.argmax(1))
         assert row[f"kernel_accuracy_{name}"] == np.mean(kernels.argmax(1) == labels.argmax(1))
@@ -143,7 +188,11 @@ def test_a_folder_is_gone_on_with_and_another_comparison_refused(data, tmp_path,
     first = compare(ERF, *data, widths=[16], out=tmp_path, **options)
     ran = []
     run_width = comparison._run_width
-    monkeypatch.setattr(comparison, "_run_width", lambda *arguments: ran.append(arguments[3]) or run_width(*arguments))
+    monkeypatch.setattr(
+        comparison,
+        "_run_width",
+        lambda *arguments: ran.append(arguments[3]) or run_width(*arguments),
+    )
     both = compare(ERF, *data, widths=[16, 32], out=tmp_path, **options)
     assert ran == [32]
     pd.testing.assert_frame_equal(both[both["width"] == 16], first)
@@ -165,30 +214,74 @@ def test_a_folder_is_gone_on_with_and_another_comparison_refused(data, tmp_path,
         ({"seeds": 0}, "seeds must be at least 1"),
         ({"widths": [16, 16]}, "none twice"),
         ({"training": Training()}, "training must have centred=True"),
-        ({"training": Training(centred=True, loss=losses.soft_cross_entropy)}, "loss squared_error"),
-        ({"training": Training(centred=True), "out": "somewhere"}, "out must be None unless the optimiser is gauss_newton"),
+        (
+            {"training": Training(centred=True, loss=losses.soft_cross_entropy)},
+            "loss squared_error",
+        ),
+        (
+            {"training": Training(centred=True), "out": "somewhere"},
+            "out must be None unless the optimiser is gauss_newton",
+        ),
     ],
 )
 def test_bad_input(data, change, message):
-    arguments = dict(zip(("x", "y", "x_test", "y_test"), data, strict=True)) | {"tolerance": 0.01} | change
+    arguments = (
+        dict(zip(("x", "y", "x_test", "y_test"), data, strict=True)) | {"tolerance": 0.01} | change
+    )
     with pytest.raises(ValueError, match=message):
         compare(ERF, **arguments)
 
 
 @pytest.mark.slow
 def test_the_command(command, tmp_path):
-    """Tables and figures from one command; it goes on with what is there, and says what it found."""
-    options = ("--train", "20", "--test", "30", "--seeds", "1", "--tolerance", "0.5", "--rounds", "2", "--out", "out")
+    """Tables and figures from one command; it goes on with what is there, and says what it
+    found.
+    """
+    options = (
+        "--train",
+        "20",
+        "--test",
+        "30",
+        "--seeds",
+        "1",
+        "--tolerance",
+        "0.5",
+        "--rounds",
+        "2",
+        "--out",
+        "out",
+    )
     done = command("compare", "--widths", "16,32", *options)
     assert done.returncode == 0, done.stderr
     assert "Round 0, training points: gap ~ width^(-" in done.stdout
     assert "2 of 2 trainings reached the gradient norm asked for" in done.stdout
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {
-        "comparison.csv", "comparison.parquet", "config.json", "fits.parquet", "gaps.png", "fits.png", "accuracy.png",
-    }  # fmt: skip
+        "comparison.csv",
+        "comparison.parquet",
+        "config.json",
+        "fits.parquet",
+        "gaps.png",
+        "fits.png",
+        "accuracy.png",
+    }
     configuration = json.loads((tmp_path / "out" / "config.json").read_text())["configuration"]
-    assert (configuration["dataset"], configuration["train"], configuration["label_noise"]) == ("digits", 20, 0.0)
-    nothing = command("compare", "--widths", "16", *options[:-4], "--rounds", "1", "--tolerance", "2", "--out", "none")
+    assert (configuration["dataset"], configuration["train"], configuration["label_noise"]) == (
+        "digits",
+        20,
+        0.0,
+    )
+    nothing = command(
+        "compare",
+        "--widths",
+        "16",
+        *options[:-4],
+        "--rounds",
+        "1",
+        "--tolerance",
+        "2",
+        "--out",
+        "none",
+    )
     assert nothing.returncode == 0, nothing.stderr
     assert "collapsed" in nothing.stdout
     refused = command("compare", "--widths", "16,16", *options)

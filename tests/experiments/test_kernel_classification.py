@@ -1,9 +1,10 @@
 """`sdntk ntk`, its parts.
 
-Accuracies and losses: against scikit-learn's KernelRidge, class by class, at the recorded multipliers. The draw: disjoint,
-balanced, as noisy as asked. Resuming: a run that stops between two seeds, or between two tables of one, ends with the tables
-of an undisturbed one. The comparison and the verdict: on tables made by hand. The command: in a process of its own, on
-digits with the neural tangent kernel.
+Accuracies and losses: against scikit-learn's KernelRidge, class by class, at the recorded
+multipliers. The draw: disjoint, balanced, as noisy as asked. Resuming: a run that stops between two
+seeds, or between two tables of one, ends with the tables of an undisturbed one. The comparison and
+the verdict: on tables made by hand. The command: in a process of its own, on digits with the neural
+tangent kernel.
 """
 
 import itertools
@@ -36,7 +37,13 @@ def digits():
 def records(digits, tmp_path_factory):
     records = Records(
         tmp_path_factory.mktemp("run"),
-        {"dataset": "digits", "kernel": "Matern", "seeds": [0, 1], "train": 100, "label_noise": 0.2},
+        {
+            "dataset": "digits",
+            "kernel": "Matern",
+            "seeds": [0, 1],
+            "train": 100,
+            "label_noise": 0.2,
+        },
     )
     assert list(run(digits, KERNEL, SMALL, records)) == [0, 1]
     return records
@@ -48,10 +55,14 @@ def test_the_draw_is_disjoint_balanced_and_as_noisy_as_asked(digits):
     assert drawn.x_new.shape == (110, 8, 8, 1)
     np.testing.assert_array_equal(np.bincount(drawn.clean), np.full(10, 10))
     shapes = [images.reshape(len(images), -1) for images in (drawn.x_new[:50], digits.train_images)]
-    held_out, known = ((a - a.mean(1, keepdims=True)) / a.std(1, keepdims=True) for a in shapes)  # standardised or not
+    held_out, known = (
+        (a - a.mean(1, keepdims=True)) / a.std(1, keepdims=True) for a in shapes
+    )  # standardised or not
     clean_held_out = digits.train_labels[np.argmax(held_out @ known.T, axis=1)]
     np.testing.assert_array_equal(np.bincount(clean_held_out), np.full(10, 5))
-    assert np.sum(drawn.noisy != drawn.clean) + np.sum(drawn.held_out != clean_held_out) == 30  # of 150 labels a fifth
+    assert (
+        np.sum(drawn.noisy != drawn.clean) + np.sum(drawn.held_out != clean_held_out) == 30
+    )  # of 150 labels a fifth
     rows = {image.tobytes() for image in drawn.x_train}
     assert not rows & {image.tobytes() for image in drawn.x_new[:50]}
     np.testing.assert_array_equal(drawn.noisy, again.noisy)
@@ -61,7 +72,9 @@ def test_the_draw_is_disjoint_balanced_and_as_noisy_as_asked(digits):
 
 
 def test_every_measurement_is_scikit_learns(digits, records):
-    """Round 0 of each class is a KernelRidge with alpha = K c; later rounds fit the predictions before."""
+    """Round 0 of each class is a KernelRidge with alpha = K c; later rounds fit the predictions
+    before.
+    """
     drawn = draw(digits, SMALL, 1)
     K, flat, new = 100, drawn.x_train.reshape(100, -1), drawn.x_new.reshape(110, -1)
     G, cross = np.asarray(KERNEL(flat, flat)), np.asarray(KERNEL(new, flat))
@@ -72,17 +85,30 @@ def test_every_measurement_is_scikit_learns(digits, records):
     assert len(active) >= 3
     for t in active:
         c = classes[classes["round"] == t].sort_values("class")["multiplier"].to_numpy()
-        fits = [KernelRidge(alpha=K * c[q], kernel="precomputed").fit(G, targets[:, q]) for q in range(10)]
+        fits = [
+            KernelRidge(alpha=K * c[q], kernel="precomputed").fit(G, targets[:, q])
+            for q in range(10)
+        ]
         fitted, outputs = (np.stack([fit.predict(M) for fit in fits], axis=1) for M in (G, cross))
         row = rounds.loc[t]
         assert row["train_accuracy"] == pytest.approx(np.mean(fitted.argmax(1) == drawn.clean))
-        assert row["noisy_train_accuracy"] == pytest.approx(np.mean(fitted.argmax(1) == drawn.noisy))
-        assert row["held_out_accuracy"] == pytest.approx(np.mean(outputs[:50].argmax(1) == drawn.held_out))
+        assert row["noisy_train_accuracy"] == pytest.approx(
+            np.mean(fitted.argmax(1) == drawn.noisy)
+        )
+        assert row["held_out_accuracy"] == pytest.approx(
+            np.mean(outputs[:50].argmax(1) == drawn.held_out)
+        )
         assert row["test_accuracy"] == pytest.approx(np.mean(outputs[50:].argmax(1) == drawn.test))
-        assert row["train_loss"] == pytest.approx(np.mean((fitted - one_hot[drawn.clean] + 0.1) ** 2), rel=1e-9)
-        assert row["test_loss"] == pytest.approx(np.mean((outputs[50:] - one_hot[drawn.test] + 0.1) ** 2), rel=1e-9)
+        assert row["train_loss"] == pytest.approx(
+            np.mean((fitted - one_hot[drawn.clean] + 0.1) ** 2), rel=1e-9
+        )
+        assert row["test_loss"] == pytest.approx(
+            np.mean((outputs[50:] - one_hot[drawn.test] + 0.1) ** 2), rel=1e-9
+        )
         np.testing.assert_allclose(
-            np.mean((fitted - targets) ** 2, axis=0), 0.05 * np.mean((one_hot[drawn.noisy] - 0.1) ** 2, axis=0), rtol=1e-9
+            np.mean((fitted - targets) ** 2, axis=0),
+            0.05 * np.mean((one_hot[drawn.noisy] - 0.1) ** 2, axis=0),
+            rtol=1e-9,
         )
         assert row["training_loss"] == pytest.approx(np.mean((fitted - targets) ** 2), rel=1e-9)
         targets = fitted
@@ -111,7 +137,9 @@ def tables(records):
 
 @pytest.mark.parametrize("lost", [(), ("single_fits",), ("single_fits", "classes")])
 def test_a_run_that_was_killed_goes_on(digits, records, tmp_path, lost):
-    """Between seeds, and between the tables of one seed: the tables it had not yet written are missing seed 1."""
+    """Between seeds, and between the tables of one seed: the tables it had not yet written are
+    missing seed 1.
+    """
     resumed = Records(tmp_path, records.configuration)
     for seed in run(digits, KERNEL, SMALL, resumed):
         if seed == 0:
@@ -124,7 +152,8 @@ def test_a_run_that_was_killed_goes_on(digits, records, tmp_path, lost):
     for name, table in tables(records).items():
         key = [column for column in ("seed", "tolerance", "round", "class") if column in table]
         pd.testing.assert_frame_equal(
-            table.sort_values(key, ignore_index=True), resumed[name].sort_values(key, ignore_index=True)
+            table.sort_values(key, ignore_index=True),
+            resumed[name].sort_values(key, ignore_index=True),
         )
 
 
@@ -136,9 +165,16 @@ def test_finished_seeds_are_not_run_again(digits, records, monkeypatch):
 @pytest.mark.slow
 def test_joint_outputs_and_asymmetric_noise(digits, tmp_path):
     experiment = Experiment(
-        train=60, held_out=30, test=50, tolerances=(0.1,), rounds=3, outputs="joint", noise="asymmetric", label_noise=0.1,
+        train=60,
+        held_out=30,
+        test=50,
+        tolerances=(0.1,),
+        rounds=3,
+        outputs="joint",
+        noise="asymmetric",
+        label_noise=0.1,
         unit_norm=True,
-    )  # fmt: skip
+    )
     drawn = draw(digits, experiment, 0)
     wrong = drawn.noisy != drawn.clean
     np.testing.assert_array_equal(drawn.noisy[wrong], (drawn.clean[wrong] + 1) % 10)
@@ -155,20 +191,29 @@ def made_by_hand():
     columns = ["seed", "tolerance", "round", "held_out_accuracy", "test_accuracy", "active_classes"]
     rounds = pd.DataFrame(
         [
-            (0, 0.1, 0, 0.5, 0.60, 10), (0, 0.1, 1, 0.7, 0.65, 10), (0, 0.1, 2, 0.7, 0.70, 0),
-            (0, 0.2, 0, 0.6, 0.62, 10), (0, 0.2, 1, 0.8, 0.61, 10), (0, 0.2, 2, 0.1, 0.10, 0),
+            (0, 0.1, 0, 0.5, 0.60, 10),
+            (0, 0.1, 1, 0.7, 0.65, 10),
+            (0, 0.1, 2, 0.7, 0.70, 0),
+            (0, 0.2, 0, 0.6, 0.62, 10),
+            (0, 0.2, 1, 0.8, 0.61, 10),
+            (0, 0.2, 2, 0.1, 0.10, 0),
         ],
         columns=columns,
-    )  # fmt: skip
+    )
     singles = pd.DataFrame(
-        [(0, 0.1, 0, 0.5, 0.60, 10), (0, 0.4, 0, 0.75, 0.64, 10), (0, 0.5, 0, 0.7, 0.66, 10)], columns=columns
+        [(0, 0.1, 0, 0.5, 0.60, 10), (0, 0.4, 0, 0.75, 0.64, 10), (0, 0.5, 0, 0.7, 0.66, 10)],
+        columns=columns,
     )
     return rounds, singles
 
 
 def test_the_comparison_chooses_on_held_out_images_and_judges_on_test_images():
     table = compare(*made_by_hand()).set_index("tolerance")
-    assert table.loc["0.1", ["first_round", "best_round", "round"]].tolist() == [0.60, 0.65, 1]  # ties: the earlier round
+    assert table.loc["0.1", ["first_round", "best_round", "round"]].tolist() == [
+        0.60,
+        0.65,
+        1,
+    ]  # ties: the earlier round
     assert table.loc["0.2", ["first_round", "best_round", "round"]].tolist() == [0.62, 0.61, 1]
     assert table.loc["chosen", ["first_round", "best_round", "round"]].tolist() == [0.62, 0.61, 1]
     assert (table["single_fit"] == 0.64).all()
@@ -181,13 +226,17 @@ def test_the_comparison_chooses_on_held_out_images_and_judges_on_test_images():
 def test_the_verdict_says_what_the_tables_say(tmp_path):
     rounds, singles = made_by_hand()
     records = Records(tmp_path, {})
-    for name, table in (("rounds", rounds), ("single_fits", singles), ("comparison", compare(rounds, singles))):
+    for name, table in (
+        ("rounds", rounds),
+        ("single_fits", singles),
+        ("comparison", compare(rounds, singles)),
+    ):
         records.put(name, table)
     first, second, last = classification_report.verdict(records).splitlines()
     assert "At 0.1 " in first
     assert (
-        "starts at 0.6000, rises by 0.1000 to round 2, and is 0.6500 in round 1; then all classes collapse in round 2"
-        in first
+        "starts at 0.6000, rises by 0.1000 to round 2, and is 0.6500 in round 1; then all "
+        "classes collapse in round 2" in first
     )
     assert "starts at 0.6200, does not rise, and is 0.6100 in round 1" in second
     assert "reach 0.6100 on test images" in last
@@ -227,12 +276,20 @@ def test_bad_settings_are_named(digits, change, message, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("outputs", ["separate", "joint"])
 def test_the_krylov_method_records_the_same(digits, tmp_path, outputs):
-    """From memory and from the disk, without held-out images: then rounds and tolerances are chosen by hindsight."""
+    """From memory and from the disk, without held-out images: then rounds and tolerances are chosen
+    by hindsight.
+    """
     common = {**vars(SMALL), "held_out": 0, "seeds": (0,), "outputs": outputs}
     tables = {}
     for name in ("dense", "memory", "disk"):
         experiment = Experiment(**{**common, "method": "dense" if name == "dense" else "krylov"})
-        settings = {"dataset": "digits", "kernel": "Matern", "seeds": [0], "train": 100, "label_noise": 0.2}
+        settings = {
+            "dataset": "digits",
+            "kernel": "Matern",
+            "seeds": [0],
+            "train": 100,
+            "label_noise": 0.2,
+        }
         records = Records(tmp_path / name, settings)
         store = tmp_path / "tiles" if name == "disk" else None
         assert list(run(digits, KERNEL, experiment, records, store=store)) == [0]
@@ -244,15 +301,25 @@ def test_the_krylov_method_records_the_same(digits, tmp_path, outputs):
         assert rounds["error_bound"].max() <= 1e-6
         assert rounds["held_out_accuracy"].isna().all()
         pd.testing.assert_frame_equal(
-            rounds.drop(columns="error_bound"), dense["rounds"].drop(columns="error_bound"), rtol=1e-5
+            rounds.drop(columns="error_bound"),
+            dense["rounds"].drop(columns="error_bound"),
+            rtol=1e-5,
         )
         fits = dense["single_fits"].query("tolerance >= 0.05").reset_index(drop=True)
         columns = ["tolerance", "test_accuracy", "train_loss", "test_loss"]
-        pd.testing.assert_frame_equal(tables[name]["single_fits"][columns], fits[columns], rtol=1e-5)
+        pd.testing.assert_frame_equal(
+            tables[name]["single_fits"][columns], fits[columns], rtol=1e-5
+        )
         best = tables[name]["comparison"].query("tolerance == 'chosen'").iloc[0]
         assert best["best_round"] == rounds["test_accuracy"].max() == best["hindsight_best_round"]
-    assert "chosen by hindsight on the test images" in classification_report.verdict(tables["memory"])
-    assert set(classification_report.draw(tables["memory"])) == {"rounds", "single_fits", "multipliers"}
+    assert "chosen by hindsight on the test images" in classification_report.verdict(
+        tables["memory"]
+    )
+    assert set(classification_report.draw(tables["memory"])) == {
+        "rounds",
+        "single_fits",
+        "multipliers",
+    }
 
 
 def test_where_the_krylov_method_fails_the_dense_one_takes_over(digits, tmp_path, monkeypatch):
@@ -260,7 +327,10 @@ def test_where_the_krylov_method_fails_the_dense_one_takes_over(digits, tmp_path
     krylov = Experiment(**{**settings, "method": "krylov", "accuracy": 1e-15})
     tables = [Records(tmp_path / name, {}) for name in ("dense", "krylov", "refused")]
     list(run(digits, KERNEL, Experiment(**{**settings, "method": "dense"}), tables[0]))
-    with pytest.warns(UserWarning, match="An eigendecomposition takes over, since the Krylov method failed: accuracy 1e-15"):
+    with pytest.warns(
+        UserWarning,
+        match="An eigendecomposition takes over, since the Krylov method failed: accuracy 1e-15",
+    ):
         list(run(digits, KERNEL, krylov, tables[1]))
     for name in ("rounds", "single_fits"):
         pd.testing.assert_frame_equal(tables[0][name], tables[1][name])
@@ -278,13 +348,36 @@ def test_the_method_follows_the_number_of_images(monkeypatch):
 
 @pytest.mark.slow
 def test_the_command(command, tmp_path):
-    """Tables, configuration and figures from one command; it goes on with what is there, and refuses another's folder."""
-    small = ["--train", "100", "--held-out", "50", "--test", "50", "--rounds", "3", "--depth", "1", "--out", "run"]
+    """Tables, configuration and figures from one command; it goes on with what is there, and
+    refuses another's folder.
+    """
+    small = [
+        "--train",
+        "100",
+        "--held-out",
+        "50",
+        "--test",
+        "50",
+        "--rounds",
+        "3",
+        "--depth",
+        "1",
+        "--out",
+        "run",
+    ]
     done = command("ntk", *small, "--seeds", "2", "--tolerance", "0.1", "--tolerance", "0.3")
     assert done.returncode == 0, done.stderr
     names = {file.name for file in (tmp_path / "run").iterdir()}
-    parts = itertools.product(("rounds", "classes", "single_fits", "comparison"), ("csv", "parquet"))
-    assert names == {"config.json", "rounds.png", "single_fits.png", "multipliers.png", *map(".".join, parts)}
+    parts = itertools.product(
+        ("rounds", "classes", "single_fits", "comparison"), ("csv", "parquet")
+    )
+    assert names == {
+        "config.json",
+        "rounds.png",
+        "single_fits.png",
+        "multipliers.png",
+        *map(".".join, parts),
+    }
     assert "Best round against best single fit" in done.stdout
     assert "a gain of" in done.stdout
     again = command("ntk", *small, "--seeds", "2", "--tolerance", "0.1", "--tolerance", "0.3")

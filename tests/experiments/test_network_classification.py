@@ -1,8 +1,9 @@
 """Chains of network classifiers with records and checkpoints.
 
-Must hold: killed with SIGKILL in the middle of rounds and started again, a run ends with the records of an undisturbed one,
-timings aside. Every column is worked out here a second time from the in-memory chain of sdntk.distill_networks; the best
-step is the best of the measured ones; a state of other work is refused.
+Must hold: killed with SIGKILL in the middle of rounds and started again, a run ends with the
+records of an undisturbed one, timings aside. Every column is worked out here a second time from the
+in-memory chain of sdntk.distill_networks; the best step is the best of the measured ones; a state
+of other work is refused.
 """
 
 import dataclasses
@@ -47,17 +48,24 @@ class Network(nnx.Module):
 def problem():
     digits = sdntk.datasets.digits(jax.random.key(0))
     x, x_test = (
-        jnp.asarray(images[:100].reshape(100, -1) / 16, jnp.float32) for images in (digits.train_images, digits.test_images)
+        jnp.asarray(images[:100].reshape(100, -1) / 16, jnp.float32)
+        for images in (digits.train_images, digits.test_images)
     )
     labels, test_labels = (jnp.asarray(a[:100]) for a in (digits.train_labels, digits.test_labels))
     noisy = labels.at[::5].set((labels[::5] + 1) % 10)
-    return Classification(x, jax.nn.one_hot(noisy, 10, dtype=jnp.float32), labels, x_test, test_labels)
+    return Classification(
+        x, jax.nn.one_hot(noisy, 10, dtype=jnp.float32), labels, x_test, test_labels
+    )
 
 
 CHAIN = Chain(
-    Training(loss=losses.squared_error_of_softmax, optimiser=optax.adam(3e-3), steps=STEPS, batch_size=20),
-    rounds=3, ground_truth_weight=0.1, measure_every=15,
-)  # fmt: skip
+    Training(
+        loss=losses.squared_error_of_softmax, optimiser=optax.adam(3e-3), steps=STEPS, batch_size=20
+    ),
+    rounds=3,
+    ground_truth_weight=0.1,
+    measure_every=15,
+)
 
 
 def go(folder):
@@ -76,7 +84,9 @@ def table(folder):
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_of_rounds_it_ends_with_the_same_records(undisturbed, tmp_path, request):
+def test_killed_in_the_middle_of_rounds_it_ends_with_the_same_records(
+    undisturbed, tmp_path, request
+):
     program = """
 import jax, sys
 jax.config.update("jax_enable_x64", True)
@@ -91,7 +101,10 @@ print("done")
         arguments = [sys.executable, "-c", program, request.path.parent, tmp_path]
         return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
-    for wanted in (2, 6):  # so many more states, then a moment, which may lie within the writing of the next
+    for wanted in (
+        2,
+        6,
+    ):  # so many more states, then a moment, which may lie within the writing of the next
         process, seen = start(), set()
         while len(seen) <= wanted and process.poll() is None:
             seen |= {path for path in tmp_path.glob("checkpoints/*/*") if path.name.isdigit()}
@@ -101,10 +114,14 @@ print("done")
         kills += process.communicate()[0] == ""
     assert kills == 2
     states = [int(path.name) for path in tmp_path.glob("checkpoints/*/*") if path.name.isdigit()]
-    assert any(state % (STEPS + 1) not in (0, STEPS) for state in states)  # it goes on in the middle of a round
+    assert any(
+        state % (STEPS + 1) not in (0, STEPS) for state in states
+    )  # it goes on in the middle of a round
     assert start().communicate()[0] == "done\n"
     pd.testing.assert_frame_equal(
-        table(tmp_path).drop(columns="seconds"), table(undisturbed).drop(columns="seconds"), check_exact=True
+        table(tmp_path).drop(columns="seconds"),
+        table(undisturbed).drop(columns="seconds"),
+        check_exact=True,
     )
 
 
@@ -134,7 +151,9 @@ def test_finished_chains_stay_whatever_the_groups(undisturbed, tmp_path, monkeyp
     monkeypatch.setattr(network_classification, "begin_fresh", count)
     assert len(list(run(Network, problem(), CHAIN, records, seeds=[3, 5], at_once=2))) == 3
     assert started == [[5]] * 3
-    pd.testing.assert_frame_equal(table(tmp_path).drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True)
+    pd.testing.assert_frame_equal(
+        table(tmp_path).drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True
+    )
 
 
 def test_a_finished_run_does_nothing_and_leaves_no_states(undisturbed):
@@ -151,13 +170,22 @@ def test_every_column_is_what_it_says(undisturbed):
     assert (rows["steps"] == STEPS).all()
     keys = jnp.stack([jax.random.key(3), jax.random.key(5)])
     chain = sdntk.distill_networks(
-        Network, keys, data.x, data.y, CHAIN.training, rounds=3, ground_truth_weight=jnp.float32(0.1)
+        Network,
+        keys,
+        data.x,
+        data.y,
+        CHAIN.training,
+        rounds=3,
+        ground_truth_weight=jnp.float32(0.1),
     )
     softmax = lambda f: np.exp(f) / np.exp(f).sum(-1, keepdims=True)  # noqa: E731
     for done in chain:
         for index, seed in enumerate((3, 5)):
             row = rows.loc[(seed, done.index)]
-            train, test = (np.asarray(done.trained.ensemble.outputs(x)[index], np.float64) for x in (data.x, data.x_test))
+            train, test = (
+                np.asarray(done.trained.ensemble.outputs(x)[index], np.float64)
+                for x in (data.x, data.x_test)
+            )
             one_hot, one_hot_test = np.eye(10)[data.labels], np.eye(10)[data.test_labels]
             expected = {
                 "train_accuracy": np.mean(train.argmax(1) == data.labels),
@@ -175,7 +203,11 @@ def test_every_column_is_what_it_says(undisturbed):
 
 def test_the_best_step_is_the_best_of_those_that_were_measured(undisturbed, tmp_path):
     row = table(undisturbed).query("seed == 5 and round == 0").iloc[0]
-    shorter = Chain(Training(**{**vars(CHAIN.training), "steps": int(row["best_step"])}), rounds=1, measure_every=15)
+    shorter = Chain(
+        Training(**{**vars(CHAIN.training), "steps": int(row["best_step"])}),
+        rounds=1,
+        measure_every=15,
+    )
     (ended,) = run(Network, problem(), shorter, Records(tmp_path, {}), seeds=[5])
     for name in MEASURED:
         assert ended[name][0] == pytest.approx(row[f"best_{name}"], rel=1e-5)
@@ -183,8 +215,14 @@ def test_the_best_step_is_the_best_of_those_that_were_measured(undisturbed, tmp_
 
 def test_the_best_step_is_the_best_of_all_that_were_measured(tmp_path, monkeypatch):
     seen, measure = [], network_classification.measure
-    monkeypatch.setattr(network_classification, "measure", lambda *arguments: seen.append(measure(*arguments)) or seen[-1])
-    chain = Chain(Training(optimiser=optax.sgd(2.0), steps=40, batch_size=20), rounds=1, measure_every=4)
+    monkeypatch.setattr(
+        network_classification,
+        "measure",
+        lambda *arguments: seen.append(measure(*arguments)) or seen[-1],
+    )
+    chain = Chain(
+        Training(optimiser=optax.sgd(2.0), steps=40, batch_size=20), rounds=1, measure_every=4
+    )
     (ended,) = run(Network, problem(), chain, Records(tmp_path, {}), seeds=[1])
     accuracies = np.array([float(values[0, 1]) for values in seen])
     assert ended["best_test_accuracy"][0] == accuracies.max() > accuracies[-1]
@@ -204,13 +242,20 @@ def test_a_rule_met_at_once_and_a_network_that_diverges(tmp_path):
 
 def test_other_settings_other_states_and_fewer_rounds_none(undisturbed):
     names = [
-        chain.name([3, 5]) for chain in (CHAIN, Chain(Training(steps=STEPS), 3), dataclasses.replace(CHAIN, penalty=1.0))
+        chain.name([3, 5])
+        for chain in (
+            CHAIN,
+            Chain(Training(steps=STEPS), 3),
+            dataclasses.replace(CHAIN, penalty=1.0),
+        )
     ]
     assert len({*names, CHAIN.name([3])}) == 4
     assert CHAIN.name([3, 5]) == names[0] == dataclasses.replace(CHAIN, rounds=9).name([3, 5])
     assert len(CHAIN.name(range(1000))) == 16
     fewer = dataclasses.replace(CHAIN, rounds=2)
-    assert list(run(Network, problem(), fewer, Records(undisturbed, {"test": 1}), seeds=[3, 5])) == []
+    assert (
+        list(run(Network, problem(), fewer, Records(undisturbed, {"test": 1}), seeds=[3, 5])) == []
+    )
     assert not list(undisturbed.glob("checkpoints/*"))
 
 
@@ -227,7 +272,15 @@ def test_other_settings_other_states_and_fewer_rounds_none(undisturbed):
 )
 def test_bad_input(change, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        next(run(Network, problem(), dataclasses.replace(CHAIN, **change), Records(tmp_path, {}), seeds=[1]))
+        next(
+            run(
+                Network,
+                problem(),
+                dataclasses.replace(CHAIN, **change),
+                Records(tmp_path, {}),
+                seeds=[1],
+            )
+        )
 
 
 def test_checkpoints(tmp_path):
@@ -243,8 +296,14 @@ def test_checkpoints(tmp_path):
     assert restored["n"] == 9
     assert isinstance(restored["n"], np.integer | np.ndarray)
     np.testing.assert_array_equal(restored["x"], state["x"])
-    np.testing.assert_array_equal(jax.random.key_data(restored["key"]), jax.random.key_data(state["key"]))
-    others = [{**state, "x": jnp.zeros(4)}, {**state, "x": jnp.zeros(3, jnp.float32)}, {**state, "z": jnp.zeros(2)}]
+    np.testing.assert_array_equal(
+        jax.random.key_data(restored["key"]), jax.random.key_data(state["key"])
+    )
+    others = [
+        {**state, "x": jnp.zeros(4)},
+        {**state, "x": jnp.zeros(3, jnp.float32)},
+        {**state, "z": jnp.zeros(2)},
+    ]
     for other in others:
         with pytest.raises(ValueError, match="holds the state of other work"):
             again.restore(other)

@@ -1,9 +1,10 @@
 """The paper's experiments with deep networks, and early stopping.
 
-Must hold: every preset starts, runs two steps and stops cleanly at the paper's full size in shapes (batch size aside). The
-presets' settings are those of theory.md, section 6. A network stopped early is the one that a training of its own, told to
-stop at that loss, gives; killed, it goes on and ends with the same table. Data: subset, noise and scale as asked for.
-Verdicts and figures say what the tables say.
+Must hold: every preset starts, runs two steps and stops cleanly at the paper's full size in shapes
+(batch size aside). The presets' settings are those of theory.md, section 6. A network stopped early
+is the one that a training of its own, told to stop at that loss, gives; killed, it goes on and ends
+with the same table. Data: subset, noise and scale as asked for. Verdicts and figures say what the
+tables say.
 """
 
 import dataclasses
@@ -29,19 +30,23 @@ from sdntk.experiments.records import Records
 from sdntk.reports import network_classification as network_report
 from sdntk.training.train import Training, train
 
-#: One process for all figures: what they share is compiled once. Figures 4 and 7 have the same settings.
+#: One process for all figures: what they share is compiled once. Figures 4 and 7 have the same
+#: settings.
 TWO_STEPS = """
 import sys, numpy as np
 import sdntk.cli as cli
 from sdntk.datasets import Dataset
 def images(dataset, folder, download):
     rng, classes = np.random.default_rng(0), {"cifar10": 10, "cifar100": 100}[dataset.value]
-    draw = lambda: (rng.integers(0, 256, (classes, 32, 32, 3), np.uint8), np.arange(classes, dtype=np.int32))
-    return Dataset(dataset.value, *draw(), *draw(), tuple(map(str, range(classes))))
+    draw = lambda: (rng.integers(0, 256, (classes, 32, 32, 3), np.uint8), np.arange(classes,
+    dtype=np.int32)) return Dataset(dataset.value, *draw(), *draw(), tuple(map(str,
+    range(classes))))
 cli.load_named = images
 for figure in (4, 5, 6, 8, 9, 10):
-    sys.argv = ["sdntk", "networks", "--figure", str(figure), "--out", sys.argv[-1], "--steps", "2", "--batch-size", "2",
-                "--train", "4", "--test", "4", "--rounds", "1", "--seeds", "1", "--measure-every", "2", sys.argv[-1]]
+    sys.argv = ["sdntk", "networks", "--figure", str(figure), "--out", sys.argv[-1], "--steps", "2",
+    "--batch-size", "2",
+                "--train", "4", "--test", "4", "--rounds", "1", "--seeds", "1", "--measure-every",
+                "2", sys.argv[-1]]
     out = sys.argv.pop()
     try:
         cli.main()
@@ -54,9 +59,12 @@ for figure in (4, 5, 6, 8, 9, 10):
 @pytest.mark.slow
 def test_every_preset_runs_two_steps_and_stops_cleanly(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", TWO_STEPS, str(tmp_path)], capture_output=True, text=True,
-        env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}, check=False,
-    )  # fmt: skip
+        [sys.executable, "-W", "error", "-c", TWO_STEPS, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert FIGURES[7] == FIGURES[4]
     for figure, shown in FIGURES.items():
@@ -89,7 +97,12 @@ def test_presets_are_the_papers():
     for experiment in (e for shown in FIGURES.values() for e in shown):
         numbers = {"cifar10": (16, 1e-3, 1e-4), "cifar100": (64, 1e-4, 5e-5)}[experiment.dataset]
         assert (experiment.batch_size, experiment.learning_rate, experiment.weight_decay) == numbers
-        assert (experiment.steps, experiment.seeds, experiment.train, experiment.label_noise) == (64_000, 10, None, 0)
+        assert (experiment.steps, experiment.seeds, experiment.train, experiment.label_noise) == (
+            64_000,
+            10,
+            None,
+            0,
+        )
         assert experiment.rounds > 10
 
 
@@ -103,9 +116,16 @@ def test_settings_given_in_place_of_the_presets():
     assert experiments(6) == [left, right]
     assert experiments(6, network="vgg16") == experiments(6, dataset="cifar100") == [right]
     assert experiments(6, network="resnet50") == experiments(6, dataset="cifar10") == [left]
-    assert experiments(6, network="vgg16", dataset="cifar10") == [dataclasses.replace(left, network="vgg16")]
-    assert [(e.network, e.dataset) for e in experiments(6, network="small")] == [("small", "cifar10"), ("small", "cifar100")]
-    assert experiments(6, network="small", dataset="cifar100") == [dataclasses.replace(right, network="small")]
+    assert experiments(6, network="vgg16", dataset="cifar10") == [
+        dataclasses.replace(left, network="vgg16")
+    ]
+    assert [(e.network, e.dataset) for e in experiments(6, network="small")] == [
+        ("small", "cifar10"),
+        ("small", "cifar100"),
+    ]
+    assert experiments(6, network="small", dataset="cifar100") == [
+        dataclasses.replace(right, network="small")
+    ]
     with pytest.raises(ValueError, match="figure must be from 4 to 10; got 3"):
         experiments(3)
 
@@ -126,7 +146,9 @@ def test_data_is_drawn_as_asked_for():
     np.testing.assert_array_equal(np.bincount(data.test_labels), 2)
     assert int(jnp.sum(jnp.argmax(data.y, axis=1) != data.labels)) == 10
     np.testing.assert_allclose(data.x.mean((0, 1, 2)), 0, atol=1e-5)
-    whole = prepare(dataset(), dataclasses.replace(experiment, train=None, test=None, label_noise=0.0))
+    whole = prepare(
+        dataset(), dataclasses.replace(experiment, train=None, test=None, label_noise=0.0)
+    )
     assert whole.x.shape == whole.x_test.shape == (60, 32, 32, 3)
     np.testing.assert_array_equal(jnp.argmax(whole.y, axis=1), whole.labels)
     other = prepare(dataset(), dataclasses.replace(experiment, data_seed=1))
@@ -136,7 +158,10 @@ def test_data_is_drawn_as_asked_for():
 def test_images_without_colours_are_refused():
     images = np.zeros((60, 8, 8, 1), np.uint8)
     grey = dataclasses.replace(dataset(), train_images=images, test_images=images)
-    with pytest.raises(ValueError, match=r"images of shape \(height, width, 3\).* those of noise have shape \(8, 8, 1\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"images of shape \(height, width, 3\).* those of noise have shape \(8, 8, 1\)",
+    ):
         prepare(grey, Experiment("small", "noise", "squared"))
 
 
@@ -173,12 +198,16 @@ def test_a_network_stopped_early_is_one_that_was_told_to_stop_there(chain_record
     reached = rows.dropna()
     assert len(reached) >= 3
     for (seed, _), row in reached.iterrows():
-        training = dataclasses.replace(CHAIN.training, until_loss=row["level"], check_every=CHAIN.measure_every)
+        training = dataclasses.replace(
+            CHAIN.training, until_loss=row["level"], check_every=CHAIN.measure_every
+        )
         keys = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)[None]
         trained = train(Network, keys, data.x, data.y, training)
         assert int(trained.steps[0]) == row["step"]
         np.testing.assert_allclose(trained.loss[0], row["given_loss"], rtol=1e-5)
-        right = jnp.mean(jnp.argmax(trained.ensemble.outputs(data.x_test)[0], -1) == data.test_labels)
+        right = jnp.mean(
+            jnp.argmax(trained.ensemble.outputs(data.x_test)[0], -1) == data.test_labels
+        )
         np.testing.assert_allclose(right, row["test_accuracy"], rtol=1e-6)
     missing = rows[rows["step"].isna()]
     assert missing[["test_accuracy", "given_loss"]].isna().all(axis=None)
@@ -205,15 +234,26 @@ def test_killed_it_goes_on_where_it_was(chain_records, tmp_path, monkeypatch):
     whole.put("rounds", chain_records["rounds"])
     monkeypatch.setattr(Checkpoints, "save", save)
     early_stopping.run(Network, problem(), CHAIN, whole, seeds=[3, 5], at_once=2)
-    pd.testing.assert_frame_equal(records["early_stopping"], whole["early_stopping"], check_exact=True)
+    pd.testing.assert_frame_equal(
+        records["early_stopping"], whole["early_stopping"], check_exact=True
+    )
     before = records["early_stopping"]
-    monkeypatch.setattr(early_stopping, "advance_and_measure", None)  # whoever trained again would fail
+    monkeypatch.setattr(
+        early_stopping, "advance_and_measure", None
+    )  # whoever trained again would fail
     early_stopping.run(Network, problem(), CHAIN, records, seeds=[3, 5], at_once=1)
     pd.testing.assert_frame_equal(records["early_stopping"], before, check_exact=True)
 
 
-def test_killed_between_its_last_state_and_the_table_it_takes_no_step_again(chain_records, tmp_path, monkeypatch):
-    records, put, taken, advance = Records(tmp_path, {"test": 1}), Records.put, [], early_stopping.advance_and_measure
+def test_killed_between_its_last_state_and_the_table_it_takes_no_step_again(
+    chain_records, tmp_path, monkeypatch
+):
+    records, put, taken, advance = (
+        Records(tmp_path, {"test": 1}),
+        Records.put,
+        [],
+        early_stopping.advance_and_measure,
+    )
     records.put("rounds", chain_records["rounds"])
 
     def die(*_):
@@ -231,10 +271,12 @@ def test_killed_between_its_last_state_and_the_table_it_takes_no_step_again(chai
     needed = len(taken)
     early_stopping.run(Network, problem(), CHAIN, records, seeds=[3], at_once=1)
     assert len(taken) == needed > 0
-    early_stopping.run(Network, problem(), CHAIN, records, seeds=[3, 5], at_once=2)  # seed 3 is done, 5 is not
-    assert list(zip(*(records["early_stopping"][name] for name in ("seed", "round")), strict=True)) == [
-        (seed, t) for seed in (3, 5) for t in range(3)
-    ]
+    early_stopping.run(
+        Network, problem(), CHAIN, records, seeds=[3, 5], at_once=2
+    )  # seed 3 is done, 5 is not
+    assert list(
+        zip(*(records["early_stopping"][name] for name in ("seed", "round")), strict=True)
+    ) == [(seed, t) for seed in (3, 5) for t in range(3)]
     assert not list(tmp_path.glob("checkpoints/*"))
 
 
@@ -264,10 +306,19 @@ def made_up(folder, test_accuracy):
     """Records whose curves are known."""
     records = Records(folder, {**dataclasses.asdict(FIGURES[6][0]), "seeds": 2})
     rows = [
-        {"seed": seed, "round": t, "train_accuracy": 1 - 0.1 * t, "test_accuracy": accuracy + 0.02 * seed, "train_loss": 0.1,
-         "test_loss": 0.2, "given_loss": 0.1 + t, "stop": "steps"}
-        for seed in range(2) for t, accuracy in enumerate(test_accuracy)
-    ]  # fmt: skip
+        {
+            "seed": seed,
+            "round": t,
+            "train_accuracy": 1 - 0.1 * t,
+            "test_accuracy": accuracy + 0.02 * seed,
+            "train_loss": 0.1,
+            "test_loss": 0.2,
+            "given_loss": 0.1 + t,
+            "stop": "steps",
+        }
+        for seed in range(2)
+        for t, accuracy in enumerate(test_accuracy)
+    ]
     records.put("rounds", pd.DataFrame(rows))
     return records
 
@@ -279,19 +330,32 @@ def test_the_verdict_says_what_the_tables_say(tmp_path):
     assert "training accuracy falls in 2 of 2 later rounds: from 1.0000 to 0.8000" in said
     assert "starts at 0.5100, rises to 0.6100 in round 1 (by 0.1000" in said
     assert "stopped early" not in said
-    stopped = records["rounds"].assign(level=0.1, step=[10.0, 20.0, np.nan] * 2, test_accuracy=[0.3, 0.55, np.nan] * 2)
+    stopped = records["rounds"].assign(
+        level=0.1, step=[10.0, 20.0, np.nan] * 2, test_accuracy=[0.3, 0.55, np.nan] * 2
+    )
     records.put("early_stopping", stopped)
     said = network_report.verdict(records)
-    assert "rounds 0, 1, which every seed reached: mean test accuracy 0.5500 at best (round 1); self-distillation in" in said
+    assert (
+        "rounds 0, 1, which every seed reached: mean test accuracy 0.5500 at best (round 1); "
+        "self-distillation in" in said
+    )
     assert "these rounds 0.6100 (round 1)" in said
     assert "does not rise" in network_report.verdict(made_up(tmp_path / "falls", [0.6, 0.5]))
-    assert "falls in 0 of 0 later rounds: from 1.0000 to 1.0000" in network_report.verdict(made_up(tmp_path / "one", [0.6]))
+    assert "falls in 0 of 0 later rounds: from 1.0000 to 1.0000" in network_report.verdict(
+        made_up(tmp_path / "one", [0.6])
+    )
     table = network_report.rounds_table(records)
     assert table.row_count == 3
-    kernel = pd.DataFrame({
-        "seed": 0, "tolerance": [0.1] * 3, "round": range(3), "train_accuracy": 0.9, "test_accuracy": 0.5,
-        "active_classes": [10, 10, 0],
-    })  # fmt: skip
+    kernel = pd.DataFrame(
+        {
+            "seed": 0,
+            "tolerance": [0.1] * 3,
+            "round": range(3),
+            "train_accuracy": 0.9,
+            "test_accuracy": 0.5,
+            "active_classes": [10, 10, 0],
+        }
+    )
     paths = network_report.save(records, kernel)
     assert [path.stem for path in paths] == ["rounds", "early_stopping"]
     for path in paths:
@@ -299,7 +363,9 @@ def test_the_verdict_says_what_the_tables_say(tmp_path):
 
 
 def test_the_verdict_is_of_the_same_seeds_in_every_mean(tmp_path):
-    """Rounds whose loss only some seeds reached are compared with nothing; chains that diverged are left out whole."""
+    """Rounds whose loss only some seeds reached are compared with nothing; chains that diverged are
+    left out whole.
+    """
     records = made_up(tmp_path, [0.5, 0.6, 0.4])  # seed 1 is better by 0.02
     rounds = records["rounds"]
     step = np.array([1.0, np.nan, np.nan, 1.0, 2.0, np.nan])  # only seed 1 reached round 1's loss
@@ -307,21 +373,36 @@ def test_the_verdict_is_of_the_same_seeds_in_every_mean(tmp_path):
     stopped = rounds.drop(columns="stop").assign(level=0.1, step=step, test_accuracy=accuracy)
     records.put("early_stopping", stopped)
     said = network_report.verdict(records)
-    assert "at the losses of rounds 0, which every seed reached: mean test accuracy 0.5350 at best (round 0)" in said
+    assert (
+        "at the losses of rounds 0, which every seed reached: mean test accuracy 0.5350 at best "
+        "(round 0)" in said
+    )
     assert "self-distillation in these rounds 0.5100 (round 0)" in said
-    assert [*network_report.rounds_table(records).columns[-1].cells] == ["2 of 2", "1 of 2", "0 of 2"]
+    assert [*network_report.rounds_table(records).columns[-1].cells] == [
+        "2 of 2",
+        "1 of 2",
+        "0 of 2",
+    ]
     records.put("early_stopping", stopped.assign(step=np.nan))
     assert "No round's loss was reached by every network" in network_report.verdict(records)
 
     stop = np.where((rounds["seed"] == 1) & (rounds["round"] == 2), "diverged", "steps")
-    diverged = rounds.assign(stop=stop, train_accuracy=rounds["train_accuracy"] + np.where(rounds["seed"] == 1, -0.5, 0))
+    diverged = rounds.assign(
+        stop=stop, train_accuracy=rounds["train_accuracy"] + np.where(rounds["seed"] == 1, -0.5, 0)
+    )
     records.put("rounds", diverged)
     records.put("early_stopping", stopped)
     said = network_report.verdict(records)
-    assert said.startswith("1 of 2 chains diverged and are left out.\nMean training accuracy falls in 2 of 2 later rounds: "
-                           "from 1.0000 to 0.8000")  # fmt: skip
+    assert said.startswith(
+        "1 of 2 chains diverged and are left out.\nMean training accuracy falls in 2 of 2 later "
+        "rounds: "
+        "from 1.0000 to 0.8000"
+    )
     assert "starts at 0.5000, rises to 0.6000 in round 1 (by 0.1000" in said
-    assert "mean test accuracy 0.5200 at best (round 0); self-distillation in these rounds 0.5000" in said
+    assert (
+        "mean test accuracy 0.5200 at best (round 0); self-distillation in these rounds 0.5000"
+        in said
+    )
     assert network_report.save(records)
     records.put("rounds", rounds.assign(stop="diverged"))
     assert network_report.verdict(records) == "Every chain diverged."
@@ -333,18 +414,48 @@ def test_the_command_runs_small_and_goes_on(command, tmp_path, monkeypatch):
 
     monkeypatch.setattr(cli, "load_named", lambda *_: dataset())
     options = (
-        "networks", "--figure", "6", "--network", "small", "--dataset", "cifar10", "--rounds", "2", "--seeds", "2",
-        "--steps", "4", "--batch-size", "5", "--train", "20", "--test", "20", "--label-noise", "0.2", "--measure-every", "2",
-        "--augment", "--early-stopping", "--out", "run",
-    )  # fmt: skip
+        "networks",
+        "--figure",
+        "6",
+        "--network",
+        "small",
+        "--dataset",
+        "cifar10",
+        "--rounds",
+        "2",
+        "--seeds",
+        "2",
+        "--steps",
+        "4",
+        "--batch-size",
+        "5",
+        "--train",
+        "20",
+        "--test",
+        "20",
+        "--label-noise",
+        "0.2",
+        "--measure-every",
+        "2",
+        "--augment",
+        "--early-stopping",
+        "--out",
+        "run",
+    )
     done = command(*options)
     assert done.returncode == 0, done.stderr
     folders = [path.parent for path in (tmp_path / "run").glob("*/config.json")]
-    assert [folder.name for folder in folders] == ["figure6_small_cifar10"]  # both halves of the figure are one
+    assert [folder.name for folder in folders] == [
+        "figure6_small_cifar10"
+    ]  # both halves of the figure are one
     configuration = json.loads((folders[0] / "config.json").read_text())["configuration"]
     assert configuration["network"] == "small"
     assert configuration["label_noise"] == 0.2
-    assert len(pd.read_csv(folders[0] / "rounds.csv")) == len(pd.read_csv(folders[0] / "early_stopping.csv")) == 4
+    assert (
+        len(pd.read_csv(folders[0] / "rounds.csv"))
+        == len(pd.read_csv(folders[0] / "early_stopping.csv"))
+        == 4
+    )
     before = pd.read_csv(folders[0] / "rounds.csv")
     again = command(*options)
     assert again.returncode == 0, again.stderr
@@ -356,8 +467,14 @@ def test_the_command_runs_small_and_goes_on(command, tmp_path, monkeypatch):
     assert beside.returncode == 2
     assert "is not the configuration of records" in beside.stderr
     kernel = {"seed": 0, "tolerance": 0.1, "round": range(2), "active_classes": 10}
-    for folder, noise, kind in (("same", 0.2, "symmetric"), ("more", 0.4, "symmetric"), ("other", 0.2, "asymmetric")):
-        curves = Records(folder, {"kernel": "an NTK", "dataset": "cifar10", "label_noise": noise, "noise": kind})
+    for folder, noise, kind in (
+        ("same", 0.2, "symmetric"),
+        ("more", 0.4, "symmetric"),
+        ("other", 0.2, "asymmetric"),
+    ):
+        curves = Records(
+            folder, {"kernel": "an NTK", "dataset": "cifar10", "label_noise": noise, "noise": kind}
+        )
         curves.put("rounds", pd.DataFrame(kernel | {"train_accuracy": 0.9, "test_accuracy": 0.5}))
     without = (folders[0] / "rounds.png").read_bytes()
     assert command(*options, "--kernel", "same").returncode == 0

@@ -1,4 +1,6 @@
-"""Records: what was written can be read by others, is never half there, and belongs to one configuration."""
+"""Records: what was written can be read by others, is never half there, and belongs to one
+configuration.
+"""
 
 import json
 
@@ -24,14 +26,17 @@ def test_tables_are_the_same_in_parquet_and_csv(tmp_path):
     assert config["configuration"] == {"seeds": [0, 1], "nested": {"layers": [1, 2]}}
     assert {"date", "device", "versions", "x64"} <= config["environment"].keys()
     pd.testing.assert_frame_equal(
-        Records(tmp_path / "run", {"seeds": [0, 1], "nested": {"layers": [1, 2]}})["rounds"], expected
+        Records(tmp_path / "run", {"seeds": [0, 1], "nested": {"layers": [1, 2]}})["rounds"],
+        expected,
     )
 
 
 def test_another_configuration_is_refused_and_named(tmp_path):
     Records(tmp_path, {"rounds": 99})  # writes nothing yet: a first try that fails must not decide
     Records(tmp_path, {"rounds": 10, "train": 100}).add("rounds", ROWS)
-    with pytest.raises(ValueError, match=r"another configuration: new \(None, now 1\); rounds \(10, now 5\) differ"):
+    with pytest.raises(
+        ValueError, match=r"another configuration: new \(None, now 1\); rounds \(10, now 5\) differ"
+    ):
         Records(tmp_path, {"rounds": 5, "train": 100, "new": 1})
 
 

@@ -1,9 +1,10 @@
 """Gram matrices in tiles.
 
-Blocks of any size: hypothesis over sizes and blocks, against one call of the kernel. Only the upper triangle: calls are
-counted. All local devices: a process with eight, where the kernel writes down where its points lie. Progress: the bar on a
-pretended terminal. Estimate and refusal: the compiler's own count of a hungry kernel, and a machine made to look small.
-float32: the bits of rounded float64 values. Stores: tests/test_gram_store.py.
+Blocks of any size: hypothesis over sizes and blocks, against one call of the kernel. Only the upper
+triangle: calls are counted. All local devices: a process with eight, where the kernel writes down
+where its points lie. Progress: the bar on a pretended terminal. Estimate and refusal: the
+compiler's own count of a hungry kernel, and a machine made to look small. float32: the bits of
+rounded float64 values. Stores: tests/test_gram_store.py.
 """
 
 import functools
@@ -41,13 +42,19 @@ def linear(x, t):
 
 @pytest.mark.slow
 @settings(max_examples=15, deadline=None)
-@given(st.sampled_from([1, 2, 12, 13, 30]), st.sampled_from([1, 7, 13, 29]), st.sampled_from([1, 4, 13, 50]))
+@given(
+    st.sampled_from([1, 2, 12, 13, 30]),
+    st.sampled_from([1, 7, 13, 29]),
+    st.sampled_from([1, 4, 13, 50]),
+)
 def test_blocks_of_any_size(n, k, block_size):
     x, x2 = points(n), points(k, seed=1)
     square = sdntk.gram(linear, x, block_size=block_size)
     np.testing.assert_allclose(square, linear(x, x) / n, rtol=1e-14, atol=1e-16)
     assert (square == square.T).all()
-    np.testing.assert_allclose(sdntk.gram(linear, x, x2, block_size=block_size), linear(x, x2) / k, rtol=1e-14, atol=1e-16)
+    np.testing.assert_allclose(
+        sdntk.gram(linear, x, x2, block_size=block_size), linear(x, x2) / k, rtol=1e-14, atol=1e-16
+    )
 
 
 @settings(deadline=None)
@@ -109,9 +116,9 @@ EIGHT_DEVICES = """
     in_memory = len(used)
     used.clear()
     stored = sdntk.gram(kernel, x, block_size=8, path=sys.argv[1])
-    print(json.dumps([in_memory, len(used), np.abs(tiled - whole).max(), bool((np.asarray(stored) == tiled).all())]))
-    print(sdntk.decompose(tiled).rank)  # the result lies on one device, and is used like any other
-    committed = jax.device_put(np.float64(2.0), jax.devices()[3])
+    print(json.dumps([in_memory, len(used), np.abs(tiled - whole).max(), bool((np.asarray(stored) ==
+    tiled).all())])) print(sdntk.decompose(tiled).rank)  # the result lies on one device, and is
+    used like any other committed = jax.device_put(np.float64(2.0), jax.devices()[3])
     derived = sdntk.gram(sdntk.kernels.rbf(tiled.max()), x, block_size=8)
     held = sdntk.gram(lambda x, t: committed * (x @ t.T), x, block_size=8)
     assert np.abs(np.asarray(held) - 2 * np.asarray(whole)).max() < 1e-15
@@ -122,8 +129,11 @@ EIGHT_DEVICES = """
 def test_all_local_devices_are_used(tmp_path):
     ran = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(EIGHT_DEVICES), tmp_path / "G"],
-        env=with_virtual_devices(8), capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        env=with_virtual_devices(8),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     in_memory, stored, difference, same_bits = json.loads(ran.stdout.splitlines()[0])
     assert in_memory == stored == 8
     assert difference < 1e-15
@@ -135,7 +145,9 @@ def test_float32_holds_the_rounded_float64_values():
     x = points(60).astype(jnp.float32)
     G = sdntk.gram(rbf(0.3), x, dtype=jnp.float32, block_size=16)
     assert G.dtype == jnp.float32
-    np.testing.assert_array_equal(G, sdntk.gram(rbf(0.3), x.astype(jnp.float64), block_size=16).astype(jnp.float32))
+    np.testing.assert_array_equal(
+        G, sdntk.gram(rbf(0.3), x.astype(jnp.float64), block_size=16).astype(jnp.float32)
+    )
     assert sdntk.gram(linear, x, block_size=16).dtype == jnp.float32  # the kernel's own
 
 
@@ -158,17 +170,25 @@ def test_derivatives_and_jit_pass_through_gram_at_every_size(size):
 
     difference = (total(scale + step) - total(scale - step)) / (2 * step)
     assert jax.grad(total)(scale) == pytest.approx(float(difference), rel=1e-6)
-    closed = jax.grad(lambda s: sdntk.gram(lambda a, b: rbf(1.0)(a / s, b / s), x).sum())(scale)  # closes over a tracer
+    closed = jax.grad(lambda s: sdntk.gram(lambda a, b: rbf(1.0)(a / s, b / s), x).sum())(
+        scale
+    )  # closes over a tracer
     assert closed == pytest.approx(float(difference), rel=1e-6)
     closing = lambda s: sdntk.gram(lambda a, b: rbf(1.0)(a / s, b / s), x).sum()  # noqa: E731
     assert jax.jit(jax.grad(closing))(scale) == pytest.approx(float(difference), rel=1e-6)
-    np.testing.assert_allclose(jax.vmap(closing)(jnp.array([scale, 2.0])), [total(scale), total(2.0)], rtol=1e-12)
-    np.testing.assert_allclose(jax.jit(lambda x: sdntk.gram(rbf(scale), x))(x), sdntk.gram(rbf(scale), x), rtol=1e-13)
+    np.testing.assert_allclose(
+        jax.vmap(closing)(jnp.array([scale, 2.0])), [total(scale), total(2.0)], rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        jax.jit(lambda x: sdntk.gram(rbf(scale), x))(x), sdntk.gram(rbf(scale), x), rtol=1e-13
+    )
 
 
 def hungry(x, t):
     """A kernel with 4 kB of intermediate results for an entry, which no fusion does away with."""
-    return jnp.sort(x[:, None, :1] * t[None, :, :1] + jnp.arange(512.0)[None, None, :], axis=-1)[:, :, 7]
+    return jnp.sort(x[:, None, :1] * t[None, :, :1] + jnp.arange(512.0)[None, None, :], axis=-1)[
+        :, :, 7
+    ]
 
 
 def test_work_space_is_estimated_from_above_and_not_by_much():
@@ -181,12 +201,16 @@ def test_work_space_is_estimated_from_above_and_not_by_much():
         assert truth <= 1.01 * estimate
         assert estimate <= max(2 * truth, 2**20)
     for budget in (2**10, 2**30):
-        assert block_size_module.workspace(linear, (x, x), 100, budget) == 16 * 100 * 100 * 8  # NumPy: nobody can tell
+        assert (
+            block_size_module.workspace(linear, (x, x), 100, budget) == 16 * 100 * 100 * 8
+        )  # NumPy: nobody can tell
 
 
 def test_tiles_shrink_until_they_fit(monkeypatch):
     x = points(2000)
-    monkeypatch.setattr(_memory, "free_memory", lambda: 8 * 4096 * 30**2)  # an eighth of it: 30 squared entries
+    monkeypatch.setattr(
+        _memory, "free_memory", lambda: 8 * 4096 * 30**2
+    )  # an eighth of it: 30 squared entries
     size = block_size_module.choose_block_size(hungry, (x, x))
     assert 15 <= size <= 30
 
@@ -197,13 +221,20 @@ def test_what_cannot_fit_is_refused_before_it_starts(monkeypatch, tmp_path):
 
     x = points(2000)
     monkeypatch.setattr(_memory, "free_memory", lambda: 10_000_000)
-    with pytest.raises(MemoryError, match=r"2000 x 2000.* needs about 3.* MB .*10 MB are free.*path=.*dtype=jnp.float32"):
+    with pytest.raises(
+        MemoryError,
+        match=r"2000 x 2000.* needs about 3.* MB .*10 MB are free.*path=.*dtype=jnp.float32",
+    ):
         sdntk.gram(never, x, block_size=100)
     with pytest.raises(MemoryError, match="smaller block_size"):
         sdntk.gram(hungry, x[:500], block_size=400, path=tmp_path / "G")
     monkeypatch.undo()
-    monkeypatch.setattr(_memory.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1_000_000}))
-    with pytest.raises(OSError, match=r"2000 x 2000 needs 16\..* MB of disk .*1 MB are free.*another disk"):
+    monkeypatch.setattr(
+        _memory.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1_000_000})
+    )
+    with pytest.raises(
+        OSError, match=r"2000 x 2000 needs 16\..* MB of disk .*1 MB are free.*another disk"
+    ):
         sdntk.gram(rbf(1.0), x, block_size=100, path=tmp_path / "H")
     assert not (tmp_path / "H").exists()
 
@@ -215,7 +246,9 @@ def test_nan_and_inf_are_found_in_whatever_tile(bad):
     def kernel(x, t):
         return np.where((x[:, None] == 4) & (t[None, :] == 25), bad, 1.0)
 
-    with pytest.raises(ValueError, match=r"kernel's values must be finite.*points 0 to 9 and 20 to 29"):
+    with pytest.raises(
+        ValueError, match=r"kernel's values must be finite.*points 0 to 9 and 20 to 29"
+    ):
         sdntk.gram(kernel, x, block_size=10)
 
 
@@ -251,7 +284,9 @@ def test_progress_shows_the_time_left_on_a_terminal_and_nothing_elsewhere(monkey
     for terminal in (True, False):
         screen = io.StringIO()
         monkeypatch.setattr(
-            _progress, "Console", lambda s=screen, t=terminal, **_: Console(file=s, force_terminal=t, width=100)
+            _progress,
+            "Console",
+            lambda s=screen, t=terminal, **_: Console(file=s, force_terminal=t, width=100),
         )
         assert list(_progress.track(iter("abc"), "Gram matrix", 3)) == ["a", "b", "c"]
         assert (("Gram matrix" in screen.getvalue()) and ("left:" in screen.getvalue())) == terminal
@@ -263,19 +298,25 @@ def test_steps_that_are_minutes_apart_still_give_a_time_left(monkeypatch):
     monkeypatch.setattr(_progress, "Progress", progress)
     monkeypatch.setattr(_progress, "SECONDS_BEFORE_SHOWING", -1.0)
     monkeypatch.setattr(
-        _progress, "Console", lambda **_: Console(file=screen, force_terminal=True, force_interactive=True, width=100)
+        _progress,
+        "Console",
+        lambda **_: Console(file=screen, force_terminal=True, force_interactive=True, width=100),
     )
     for step in _progress.track(range(12), "blocks", 12):
         if step == 11:
             break  # the bar is drawn a last time
         now[0] += 900.0
-    assert "left: 0:15:00" in re.sub(r"\x1b\[[0-9;]*m", "", screen.getvalue())  # after eleven steps of a quarter of an hour
+    assert "left: 0:15:00" in re.sub(
+        r"\x1b\[[0-9;]*m", "", screen.getvalue()
+    )  # after eleven steps of a quarter of an hour
 
 
 def test_a_bar_inside_a_bar_is_silent(monkeypatch):
     monkeypatch.setattr(_progress, "SECONDS_BEFORE_SHOWING", -1.0)
     screen = io.StringIO()
-    monkeypatch.setattr(_progress, "Console", lambda **_: Console(file=screen, force_terminal=True, width=100))
+    monkeypatch.setattr(
+        _progress, "Console", lambda **_: Console(file=screen, force_terminal=True, width=100)
+    )
     for _ in _progress.track(range(3), "outer", 3):
         list(_progress.track(range(3), "inner", 3)) if "outer" in screen.getvalue() else None
     assert "outer" in screen.getvalue()
@@ -283,7 +324,11 @@ def test_a_bar_inside_a_bar_is_silent(monkeypatch):
 
 
 def test_a_container_limit_counts_but_not_its_page_cache(tmp_path):
-    for name, text in (("memory.max", "1000\n"), ("memory.current", "900\n"), ("memory.stat", "anon 200\nfile 700\n")):
+    for name, text in (
+        ("memory.max", "1000\n"),
+        ("memory.current", "900\n"),
+        ("memory.stat", "anon 200\nfile 700\n"),
+    ):
         (tmp_path / name).write_text(text)
     assert _memory._cgroup_rest(tmp_path) == [800]
     (tmp_path / "memory.max").write_text("max\n")

@@ -1,4 +1,5 @@
-"""Products with a Gram matrix: from an array, from the disk, from tiles kept or computed again, all are G v.
+"""Products with a Gram matrix: from an array, from the disk, from tiles kept or computed again, all
+are G v.
 
 On eight devices, sharded by rows: tests/test_krylov.py.
 """
@@ -35,7 +36,9 @@ def test_every_source_gives_the_same_products(tmp_path):
         assert product.num_points == 57, name
         assert product.dtype == np.float64, name
         np.testing.assert_allclose(product(V), G @ V, rtol=0, atol=1e-15, err_msg=name)
-        np.testing.assert_allclose(product(V[:, :1]), G @ V[:, :1], rtol=0, atol=1e-15, err_msg=name)
+        np.testing.assert_allclose(
+            product(V[:, :1]), G @ V[:, :1], rtol=0, atol=1e-15, err_msg=name
+        )
 
 
 def test_values_kept_in_single_precision_are_multiplied_in_double(tmp_path):
@@ -53,15 +56,22 @@ def test_values_kept_in_single_precision_are_multiplied_in_double(tmp_path):
 
 def test_of_many_rows_some_are_converted_at_a_time():
     """600 of 250 at a time: the last ones overlap with those before."""
-    x, v = jax.random.normal(jax.random.key(2), (600, 4)), jax.random.normal(jax.random.key(3), (600, 3))
+    x, v = (
+        jax.random.normal(jax.random.key(2), (600, 4)),
+        jax.random.normal(jax.random.key(3), (600, 3)),
+    )
     rounded = sdntk.gram(KERNEL, x).astype(jnp.float32)
-    np.testing.assert_allclose(products(rounded)(v), np.asarray(rounded, float) @ v, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(
+        products(rounded)(v), np.asarray(rounded, float) @ v, rtol=0, atol=1e-14
+    )
 
 
 def test_products_under_transformations():
     for source in (products(G), products(KERNEL, X, keep=True, block_size=10)):
         np.testing.assert_allclose(jax.jit(source)(V), G @ V, rtol=0, atol=1e-15)
-        np.testing.assert_allclose(jax.vmap(source)(jnp.stack([V, 2 * V]))[1], 2 * G @ V, rtol=0, atol=1e-15)
+        np.testing.assert_allclose(
+            jax.vmap(source)(jnp.stack([V, 2 * V]))[1], 2 * G @ V, rtol=0, atol=1e-15
+        )
     np.testing.assert_allclose(jax.jit(lambda v: products(G)(v))(V), G @ V, rtol=0, atol=1e-15)
 
 
@@ -99,7 +109,9 @@ def test_a_matrix_that_is_not_symmetric_is_refused(tmp_path):
 
 def test_a_damaged_tile_is_told(tmp_path):
     store = sdntk.gram(KERNEL, X, path=tmp_path / "G", block_size=20)
-    tile = next(path for path in (tmp_path / "G").rglob("*") if path.is_file() and path.name != "zarr.json")
+    tile = next(
+        path for path in (tmp_path / "G").rglob("*") if path.is_file() and path.name != "zarr.json"
+    )
     tile.write_bytes(b"x" + tile.read_bytes()[1:])
     with pytest.raises(ValueError, match="is damaged"):
         products(store)(V)

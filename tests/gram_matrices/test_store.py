@@ -1,8 +1,9 @@
 """Gram matrices on disk.
 
-Killed at any moment: a process is killed ten times at random moments, and the next one must end with the bits of an
-undisturbed run. Refusals: every way in which a store can be another's, by its name. Damage: bits flipped, files cut, emptied
-or gone. Works wherever an array does: hypothesis over slices against NumPy, and every function that takes a Gram matrix.
+Killed at any moment: a process is killed ten times at random moments, and the next one must end
+with the bits of an undisturbed run. Refusals: every way in which a store can be another's, by its
+name. Damage: bits flipped, files cut, emptied or gone. Works wherever an array does: hypothesis
+over slices against NumPy, and every function that takes a Gram matrix.
 """
 
 import json
@@ -31,12 +32,20 @@ def points(n, d=3, seed=0):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return sdntk.gram(rbf(1.0), points(23), path=tmp_path_factory.mktemp("store") / "G", block_size=5)
+    return sdntk.gram(
+        rbf(1.0), points(23), path=tmp_path_factory.mktemp("store") / "G", block_size=5
+    )
 
 
 @pytest.fixture(scope="module")
 def cross(tmp_path_factory):
-    return sdntk.gram(rbf(1.0), points(9, seed=1), points(23), path=tmp_path_factory.mktemp("store") / "C", block_size=5)
+    return sdntk.gram(
+        rbf(1.0),
+        points(9, seed=1),
+        points(23),
+        path=tmp_path_factory.mktemp("store") / "C",
+        block_size=5,
+    )
 
 
 def tile_files(path):
@@ -54,7 +63,9 @@ RUN = """
 
 
 def start(path):
-    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(RUN), path], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(RUN), path], stdout=subprocess.PIPE, text=True
+    )
 
 
 @pytest.mark.slow
@@ -65,7 +76,9 @@ def test_killed_ten_times_it_ends_with_the_same_bits(tmp_path):
     assert total == 41 * 42 // 2
     for kill in range(10):
         process = start(path)
-        wanted = (kill + moments.random()) * total / 14  # so many tiles; somewhere between two of them
+        wanted = (
+            (kill + moments.random()) * total / 14
+        )  # so many tiles; somewhere between two of them
         while len(tile_files(path)) <= wanted:
             assert process.poll() is None
             time.sleep(0.0005)
@@ -76,7 +89,9 @@ def test_killed_ten_times_it_ends_with_the_same_bits(tmp_path):
         assert len(tile_files(path)) < total
     times = {file: file.stat().st_mtime_ns for file in tile_files(path)}
     assert start(path).communicate()[0] == "done\n"
-    assert all(file.stat().st_mtime_ns == then for file, then in times.items())  # what was done is not done again
+    assert all(
+        file.stat().st_mtime_ns == then for file, then in times.items()
+    )  # what was done is not done again
     names = [file.relative_to(clean) for file in tile_files(clean)]
     assert [file.relative_to(path) for file in tile_files(path)] == names
     for name in [*names, "zarr.json"]:
@@ -85,7 +100,9 @@ def test_killed_ten_times_it_ends_with_the_same_bits(tmp_path):
 
 def test_on_disk_and_in_memory_are_the_same_bits(store, cross):
     np.testing.assert_array_equal(store, sdntk.gram(rbf(1.0), points(23), block_size=5))
-    np.testing.assert_array_equal(cross, sdntk.gram(rbf(1.0), points(9, seed=1), points(23), block_size=5))
+    np.testing.assert_array_equal(
+        cross, sdntk.gram(rbf(1.0), points(9, seed=1), points(23), block_size=5)
+    )
 
 
 def test_only_the_upper_triangle_lies_on_disk(store, cross):
@@ -106,7 +123,13 @@ def test_slices_are_numpys(store, rows, columns, kind):
 
 
 def test_the_handle_looks_like_an_array(store, cross):
-    assert (store.shape, store.ndim, store.dtype, len(store), store.nbytes) == ((23, 23), 2, np.float64, 23, 23 * 23 * 8)
+    assert (store.shape, store.ndim, store.dtype, len(store), store.nbytes) == (
+        (23, 23),
+        2,
+        np.float64,
+        23,
+        23 * 23 * 8,
+    )
     assert cross.shape == (9, 23)
     assert store[np.array([3, 1])].shape == (2, 23)
     assert isinstance(jnp.asarray(store), jax.Array)
@@ -167,7 +190,9 @@ def test_a_store_of_something_else_is_refused_by_name(store, change, message):
 
 def test_a_dtype_is_part_of_the_store(tmp_path):
     sdntk.gram(rbf(1.0), points(23), path=tmp_path / "G", dtype=jnp.float32)
-    with pytest.raises(ValueError, match=r"another dtype \(float32, computed in float64; now float64"):
+    with pytest.raises(
+        ValueError, match=r"another dtype \(float32, computed in float64; now float64"
+    ):
         sdntk.gram(rbf(1.0), points(23), path=tmp_path / "G")
     assert sdntk.GramStore.open(tmp_path / "G").dtype == np.float32
 
@@ -238,7 +263,8 @@ def test_a_run_that_fails_keeps_what_it_has_done(tmp_path):
         sdntk.gram(stops, points(40), path=tmp_path / "G", block_size=5)
     assert len(tile_files(tmp_path / "G")) >= 5
     np.testing.assert_array_equal(
-        sdntk.gram(rbf(1.0), points(40), path=tmp_path / "G"), sdntk.gram(rbf(1.0), points(40), block_size=5)
+        sdntk.gram(rbf(1.0), points(40), path=tmp_path / "G"),
+        sdntk.gram(rbf(1.0), points(40), block_size=5),
     )
 
 
@@ -254,7 +280,9 @@ def test_the_same_call_with_a_block_size_above_the_size_goes_on(tmp_path):
         stored = sdntk.gram(rbf(1.0), points(23), path=tmp_path / "G", block_size=50)
     assert stored.block_size == 23
     wide = sdntk.gram(rbf(1.0), points(3, seed=1), points(23), path=tmp_path / "C", block_size=10)
-    assert [file.stat().st_size for file in tile_files(wide.path)] == [3 * 10 * 8 + 4] * 3  # and no more room than that
+    assert [file.stat().st_size for file in tile_files(wide.path)] == [
+        3 * 10 * 8 + 4
+    ] * 3  # and no more room than that
 
 
 def test_bad_kernels_leave_no_store_behind(tmp_path):
@@ -263,14 +291,20 @@ def test_bad_kernels_leave_no_store_behind(tmp_path):
     with pytest.raises(ValueError, match="path must be left out where values are traced"):
         jax.jit(lambda x: sdntk.gram(rbf(1.0), x, path=tmp_path / "G").shape)(points(23))
     with pytest.raises(ValueError, match="traced"):
-        jax.jit(lambda s: sdntk.gram(lambda x, t: s * rbf(1.0)(x, t), points(23), path=tmp_path / "G").shape)(1.0)
+        jax.jit(
+            lambda s: (
+                sdntk.gram(lambda x, t: s * rbf(1.0)(x, t), points(23), path=tmp_path / "G").shape
+            )
+        )(1.0)
     assert not (tmp_path / "G").exists()
 
 
 def test_operators_under_jit_and_in_place(store):
     v = jnp.arange(23.0)
     for product in (lambda v: store @ v, lambda v: v @ store):
-        np.testing.assert_allclose(jax.jit(product)(v), np.asarray(store) @ np.arange(23.0), rtol=1e-13)
+        np.testing.assert_allclose(
+            jax.jit(product)(v), np.asarray(store) @ np.arange(23.0), rtol=1e-13
+        )
     with pytest.raises(TypeError, match="cannot be written to"):
         store += 1
     np.testing.assert_array_equal(store.T, np.asarray(store).T)

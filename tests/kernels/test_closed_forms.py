@@ -1,8 +1,9 @@
 """Kernels.
 
-Must hold: each Green's function is tested against its operator, by its eigenfunctions (int g(x,t) phi(t) dt =
-phi(x)/lambda), by finite differences of L g = delta, or in Fourier space; jit, vmap and grad with respect to length scales
-work, duplicates and near-duplicates included; points outside the domain are refused.
+Must hold: each Green's function is tested against its operator, by its eigenfunctions (int g(x,t)
+phi(t) dt = phi(x)/lambda), by finite differences of L g = delta, or in Fourier space; jit, vmap and
+grad with respect to length scales work, duplicates and near-duplicates included; points outside the
+domain are refused.
 """
 
 import jax
@@ -17,9 +18,21 @@ from sdntk import decompose, gram, kernels
 
 PI = np.pi
 SPLINES = {
-    "cubic_spline": (kernels.cubic_spline(), lambda k, x: np.sin(k * PI * x), lambda k: (k * PI) ** 4),
-    "brownian_bridge": (kernels.brownian_bridge(), lambda k, x: np.sin(k * PI * x), lambda k: (k * PI) ** 2),
-    "brownian_motion": (kernels.brownian_motion(), lambda k, x: np.sin((k - 0.5) * PI * x), lambda k: ((k - 0.5) * PI) ** 2),
+    "cubic_spline": (
+        kernels.cubic_spline(),
+        lambda k, x: np.sin(k * PI * x),
+        lambda k: (k * PI) ** 4,
+    ),
+    "brownian_bridge": (
+        kernels.brownian_bridge(),
+        lambda k, x: np.sin(k * PI * x),
+        lambda k: (k * PI) ** 2,
+    ),
+    "brownian_motion": (
+        kernels.brownian_motion(),
+        lambda k, x: np.sin((k - 0.5) * PI * x),
+        lambda k: ((k - 0.5) * PI) ** 2,
+    ),
 }
 for m in range(1, 8):
     for name, trig in (("cos", np.cos), ("sin", np.sin)):
@@ -36,7 +49,11 @@ def integrate_against(kernel, x, function):
     total = 0.0
     for low, high in ((0, x), (x, 1)):
         t = low + (high - low) * (nodes + 1) / 2
-        total += (high - low) / 2 * np.sum(weights * np.asarray(kernel(jnp.array([x]), t)[0]) * function(t))
+        total += (
+            (high - low)
+            / 2
+            * np.sum(weights * np.asarray(kernel(jnp.array([x]), t)[0]) * function(t))
+        )
     return total
 
 
@@ -46,18 +63,24 @@ def test_eigenfunctions_of_the_operator(case, k):
     kernel, phi, eigenvalue = SPLINES[case]
     for x in (0.0, 0.13, 0.5, 0.77, 1.0):
         value = integrate_against(kernel, x, lambda t: phi(k, t))
-        # Relative to 1/lambda_1: a kernel in float64 knows its k-th coefficient to 1e-16 of its first.
+        # Relative to 1/lambda_1: a kernel in float64 knows its k-th coefficient to 1e-16 of its
+        # first.
         assert abs(value - phi(k, x) / eigenvalue(k)) < 1e-13 / eigenvalue(1)
 
 
 @pytest.mark.parametrize("order", range(1, 8))
 def test_constants_are_not_in_the_periodic_space(order):
-    assert abs(integrate_against(kernels.periodic_spline(order), 0.3, lambda t: np.ones_like(t))) < 1e-15
+    assert (
+        abs(integrate_against(kernels.periodic_spline(order), 0.3, lambda t: np.ones_like(t)))
+        < 1e-15
+    )
 
 
 @pytest.mark.parametrize("name", ["cubic_spline", "brownian_bridge", "brownian_motion"])
 def test_operator_applied_to_kernel_is_a_delta(name):
-    """Between the points L g = 0, and the (2m-1)-th derivative jumps by (-1)^m across t; boundary conditions hold."""
+    """Between the points L g = 0, and the (2m-1)-th derivative jumps by (-1)^m across t; boundary
+    conditions hold.
+    """
     kernel, order = getattr(kernels, name)(), 2 if name == "cubic_spline" else 1
 
     def derivative(n):
@@ -94,8 +117,14 @@ def test_periodic_spline_is_its_fourier_series_and_its_bernoulli_polynomial(orde
     coefficients = np.array([float(scipy.special.comb(2 * order, j)) for j in range(2 * order + 1)])
     polynomial = np.polynomial.Polynomial(coefficients * scipy.special.bernoulli(2 * order)[::-1])
     # scipy's B_1 is -1/2, as Bernoulli polynomials want it
-    exact = (-1) ** (order - 1) * polynomial(x - np.floor(x)) / float(scipy.special.factorial(2 * order))
-    np.testing.assert_allclose(values, exact, atol=1e-13 * abs(exact).max() * (1 if order < 7 else 1e3))
+    exact = (
+        (-1) ** (order - 1)
+        * polynomial(x - np.floor(x))
+        / float(scipy.special.factorial(2 * order))
+    )
+    np.testing.assert_allclose(
+        values, exact, atol=1e-13 * abs(exact).max() * (1 if order < 7 else 1e3)
+    )
 
 
 @pytest.mark.parametrize("nu", [0.5, 1.5, 2.5, 3.5, 7.5])
@@ -104,7 +133,10 @@ def test_matern_is_scikit_learns(nu, length_scale):
     rng = np.random.default_rng(0)
     x, t = rng.normal(size=(7, 3)), rng.normal(size=(5, 3))
     np.testing.assert_allclose(
-        kernels.matern(nu, length_scale)(x, t), Matern(length_scale, nu=nu)(x, t), rtol=1e-10, atol=1e-14
+        kernels.matern(nu, length_scale)(x, t),
+        Matern(length_scale, nu=nu)(x, t),
+        rtol=1e-10,
+        atol=1e-14,
     )
 
 
@@ -116,7 +148,9 @@ def test_rbf_is_scikit_learns():
 
 @pytest.mark.parametrize("nu", [0.5, 1.5, 2.5, 3.5])
 def test_matern_in_fourier_space(nu):
-    """On the line g^(omega) is proportional to (2 nu/l^2 + omega^2)^-(nu + 1/2): L g = delta up to that factor."""
+    """On the line g^(omega) is proportional to (2 nu/l^2 + omega^2)^-(nu + 1/2): L g = delta up to
+    that factor.
+    """
     length_scale = 0.8
     kernel = kernels.matern(nu, length_scale)
 
@@ -130,20 +164,30 @@ def test_matern_in_fourier_space(nu):
 
 
 def test_rbf_in_fourier_space():
-    """g^(omega) exp(l^2 omega^2/2) is constant: L = exp(-l^2 Laplacian/2) applied to g is a multiple of delta."""
+    """g^(omega) exp(l^2 omega^2/2) is constant: L = exp(-l^2 Laplacian/2) applied to g is a
+    multiple of delta.
+    """
     r, length_scale = np.linspace(-12, 12, 4001), 0.8
     g = np.asarray(kernels.rbf(length_scale)(jnp.asarray(r)[:, None], jnp.zeros((1, 1))))[:, 0]
-    products = [np.trapezoid(g * np.cos(w * r), r) * np.exp(length_scale**2 * w**2 / 2) for w in (0.0, 0.5, 2.0, 5.0)]
+    products = [
+        np.trapezoid(g * np.cos(w * r), r) * np.exp(length_scale**2 * w**2 / 2)
+        for w in (0.0, 0.5, 2.0, 5.0)
+    ]
     np.testing.assert_allclose(products, products[0], rtol=1e-9)
 
 
 STATIONARY = {
     "rbf": lambda length_scale: kernels.rbf(length_scale),
-    **{f"matern({nu})": lambda length_scale, nu=nu: kernels.matern(nu, length_scale) for nu in (0.5, 1.5, 2.5, 4.5)},
+    **{
+        f"matern({nu})": lambda length_scale, nu=nu: kernels.matern(nu, length_scale)
+        for nu in (0.5, 1.5, 2.5, 4.5)
+    },
 }
 POINTS = {
     "duplicates": jnp.array([[0.0, 0.0], [0.0, 0.0], [1.0, 2.0], [1.0, 2.0], [0.3, 0.3]]),
-    "near-duplicates": jnp.array([[1e3, 1e3], [1e3, 1e3 + 1e-9], [1e3 + 1e-9, 1e3], [1e3, 1e3 + 1e-12], [1e3 + 1, 1e3]]),
+    "near-duplicates": jnp.array(
+        [[1e3, 1e3], [1e3, 1e3 + 1e-9], [1e3 + 1e-9, 1e3], [1e3, 1e3 + 1e-12], [1e3 + 1, 1e3]]
+    ),
 }
 
 
@@ -154,12 +198,20 @@ def test_derivatives_by_the_length_scale_and_positivity_with_duplicates(name, po
     values = lambda length_scale: make(length_scale)(x, x)  # noqa: E731
     derivative = jax.jit(jax.jacfwd(values))(0.7)
     step = 1e-5
-    np.testing.assert_allclose(derivative, (values(0.7 + step) - values(0.7 - step)) / (2 * step), atol=1e-8)
-    np.testing.assert_allclose(jax.grad(lambda s: jnp.sum(values(s) ** 2))(0.7), jnp.sum(2 * values(0.7) * derivative))
+    np.testing.assert_allclose(
+        derivative, (values(0.7 + step) - values(0.7 - step)) / (2 * step), atol=1e-8
+    )
+    np.testing.assert_allclose(
+        jax.grad(lambda s: jnp.sum(values(s) ** 2))(0.7), jnp.sum(2 * values(0.7) * derivative)
+    )
     assert np.all(np.isfinite(jax.grad(lambda x: jnp.sum(make(0.7)(x, x) ** 2))(x)))
-    np.testing.assert_allclose(jax.vmap(values)(jnp.array([0.5, 0.7]))[1], values(0.7), rtol=1e-14)  # rounding
+    np.testing.assert_allclose(
+        jax.vmap(values)(jnp.array([0.5, 0.7]))[1], values(0.7), rtol=1e-14
+    )  # rounding
     assert np.all(np.diag(values(0.7)) == 1)
-    assert int(decompose(gram(make(0.7), x)).rank) >= {"duplicates": 3, "near-duplicates": 2}[points]
+    assert (
+        int(decompose(gram(make(0.7), x)).rank) >= {"duplicates": 3, "near-duplicates": 2}[points]
+    )
 
 
 @pytest.mark.parametrize("name", STATIONARY)
@@ -175,12 +227,16 @@ def test_gram_matrices_of_clustered_points_are_not_indefinite(name):
 @pytest.mark.usefixtures("single_precision")
 def test_float32_has_no_nan_at_any_scale(name, scale):
     x = scale * jnp.array([[0.0], [1.0], [2.0]])
-    values, slope = jax.jvp(lambda s: STATIONARY[name](s)(x, x), (jnp.float32(1),), (jnp.float32(1),))
+    values, slope = jax.jvp(
+        lambda s: STATIONARY[name](s)(x, x), (jnp.float32(1),), (jnp.float32(1),)
+    )
     assert np.all(np.isfinite(values))
     assert np.all(np.isfinite(slope))
 
 
-@pytest.mark.parametrize("make", [kernels.cubic_spline, kernels.brownian_bridge, kernels.brownian_motion])
+@pytest.mark.parametrize(
+    "make", [kernels.cubic_spline, kernels.brownian_bridge, kernels.brownian_motion]
+)
 @pytest.mark.parametrize("outside", [-1e-9, 1 + 1e-9, 3.0])
 def test_points_outside_the_domain(make, outside):
     with pytest.raises(ValueError, match=r"x2 must lie in \[0, 1\]"):
@@ -190,11 +246,15 @@ def test_points_outside_the_domain(make, outside):
 
 def test_shapes():
     x = jnp.linspace(0, 1, 4)
-    np.testing.assert_array_equal(kernels.cubic_spline()(x, x), kernels.cubic_spline()(x[:, None], x[:, None]))
+    np.testing.assert_array_equal(
+        kernels.cubic_spline()(x, x), kernels.cubic_spline()(x[:, None], x[:, None])
+    )
     with pytest.raises(ValueError, match="a kernel on the line"):
         kernels.cubic_spline()(jnp.ones((3, 2)), x)
     images = jnp.linspace(0, 1, 24).reshape(3, 2, 4)
-    np.testing.assert_array_equal(kernels.rbf(1.0)(images, images), kernels.rbf(1.0)(images.reshape(3, -1), images))
+    np.testing.assert_array_equal(
+        kernels.rbf(1.0)(images, images), kernels.rbf(1.0)(images.reshape(3, -1), images)
+    )
     np.testing.assert_array_equal(kernels.rbf(1.0)(x, x), kernels.rbf(1.0)(x[:, None], x))
     with pytest.raises(ValueError, match="points of one shape"):
         kernels.rbf(1.0)(jnp.ones((3, 2)), jnp.ones((3, 4)))

@@ -1,12 +1,14 @@
 """Kernels of neural networks.
 
-Must hold: the NTK and NNGP of fully connected ReLU and erf networks are their closed forms, here worked out in NumPy, for
-depths 1 to 5, several scales and biases; those of every activation, and of convolutional networks, are what random wide
-networks, written here from the description alone, show within five standard errors, as are the kernels of stax networks;
-the NTK of a network approaches the closed form as it widens. The empirical NTK is the contraction of explicit Jacobians, by
-each implementation, of a plain function and of a Flax module with batch statistics, traced and per class. Blocks of points
-give the values of the whole. Every architecture gives symmetric positive semi-definite matrices. jit, vmap, grad and float32
-work, equal descriptions and new parameters compile nothing, and bad input is named.
+Must hold: the NTK and NNGP of fully connected ReLU and erf networks are their closed forms, here
+worked out in NumPy, for depths 1 to 5, several scales and biases; those of every activation, and of
+convolutional networks, are what random wide networks, written here from the description alone, show
+within five standard errors, as are the kernels of stax networks; the NTK of a network approaches
+the closed form as it widens. The empirical NTK is the contraction of explicit Jacobians, by each
+implementation, of a plain function and of a Flax module with batch statistics, traced and per
+class. Blocks of points give the values of the whole. Every architecture gives symmetric positive
+semi-definite matrices. jit, vmap, grad and float32 work, equal descriptions and new parameters
+compile nothing, and bad input is named.
 """
 
 import functools
@@ -52,11 +54,17 @@ def erf_moments(cov, var1, var2):
     """The same of erf (Williams 1997)."""
     scale = (1 + 2 * var1) * (1 + 2 * var2)
     second = lambda v: 2 / np.pi * np.arcsin(2 * v / (1 + 2 * v))  # noqa: E731
-    return 2 / np.pi * np.arcsin(2 * cov / np.sqrt(scale)), 4 / np.pi / np.sqrt(scale - 4 * cov**2), second
+    return (
+        2 / np.pi * np.arcsin(2 * cov / np.sqrt(scale)),
+        4 / np.pi / np.sqrt(scale - 4 * cov**2),
+        second,
+    )
 
 
 def closed_form(moments, depth, weight_std, bias_std, x1, x2):
-    """(NTK, NNGP): K' = w^2 E[phi phi] + b^2, Theta' = K' + w^2 E[phi' phi'] Theta (Jacot et al. 2018)."""
+    """(NTK, NNGP): K' = w^2 E[phi phi] + b^2, Theta' = K' + w^2 E[phi' phi'] Theta (Jacot et al.
+    2018).
+    """
     w, b = weight_std**2, bias_std**2
     cov = w * x1 @ x2.T / x1.shape[1] + b
     var1, var2 = ((w * np.sum(x**2, 1) / x.shape[1] + b) for x in (x1, x2))
@@ -77,19 +85,24 @@ def closed_form(moments, depth, weight_std, bias_std, x1, x2):
     ],
 )
 def test_closed_forms(activation, moments, weight_std, bias_std, depth):
-    network = fully_connected(depth, activation=activation, weight_std=weight_std, bias_std=bias_std)
+    network = fully_connected(
+        depth, activation=activation, weight_std=weight_std, bias_std=bias_std
+    )
     x = np.concatenate([OTHERS, VECTORS])
     theta, cov = closed_form(moments, depth, weight_std, bias_std, VECTORS, x)
     np.testing.assert_allclose(nngp(network)(VECTORS, x), cov, rtol=1e-13, atol=1e-13)
     values = ntk(network)(VECTORS, x)
     same = np.eye(5, 9, 4, dtype=bool)
     np.testing.assert_allclose(values[~same], theta[~same], rtol=1e-13, atol=1e-13)
-    # The angle between a point and itself is the arccosine of 1 up to rounding: right to the root of it.
+    # The angle between a point and itself is the arccosine of 1 up to rounding: right to the root
+    # of it.
     np.testing.assert_allclose(values[same], theta[same], rtol=1e-7)
 
 
 def test_a_linear_network():
-    np.testing.assert_allclose(ntk(fully_connected(0))(VECTORS, OTHERS), 2 * VECTORS @ OTHERS.T / 7, atol=1e-14)
+    np.testing.assert_allclose(
+        ntk(fully_connected(0))(VECTORS, OTHERS), 2 * VECTORS @ OTHERS.T / 7, atol=1e-14
+    )
 
 
 # ---- Random wide networks; those of a description: tests/test_networks.py ----
@@ -100,12 +113,16 @@ def test_random_networks_of_stax(name):
     stax = load_neural_tangents().stax
     options = {"LeakyRelu": {"alpha": 0.1}}.get(name, {})
     layer = getattr(stax, name)(**options)
-    init, apply, kernel_fn = stax.serial(stax.Dense(512, 1.2, 0.1), layer, stax.Dense(512, 1.2, 0.1), layer, stax.Dense(1))
+    init, apply, kernel_fn = stax.serial(
+        stax.Dense(512, 1.2, 0.1), layer, stax.Dense(512, 1.2, 0.1), layer, stax.Dense(1)
+    )
     x, seeds = jnp.asarray(VECTORS[:3]), 40
     keys = jax.random.split(jax.random.key(2), seeds)
     sample = jax.jit(jax.vmap(lambda key: empirical_ntk(apply, init(key, x.shape)[1])(x, x)))(keys)
     error, expected = np.std(sample, axis=0, ddof=1) / np.sqrt(seeds), ntk(kernel_fn)(x, x)
-    np.testing.assert_array_less(abs(np.mean(sample, axis=0) - expected), 5 * error + abs(expected).max() / 512)
+    np.testing.assert_array_less(
+        abs(np.mean(sample, axis=0) - expected), 5 * error + abs(expected).max() / 512
+    )
 
 
 # ---- Networks as they are ----
@@ -130,7 +147,10 @@ class CNN(nnx.Module):
 def contraction(apply, params, x1, x2):
     """<df_q(x)/dw, df_q(x')/dw> from the whole Jacobians: (n1, n2, Q)."""
     jacobians = [jax.tree.leaves(jax.jacrev(apply)(params, x)) for x in (x1, x2)]
-    pairs = ((a.reshape(*a.shape[:2], -1), b.reshape(*b.shape[:2], -1)) for a, b in zip(*jacobians, strict=True))
+    pairs = (
+        (a.reshape(*a.shape[:2], -1), b.reshape(*b.shape[:2], -1))
+        for a, b in zip(*jacobians, strict=True)
+    )
     return sum(jnp.einsum("nqp,mqp->nmq", a, b) for a, b in pairs)
 
 
@@ -168,13 +188,20 @@ def test_the_kernel_of_one_output(network, implementation):
 
 def test_a_module_is_left_as_it_was():
     module = CNN(nnx.Rngs(0))
-    before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(module, nnx.Any(nnx.Param, nnx.BatchStat))))
+    before = jax.tree.map(
+        np.asarray, nnx.to_pure_dict(nnx.state(module, nnx.Any(nnx.Param, nnx.BatchStat)))
+    )
     kernel = empirical_ntk(module)
     kernel(IMAGES, IMAGES)
     assert not module.norm.use_running_average
     assert not module.dropout.deterministic
-    chex.assert_trees_all_equal(before, nnx.to_pure_dict(nnx.state(module, nnx.Any(nnx.Param, nnx.BatchStat))))
-    assert repr(kernel) == "EmpiricalNTK(_Module(name='CNN'), 171 parameters, output=None, implementation=1)"
+    chex.assert_trees_all_equal(
+        before, nnx.to_pure_dict(nnx.state(module, nnx.Any(nnx.Param, nnx.BatchStat)))
+    )
+    assert (
+        repr(kernel)
+        == "EmpiricalNTK(_Module(name='CNN'), 171 parameters, output=None, implementation=1)"
+    )
 
 
 # ---- As kernels of the library ----
@@ -194,7 +221,14 @@ def kernels():
     }
 
 
-KERNELS = ["ntk", "nngp, pooling", "empirical", "empirical, structured", "module", "module, products"]
+KERNELS = [
+    "ntk",
+    "nngp, pooling",
+    "empirical",
+    "empirical, structured",
+    "module",
+    "module, products",
+]
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -240,10 +274,17 @@ def test_a_kernel_of_stax_is_that_of_the_description(kernel):
         *(convolutional(1, readout="pool", activation=name) for name in ACTIVATIONS),
         *(myrtle(depth) for depth in (5, 7, 10)),
     ],
-    ids=lambda a: f"{len(a.layers)}-{a.layers[2 if a.smallest_image is None else 1].name}-{type(a.layers[-2]).__name__}",
+    ids=lambda a: (
+        f"{len(a.layers)}-{a.layers[2 if a.smallest_image is None else 1].name}-"
+        f"{type(a.layers[-2]).__name__}"
+    ),
 )
 def test_every_architecture_is_symmetric_and_positive(kernel, architecture):
-    x = IMAGES if len(architecture.layers) > 9 else np.concatenate([IMAGES, IMAGES[:1] * (1 + 1e-6), IMAGES[:1]])
+    x = (
+        IMAGES
+        if len(architecture.layers) > 9
+        else np.concatenate([IMAGES, IMAGES[:1] * (1 + 1e-6), IMAGES[:1]])
+    )
     matrix = np.asarray(kernel(architecture)(x, x))
     assert matrix.dtype == np.float64
     np.testing.assert_allclose(matrix, matrix.T, rtol=1e-7)
@@ -264,7 +305,11 @@ def test_distillation_with_a_neural_kernel():
 @pytest.mark.slow
 def test_the_default_float_decides_the_precision(single_precision):  # noqa: ARG001
     x = np.concatenate([IMAGES, IMAGES, np.zeros((1, 8, 8, 3))])
-    for architecture in (fully_connected(3), fully_connected(2, activation="erf"), convolutional(1, bias_std=0.1)):
+    for architecture in (
+        fully_connected(3),
+        fully_connected(2, activation="erf"),
+        convolutional(1, bias_std=0.1),
+    ):
         for kernel in (ntk(architecture), nngp(architecture)):
             values = kernel(x, x)
             assert values.dtype == jnp.float32
@@ -272,7 +317,9 @@ def test_the_default_float_decides_the_precision(single_precision):  # noqa: ARG
             with jax.enable_x64(True):
                 exact = kernel(x.astype(np.float32), x.astype(np.float32))
                 assert exact.dtype == jnp.float64
-                np.testing.assert_allclose(values, exact, rtol=0, atol=1e-3 * float(abs(exact).max()))
+                np.testing.assert_allclose(
+                    values, exact, rtol=0, atol=1e-3 * float(abs(exact).max())
+                )
     kernel = empirical_ntk(CNN(nnx.Rngs(0), jnp.float32))
     values = kernel(IMAGES, IMAGES)
     assert values.dtype == jnp.float32
@@ -281,12 +328,16 @@ def test_the_default_float_decides_the_precision(single_precision):  # noqa: ARG
 
 def test_nothing_compiles_twice(monkeypatch):
     stax = load_neural_tangents().stax
-    kernel_fn = chex.assert_max_traces(stax.serial(stax.Dense(1), stax.Relu(), stax.Dense(1))[2], n=1)
+    kernel_fn = chex.assert_max_traces(
+        stax.serial(stax.Dense(1), stax.Relu(), stax.Dense(1))[2], n=1
+    )
     ntk(kernel_fn)(VECTORS, VECTORS)
     ntk(kernel_fn)(VECTORS + 1, VECTORS)
 
     build, built = neural._stax, []
-    monkeypatch.setattr(neural, "_stax", lambda architecture: built.append(1) or build(architecture))
+    monkeypatch.setattr(
+        neural, "_stax", lambda architecture: built.append(1) or build(architecture)
+    )
     for _ in range(2):  # equal descriptions
         ntk(fully_connected(2, weight_std=1.2345))(VECTORS, OTHERS)
     assert len(built) == 1
@@ -337,24 +388,52 @@ CASES = {
         ValueError,
         r"\(5, 4\); its shape is \(5, 4, 3\)",
     ),
-    "not images": (lambda: ntk(convolutional())(VECTORS, OTHERS), ValueError, r"x1 and x2 must be images.*\(5, 7\)"),
-    "images too small": (lambda: ntk(myrtle())(IMAGES[:, :3], IMAGES[:, :3]), ValueError, "at least 4 x 4 pixels"),
-    "points of two shapes": (lambda: ntk(fully_connected())(VECTORS, OTHERS[:, :2]), ValueError, "points of one shape"),
-    "a point alone": (lambda: ntk(fully_connected())(1.0, VECTORS), ValueError, "x1 must hold at least one point"),
-    "nan": (lambda: nngp(fully_connected())(VECTORS, OTHERS * np.nan), ValueError, "x2 must be finite"),
+    "not images": (
+        lambda: ntk(convolutional())(VECTORS, OTHERS),
+        ValueError,
+        r"x1 and x2 must be images.*\(5, 7\)",
+    ),
+    "images too small": (
+        lambda: ntk(myrtle())(IMAGES[:, :3], IMAGES[:, :3]),
+        ValueError,
+        "at least 4 x 4 pixels",
+    ),
+    "points of two shapes": (
+        lambda: ntk(fully_connected())(VECTORS, OTHERS[:, :2]),
+        ValueError,
+        "points of one shape",
+    ),
+    "a point alone": (
+        lambda: ntk(fully_connected())(1.0, VECTORS),
+        ValueError,
+        "x1 must hold at least one point",
+    ),
+    "nan": (
+        lambda: nngp(fully_connected())(VECTORS, OTHERS * np.nan),
+        ValueError,
+        "x2 must be finite",
+    ),
     "apply_fn no function": (
         lambda: empirical_ntk(3, {}),
         TypeError,
         "apply_fn",
     ),
     "no params": (lambda: empirical_ntk(lambda p, _: p), TypeError, "params must be given"),
-    "params of a module": (lambda: empirical_ntk(CNN(nnx.Rngs(0)), {}), TypeError, "params must be left out"),
+    "params of a module": (
+        lambda: empirical_ntk(CNN(nnx.Rngs(0)), {}),
+        TypeError,
+        "params must be left out",
+    ),
     "implementation": (
         lambda: empirical_ntk(jnp.dot, 1.0, implementation=4),
         ValueError,
         "implementation must be 0, 1, 2 or 3",
     ),
-    "output negative": (lambda: empirical_ntk(jnp.dot, 1.0, output=-1), ValueError, "output must be at least 0"),
+    "output negative": (
+        lambda: empirical_ntk(jnp.dot, 1.0, output=-1),
+        ValueError,
+        "output must be at least 0",
+    ),
     "output too large": (
         lambda: empirical_ntk(lambda w, x: x @ w, jnp.ones((7, 2)), output=2)(VECTORS, OTHERS),
         ValueError,

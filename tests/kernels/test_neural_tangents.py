@@ -1,10 +1,12 @@
 """The adapter that makes neural-tangents work on today's JAX.
 
-Must hold: after the import, and after one that fails midway, every module of JAX has the names and values it had, and
-TensorFlow is not imported (in a fresh process, all modules of JAX compared); ``import sdntk`` does not import the package,
-a neural kernel does, from many threads at once too; no warning is given; a missing package, another version and another
-module of that name are told apart, with the remedy; no private name of JAX stands in the adapter, and no other file imports
-the package; the functions of ``predict`` that the adapter repairs work eagerly, under jit and vmap, and keep no tracer.
+Must hold: after the import, and after one that fails midway, every module of JAX has the names and
+values it had, and TensorFlow is not imported (in a fresh process, all modules of JAX compared);
+``import sdntk`` does not import the package, a neural kernel does, from many threads at once too;
+no warning is given; a missing package, another version and another module of that name are told
+apart, with the remedy; no private name of JAX stands in the adapter, and no other file imports the
+package; the functions of ``predict`` that the adapter repairs work eagerly, under jit and vmap, and
+keep no tracer.
 """
 
 import ast
@@ -25,19 +27,21 @@ from sdntk.kernels import _neural_tangents, load_neural_tangents, ntk
 
 ADAPTER = Path(_neural_tangents.__file__)
 
-#: Names and values of every module of JAX; to be run before and after. What the package imports of JAX comes first.
+#: Names and values of every module of JAX; to be run before and after. What the package imports of
+#: JAX comes first.
 SNAPSHOT = """
-import sys, jax, jax.core, jax.extend.core, jax.extend.linear_util, jax.interpreters.ad, jax.experimental.ode
-import jax.example_libraries.stax, jax.scipy.linalg, jax.scipy.special
+import sys, jax, jax.core, jax.extend.core, jax.extend.linear_util, jax.interpreters.ad,
+jax.experimental.ode import jax.example_libraries.stax, jax.scipy.linalg, jax.scipy.special
 def snapshot():
     ours = lambda name: name.split(".")[0] in ("jax", "jaxlib")
     return {name: dict(vars(module)) for name, module in list(sys.modules.items()) if ours(name)}
 def assert_same(before, after):
     assert before.keys() <= after.keys() and "jax.util" not in after and "jax.core" in after
     for name, names in before.items():
-        new = {key for key in after[name] if key not in names and f"{name}.{key}" not in sys.modules}
-        assert not new and names.keys() <= after[name].keys(), (name, new, names.keys() - after[name].keys())
-        assert all(after[name][key] is value for key, value in names.items()), name
+        new = {key for key in after[name] if key not in names and f"{name}.{key}" not in
+        sys.modules} assert not new and names.keys() <= after[name].keys(), (name, new, names.keys()
+        - after[name].keys()) assert all(after[name][key] is value for key, value in names.items()),
+          name
     assert not hasattr(jax.core, "Primitive") and not hasattr(jax.interpreters.ad, "zeros_like_p")
 """
 
@@ -45,7 +49,9 @@ def assert_same(before, after):
 def run(program, *flags):
     """A program in a fresh process, in which every warning is an error."""
     command = [sys.executable, "-W", "error", *flags, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(sdntk.__file__).parents[1], timeout=120)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(sdntk.__file__).parents[1], timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -65,8 +71,8 @@ with ThreadPoolExecutor(8) as pool:
     modules = list(pool.map(lambda _: sdntk.kernels.load_neural_tangents(), range(8)))
 assert_same(before, snapshot())
 from neural_tangents import predict, stax
-assert all(nt is sys.modules["neural_tangents"] for nt in modules) and modules[0].stax is stax and stax.Dense
-assert not any(name.split(".")[0] in ("tensorflow", "tf2jax") for name in sys.modules)
+assert all(nt is sys.modules["neural_tangents"] for nt in modules) and modules[0].stax is stax and
+stax.Dense assert not any(name.split(".")[0] in ("tensorflow", "tf2jax") for name in sys.modules)
 assert not hasattr(modules[0], "experimental") and "neural_tangents.experimental" not in sys.modules
 """,
         "-X",  # compiled anew, so that warnings of the compiler are heard too
@@ -75,7 +81,9 @@ assert not hasattr(modules[0], "experimental") and "neural_tangents.experimental
 
 
 def test_an_import_that_fails_midway_leaves_jax_as_it_was():
-    """First by the user, without the adapter, then at three places inside the adapter; then it succeeds all the same."""
+    """First by the user, without the adapter, then at three places inside the adapter; then it
+    succeeds all the same.
+    """
     run(
         SNAPSHOT
         + """
@@ -99,7 +107,8 @@ for module in ("utils.rules", "stax.linear", "empirical"):
         raise AssertionError("it did not fail")
     adapter._forget = forget
     assert_same(before, snapshot())
-    assert "neural_tangents.experimental" not in sys.modules and "neural_tangents" not in sys.modules
+    assert "neural_tangents.experimental" not in sys.modules and "neural_tangents" not in
+    sys.modules
 assert any(name.startswith("neural_tangents.") for name in sys.modules)
 assert adapter.load_neural_tangents().stax.Dense
 assert_same(before, snapshot())
@@ -113,7 +122,9 @@ def test_missing_package(monkeypatch):
 
     monkeypatch.setattr(_neural_tangents, "_repaired", None)
     monkeypatch.setattr(importlib.metadata, "version", version)
-    with pytest.raises(ImportError, match=re.escape("pip install --no-deps neural-tangents==0.6.5")) as caught:
+    with pytest.raises(
+        ImportError, match=re.escape("pip install --no-deps neural-tangents==0.6.5")
+    ) as caught:
         ntk(fully_connected())
     assert "uv sync" in str(caught.value)
 
@@ -133,14 +144,18 @@ def test_another_module_of_that_name(monkeypatch):
 
 
 def test_no_private_name_of_jax():
-    """No import below jax._src, and no attribute with a leading underscore of anything that comes from JAX."""
+    """No import below jax._src, and no attribute with a leading underscore of anything that comes
+    from JAX.
+    """
     tree = ast.parse(ADAPTER.read_text())
     imported = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [(alias.name, alias.asname or alias.name.split(".")[0]) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names = [(f"{node.module}.{alias.name}", alias.asname or alias.name) for alias in node.names]
+            names = [
+                (f"{node.module}.{alias.name}", alias.asname or alias.name) for alias in node.names
+            ]
         else:
             continue
         for full, name in names:
@@ -175,19 +190,28 @@ def nt():
 
 @pytest.fixture(scope="module")
 def kernel_fn(nt):
-    return jax.jit(nt.stax.serial(nt.stax.Dense(1), nt.stax.Relu(), nt.stax.Dense(1))[2], static_argnames="get")
+    return jax.jit(
+        nt.stax.serial(nt.stax.Dense(1), nt.stax.Relu(), nt.stax.Dense(1))[2], static_argnames="get"
+    )
 
 
 @pytest.mark.parametrize("t", [None, 1.5])
 def test_ensemble_prediction(nt, kernel_fn, t):
-    """Kernel regression (t = None), and gradient flow for a time t; nothing that is kept between calls is a tracer."""
+    """Kernel regression (t = None), and gradient flow for a time t; nothing that is kept between
+    calls is a tracer.
+    """
     predict = nt.predict.gradient_descent_mse_ensemble(kernel_fn, X, Y, diag_reg=1e-3)
     compiled = jax.jit(lambda x: predict(t=t, x_test=x, get="ntk"))
     train = np.asarray(kernel_fn(X, None, "ntk"))
     eigenvalues, vectors = np.linalg.eigh(train + 1e-3 * np.trace(train) / 6 * np.eye(6))
     decay = 1 / eigenvalues if t is None else -np.expm1(-eigenvalues * t / Y.size) / eigenvalues
-    for x in (X[:2] + 1, X[:3] - 1):  # two traces of one predict_fn, and only then it is called without
-        expected = np.asarray(kernel_fn(x, X, "ntk")) @ (vectors * decay @ vectors.T @ np.asarray(Y))
+    for x in (
+        X[:2] + 1,
+        X[:3] - 1,
+    ):  # two traces of one predict_fn, and only then it is called without
+        expected = np.asarray(kernel_fn(x, X, "ntk")) @ (
+            vectors * decay @ vectors.T @ np.asarray(Y)
+        )
         for function in (compiled, lambda x: predict(t=t, x_test=x, get="ntk")):
             np.testing.assert_allclose(function(x), expected, rtol=0, atol=1e-10)
 
@@ -197,11 +221,15 @@ def test_prediction_from_a_kernel(nt, kernel_fn, t):
     train, test = kernel_fn(X, None, "ntk"), kernel_fn(X[:3] + 1, X, "ntk")
 
     def predict(train, test):
-        return nt.predict.gradient_descent_mse(train, Y, diag_reg=1e-3)(t, jnp.zeros_like(Y), jnp.zeros((3, 2)), test)[1]
+        return nt.predict.gradient_descent_mse(train, Y, diag_reg=1e-3)(
+            t, jnp.zeros_like(Y), jnp.zeros((3, 2)), test
+        )[1]
 
     scales = jnp.array([1.0, 2.0, 3.0])
     expected = jnp.stack([predict(c * train, test) for c in scales])
-    np.testing.assert_allclose(jax.vmap(lambda c: predict(c * train, test))(scales), expected, atol=1e-12)
+    np.testing.assert_allclose(
+        jax.vmap(lambda c: predict(c * train, test))(scales), expected, atol=1e-12
+    )
     np.testing.assert_allclose(jax.jit(predict)(train, test), expected[0], atol=1e-12)
     kept = nt.predict.gradient_descent_mse(train, Y, diag_reg=1e-3)
     for _ in range(2):  # a fresh trace each time, one kept decomposition

@@ -1,9 +1,9 @@
 """ResNets, VGG and the small network; augmentation.
 
-Must hold: the parameter counts of the literature; the same outputs as a second implementation, written with shifts and
-matrix products, at the same weights and running statistics; batch statistics move in training and are used in evaluation;
-bfloat16 changes the computation alone. Augmented images are shifted and mirrored copies, all of them occur, and the key
-decides which.
+Must hold: the parameter counts of the literature; the same outputs as a second implementation,
+written with shifts and matrix products, at the same weights and running statistics; batch
+statistics move in training and are used in evaluation; bfloat16 changes the computation alone.
+Augmented images are shifted and mirrored copies, all of them occur, and the key decides which.
 """
 
 import jax
@@ -27,7 +27,9 @@ def test_parameter_counts(name):
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network, nnx.Param))) == COUNTS[name]
     more = nnx.eval_shape(lambda: getattr(networks, name)(100, rngs=nnx.Rngs(0)))
     features = more.head.kernel.shape[0]
-    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(more, nnx.Param))) == COUNTS[name] + 90 * (features + 1)
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(more, nnx.Param))) == COUNTS[
+        name
+    ] + 90 * (features + 1)
 
 
 def convolve(module, x):
@@ -45,7 +47,9 @@ def convolve(module, x):
     if module.conv.bias is not None:
         total = total + np.asarray(module.conv.bias[...], float)
     norm = module.norm
-    mean, var, scale, bias = (np.asarray(v[...], float) for v in (norm.mean, norm.var, norm.scale, norm.bias))
+    mean, var, scale, bias = (
+        np.asarray(v[...], float) for v in (norm.mean, norm.var, norm.scale, norm.bias)
+    )
     return (total - mean) / np.sqrt(var + 1e-5) * scale + bias
 
 
@@ -67,8 +71,13 @@ def second_opinion(network, x):
             values = x
             for layer in block.layers[:-1]:
                 values = relu(convolve(layer, values))
-            x = relu(convolve(block.layers[-1], values) + (x if block.shortcut is None else convolve(block.shortcut, x)))
-    return x.mean((1, 2)) @ np.asarray(network.head.kernel[...], float) + np.asarray(network.head.bias[...], float)
+            x = relu(
+                convolve(block.layers[-1], values)
+                + (x if block.shortcut is None else convolve(block.shortcut, x))
+            )
+    return x.mean((1, 2)) @ np.asarray(network.head.kernel[...], float) + np.asarray(
+        network.head.bias[...], float
+    )
 
 
 @pytest.mark.slow
@@ -76,7 +85,9 @@ def second_opinion(network, x):
 def test_outputs_are_those_of_a_second_implementation(name):
     network = getattr(networks, name)(10, rngs=nnx.Rngs(1))
     keys = iter(jax.random.split(jax.random.key(2), 500))
-    for _, module in nnx.iter_modules(network):  # running statistics and scales that are not the initial ones
+    for _, module in nnx.iter_modules(
+        network
+    ):  # running statistics and scales that are not the initial ones
         if isinstance(module, nnx.BatchNorm):
             for leaf in (module.mean, module.var, module.scale, module.bias):
                 leaf[...] = leaf[...] + 0.2 * jax.random.uniform(next(keys), leaf.shape, leaf.dtype)
@@ -92,7 +103,9 @@ def test_blocks_that_end_a_stage_halve_the_image():
     sizes = {"resnet18": 4, "resnet50": 4, "vgg16": 1, "small_cnn": 4}
     for name, size in sizes.items():
         shape = nnx.eval_shape(
-            lambda name=name: getattr(networks, name)(10, rngs=nnx.Rngs(0)).features(jnp.zeros((1, 32, 32, 3), jnp.float32))
+            lambda name=name: getattr(networks, name)(10, rngs=nnx.Rngs(0)).features(
+                jnp.zeros((1, 32, 32, 3), jnp.float32)
+            )
         ).shape
         assert shape[1:3] == (size, size)
 
@@ -100,7 +113,9 @@ def test_blocks_that_end_a_stage_halve_the_image():
 @pytest.mark.slow
 def test_bfloat16_changes_the_computation_alone():
     x = jax.random.normal(jax.random.key(0), (8, 32, 32, 3), jnp.float32)
-    exact, rough = (networks.small_cnn(10, rngs=nnx.Rngs(0), dtype=dtype) for dtype in (None, jnp.bfloat16))
+    exact, rough = (
+        networks.small_cnn(10, rngs=nnx.Rngs(0), dtype=dtype) for dtype in (None, jnp.bfloat16)
+    )
     for network in (exact, rough):
         network.train()
     a, b = exact(x), rough(x)
@@ -122,9 +137,15 @@ def test_bad_arguments():
 def test_images_of_other_shapes_are_refused():
     network = networks.vgg16(10, rngs=nnx.Rngs(0))
     for shape in ((1, 31, 32, 3), (1, 32, 32, 1)):
-        with pytest.raises(ValueError, match=r"x must have shape \(n, height, width, 3\), height and width at least 32"):
+        with pytest.raises(
+            ValueError,
+            match=r"x must have shape \(n, height, width, 3\), height and width at least 32",
+        ):
             network(jnp.zeros(shape, jnp.float32))
-    assert networks.small_cnn(10, rngs=nnx.Rngs(0))(jnp.zeros((2, 8, 8, 3), jnp.float32)).shape == (2, 10)
+    assert networks.small_cnn(10, rngs=nnx.Rngs(0))(jnp.zeros((2, 8, 8, 3), jnp.float32)).shape == (
+        2,
+        10,
+    )
 
 
 def test_augmented_images_are_shifted_and_mirrored_copies():
@@ -140,12 +161,18 @@ def test_augmented_images_are_shifted_and_mirrored_copies():
     assert len(np.unique(found, axis=0)) == 2 * 81
     assert abs(found[:, 2].mean() - 0.5) < 0.04
     assert np.abs(found[:, :2].mean(axis=0) - MARGIN).max() < 0.2
-    np.testing.assert_array_equal(many, crop_and_flip(jax.random.key(1), jnp.broadcast_to(image, (4000, 6, 6, 2))))
-    assert (many != crop_and_flip(jax.random.key(2), jnp.broadcast_to(image, (4000, 6, 6, 2)))).any()
+    np.testing.assert_array_equal(
+        many, crop_and_flip(jax.random.key(1), jnp.broadcast_to(image, (4000, 6, 6, 2)))
+    )
+    assert (
+        many != crop_and_flip(jax.random.key(2), jnp.broadcast_to(image, (4000, 6, 6, 2)))
+    ).any()
 
 
 def test_training_sees_augmented_points_and_looks_see_them_as_they_are():
-    """An augmentation that doubles points: a linear model learns half the weight, and its loss on the points says so."""
+    """An augmentation that doubles points: a linear model learns half the weight, and its loss on
+    the points says so.
+    """
 
     class Linear(nnx.Module):
         def __init__(self, _):
@@ -155,9 +182,13 @@ def test_training_sees_augmented_points_and_looks_see_them_as_they_are():
             return x @ self.w[...]
 
     x = jnp.array([[1.0], [2.0], [-1.0]])
-    training = Training(optimiser=optax.sgd(0.05), steps=200, batch_size=3, augment=lambda _, x: 2 * x)
+    training = Training(
+        optimiser=optax.sgd(0.05), steps=200, batch_size=3, augment=lambda _, x: 2 * x
+    )
     trained = train(Linear, jax.random.split(jax.random.key(0), 2), x, x, training)
-    np.testing.assert_allclose(trained.ensemble.outputs(x), jnp.broadcast_to(x / 2, (2, 3, 1)), rtol=1e-6)
+    np.testing.assert_allclose(
+        trained.ensemble.outputs(x), jnp.broadcast_to(x / 2, (2, 3, 1)), rtol=1e-6
+    )
     np.testing.assert_allclose(trained.loss, jnp.mean((x / 2) ** 2), rtol=1e-6)
 
 
@@ -175,9 +206,17 @@ def test_augmentation_is_new_in_every_step_and_for_every_network():
         return x + jax.random.normal(key, x.shape)
 
     x = jnp.ones((4, 3))
-    settings = {"loss": losses.squared_error, "optimiser": optax.sgd(0.1), "batch_size": 4, "augment": noise}
+    settings = {
+        "loss": losses.squared_error,
+        "optimiser": optax.sgd(0.1),
+        "batch_size": 4,
+        "augment": noise,
+    }
     keys = jax.random.split(jax.random.key(0), 2)
-    one, two = (train(Remember, keys, x, jnp.ones((4, 1)), Training(steps=steps, **settings)) for steps in (1, 2))
+    one, two = (
+        train(Remember, keys, x, jnp.ones((4, 1)), Training(steps=steps, **settings))
+        for steps in (1, 2)
+    )
     weights = [np.asarray(jax.tree.leaves(t.ensemble.params)[0]) for t in (one, two)]
     assert (weights[0][0] != weights[0][1]).any()
     assert not np.allclose(weights[1] - weights[0], weights[0], rtol=0.05)

@@ -1,7 +1,8 @@
 """The paper's example (section 4; theory: section 7).
 
-Must hold: c_t, active rounds and test errors at eps = 0.045; five rounds at 0.042; infeasible at or below the floor
-0.04186106; the trap (two vanishing rows of G) does not bite at any eps from 0.0419 to 0.6, in float64 and float32.
+Must hold: c_t, active rounds and test errors at eps = 0.045; five rounds at 0.042; infeasible at or
+below the floor 0.04186106; the trap (two vanishing rows of G) does not bite at any eps from 0.0419
+to 0.6, in float64 and float32.
 """
 
 import jax
@@ -19,7 +20,9 @@ TOLERANCES = np.concatenate([[0.0419, 0.04195, 0.042], np.linspace(0.0425, 0.6, 
 def test_published_numbers():
     x, y = datasets.mobahi_example()
     run = sdntk.distill(KERNEL, x, y, tolerance=0.045, rounds=6)
-    np.testing.assert_allclose(run.multipliers[:4], [2.70525e-06, 8.76276e-05, 2.73755e-04, 7.90018e-04], rtol=2e-6)
+    np.testing.assert_allclose(
+        run.multipliers[:4], [2.70525e-06, 8.76276e-05, 2.73755e-04, 7.90018e-04], rtol=2e-6
+    )
     assert int(run.active_rounds) == 4
     assert run.status.tolist() == [0, 0, 0, 0, 1, 1]
     x_test = jnp.linspace(0, 1, 201)
@@ -35,7 +38,9 @@ def test_floor_and_the_error_that_names_it():
     np.testing.assert_allclose(spectrum.floor(y), 0.04186106, atol=5e-9)
     np.testing.assert_allclose(spectrum.floor(y), (y[0] ** 2 + y[10] ** 2) / 11, rtol=1e-14)
     for eps in (float(spectrum.floor(y)), 0.0418, 1e-6):
-        with pytest.raises(ValueError, match=r"is infeasible.*2 of 11 eigenvalues.*smallest feasible.*0\.04186106"):
+        with pytest.raises(
+            ValueError, match=r"is infeasible.*2 of 11 eigenvalues.*smallest feasible.*0\.04186106"
+        ):
             sdntk.distill(KERNEL, x, y, tolerance=eps, rounds=3)
     with pytest.raises(ValueError, match=r"for output 1"):
         sdntk.distill(KERNEL, x, jnp.stack([0.1 * y, y], axis=1), tolerance=0.01, rounds=3)
@@ -45,7 +50,9 @@ def test_floor_and_the_error_that_names_it():
 @pytest.mark.parametrize("x64", [True, False])
 @pytest.mark.filterwarnings("ignore::sdntk.PrecisionWarning")
 def test_the_trap_does_not_bite(x64):
-    """Nowhere a multiplier or a fit blows up: the smallest nonzero eigenvalue and the labels bound both."""
+    """Nowhere a multiplier or a fit blows up: the smallest nonzero eigenvalue and the labels bound
+    both.
+    """
     with jax.enable_x64(x64):
         x, y = datasets.mobahi_example()
         spectrum = sdntk.decompose(sdntk.gram(KERNEL, x))
@@ -81,7 +88,9 @@ def test_fresh_noise_comes_from_the_key_alone():
     _, other = datasets.mobahi_example(jax.random.key(4))
     np.testing.assert_array_equal(y, again)
     assert np.all(y != other)
-    draws = jnp.stack([datasets.mobahi_example(k)[1] for k in jax.random.split(jax.random.key(0), 400)])
+    draws = jnp.stack(
+        [datasets.mobahi_example(k)[1] for k in jax.random.split(jax.random.key(0), 400)]
+    )
     x, _ = datasets.mobahi_example()
     np.testing.assert_allclose(draws.mean(axis=0), datasets.mobahi_truth(x), atol=0.1)
     np.testing.assert_allclose(draws.std(axis=0), 0.5, atol=0.07)

@@ -1,4 +1,6 @@
-"""Gram matrices and their decomposition: the definition, rank told apart from rounding, and the floor."""
+"""Gram matrices and their decomposition: the definition, rank told apart from rounding, and the
+floor.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +32,9 @@ def test_decomposition_and_rotation(nulls):
     y = np.random.default_rng(0).normal(size=(8, 2))
     z = spectrum.rotate(jnp.asarray(y))
     np.testing.assert_allclose(spectrum.unrotate(z), y, atol=1e-14)
-    np.testing.assert_allclose(spectrum.unrotate(spectrum.eigenvalues[:, None] * z), G @ y, atol=1e-14)
+    np.testing.assert_allclose(
+        spectrum.unrotate(spectrum.eigenvalues[:, None] * z), G @ y, atol=1e-14
+    )
     expected = np.sum(np.asarray(z)[:nulls] ** 2, axis=0) / 8
     np.testing.assert_allclose(spectrum.floor(y), expected, atol=1e-15)
 

@@ -1,11 +1,13 @@
 """The Krylov path against the dense one.
 
-Must hold: relative error 1e-6 in every c_t and f_t over 10 rounds, the a-posteriori bound never below the true error, on
-Matern, NTK and RBF kernels, noise 0 to 0.5, tolerances 1e-1 to 1e-4 of |y|^2/K, or an honest refusal (then
-``distill(method="krylov")`` falls back to the dense path and says so). Here at K = 600, every case; statuses agree, and
-predictions at new points, dual coefficients, targets, norms and losses do. Lanczos itself: T and V satisfy their equations,
-V is orthonormal, an exhausted space ends it. The bound by itself: on random spectra (hypothesis), against arithmetic of 50
-digits, and against the dense path with the ground truth mixed in.
+Must hold: relative error 1e-6 in every c_t and f_t over 10 rounds, the a-posteriori bound never
+below the true error, on Matern, NTK and RBF kernels, noise 0 to 0.5, tolerances 1e-1 to 1e-4 of
+|y|^2/K, or an honest refusal (then ``distill(method="krylov")`` falls back to the dense path and
+says so). Here at K = 600, every case; statuses agree, and predictions at new points, dual
+coefficients, targets, norms and losses do. Lanczos itself: T and V satisfy their equations, V is
+orthonormal, an exhausted space ends it. The bound by itself: on
+random spectra (hypothesis), against arithmetic of 50 digits, and against the dense path with the
+ground truth mixed in.
 """
 
 import functools
@@ -58,7 +60,9 @@ def labels(noise, outputs=None):
     if outputs:
         smooth = jnp.stack([jnp.sin((1 + i / 3) * X[:, i % 5]) for i in range(outputs)], axis=1)
     random = jax.random.normal(jax.random.key(2), smooth.shape)
-    return smooth / jnp.std(smooth, axis=0, keepdims=True) * (1 - noise) ** 0.5 + random * noise**0.5
+    return (
+        smooth / jnp.std(smooth, axis=0, keepdims=True) * (1 - noise) ** 0.5 + random * noise**0.5
+    )
 
 
 def relative_errors(run, exact, joint=False):
@@ -71,7 +75,8 @@ def relative_errors(run, exact, joint=False):
     return c, np.where(active, f, 0)
 
 
-#: What the dense path itself errs by, relative to a multiplier: it is the yardstick, and no better than this.
+#: What the dense path itself errs by, relative to a multiplier: it is the yardstick, and no better
+#: than this.
 def rounding(exact):
     c = np.asarray(exact.multipliers)
     return 100 * 2.2e-16 * float(exact.eigenvalues.max()) / np.nanmin(c)
@@ -85,11 +90,16 @@ def test_every_round_is_right_to_the_accuracy_and_the_bound_is_one(name, noise):
     for fraction in (1e-1, 1e-2, 1e-3, 1e-4):
         tolerance = fraction * float(jnp.mean(y**2))
         try:
-            spectrum = sdntk.krylov(sdntk.products(gram_of(name)), y, tolerance=tolerance, rounds=10)
+            spectrum = sdntk.krylov(
+                sdntk.products(gram_of(name)), y, tolerance=tolerance, rounds=10
+            )
         except sdntk.AccuracyError:
             continue
         reached += 1
-        run, exact = (sdntk.distill_spectrum(s, y, tolerance=tolerance, rounds=10) for s in (spectrum, dense_spectrum(name)))
+        run, exact = (
+            sdntk.distill_spectrum(s, y, tolerance=tolerance, rounds=10)
+            for s in (spectrum, dense_spectrum(name))
+        )
         np.testing.assert_array_equal(run.status, exact.status)
         for error, bound in zip(relative_errors(run, exact), run.error_bounds, strict=True):
             assert error.max() <= 1e-6
@@ -98,7 +108,8 @@ def test_every_round_is_right_to_the_accuracy_and_the_bound_is_one(name, noise):
     assert reached == REACHED.get((name, noise), 4)
 
 
-#: Of four tolerances those within reach of 400 vectors; all but where a smooth kernel must express noise.
+#: Of four tolerances those within reach of 400 vectors; all but where a smooth kernel must express
+#: noise.
 REACHED = {("rbf", 0.3): 1, ("rbf", 0.5): 0}
 
 
@@ -110,15 +121,21 @@ def test_many_outputs(outputs, alpha):
     options = {"rounds": 6, "outputs": outputs, "ground_truth_weight": alpha}
     options["tolerance"] = 0.05 * float(jnp.mean(y**2)) if joint else 0.05 * jnp.mean(y**2, axis=0)
     spectrum = sdntk.krylov(sdntk.products(gram_of("rough")), y, **options)
-    run, exact = (sdntk.distill_spectrum(s, y, **options) for s in (spectrum, dense_spectrum("rough")))
+    run, exact = (
+        sdntk.distill_spectrum(s, y, **options) for s in (spectrum, dense_spectrum("rough"))
+    )
     for error, bound in zip(relative_errors(run, exact, joint), run.error_bounds, strict=True):
         assert error.shape == bound.shape == ((6,) if joint else (6, 4))
         assert error.max() <= 1e-6
         assert (error <= np.asarray(bound) + rounding(exact)).all()
     cross = sdntk.gram(KERNELS["rough"], NEW, X)
     for attribute in ("active_rounds", "training_loss", "norms", "targets", "status"):
-        np.testing.assert_allclose(getattr(run, attribute), getattr(exact, attribute), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(run.predict_from(cross), exact.predict_from(cross), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(
+            getattr(run, attribute), getattr(exact, attribute), rtol=1e-5, atol=1e-6
+        )
+    np.testing.assert_allclose(
+        run.predict_from(cross), exact.predict_from(cross), rtol=0, atol=1e-6
+    )
     scale = np.abs(exact.dual_coefficients).max(axis=1, keepdims=True)
     assert (np.abs(run.dual_coefficients - exact.dual_coefficients) <= 1e-2 * scale).all()
     assert run.eigenvalues.shape == run.rotated_labels.shape == (run.filters.shape[1], 4)
@@ -129,7 +146,10 @@ def test_a_fixed_multiplier_and_many_chains_on_one_spectrum():
     levels = jnp.array([[1e-3], [1e-2]])
     spectrum = sdntk.krylov(sdntk.products(gram_of("matern")), y, multiplier=levels, rounds=5)
     for level in levels[:, 0]:
-        run, exact = (sdntk.distill_spectrum(s, y, multiplier=level, rounds=5) for s in (spectrum, dense_spectrum("matern")))
+        run, exact = (
+            sdntk.distill_spectrum(s, y, multiplier=level, rounds=5)
+            for s in (spectrum, dense_spectrum("matern"))
+        )
         assert run.error_bounds.multipliers.max() == 0
         error = relative_errors(run, exact)[1]
         assert error.max() <= run.error_bounds.fitted.max() + rounding(exact) <= 2e-6
@@ -139,11 +159,16 @@ def test_a_fixed_multiplier_and_many_chains_on_one_spectrum():
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-17, 1e-200])
 def test_outputs_of_any_size_are_known_as_well_as_the_others(scale):
-    """What is rounding to one output is all that another has; an output of zeros, with multipliers given, stays zero."""
+    """What is rounding to one output is all that another has; an output of zeros, with multipliers
+    given, stays zero.
+    """
     y = labels(0.3, 2) * jnp.array([[1.0, scale]])
     y = jnp.concatenate([y, jnp.zeros((K, 1))], axis=1)
     spectrum = sdntk.krylov(sdntk.products(gram_of("matern")), y, multiplier=0.1, rounds=4)
-    run, exact = (sdntk.distill_spectrum(s, y, multiplier=0.1, rounds=4) for s in (spectrum, dense_spectrum("matern")))
+    run, exact = (
+        sdntk.distill_spectrum(s, y, multiplier=0.1, rounds=4)
+        for s in (spectrum, dense_spectrum("matern"))
+    )
     by_krylov, by_eigh = (np.asarray(r.fitted)[..., :2] / [1.0, scale] for r in (run, exact))
     error = np.linalg.norm(by_krylov - by_eigh, axis=1) / np.linalg.norm(by_eigh, axis=1)
     assert error.max() <= run.error_bounds.fitted.max() + 1e-12 <= 2e-6
@@ -154,12 +179,19 @@ def test_outputs_of_any_size_are_known_as_well_as_the_others(scale):
 @jax.jit
 def traced(spectrum, y, tolerance, alpha):
     """Jitted: an infeasible chain is a status, not an error."""
-    return sdntk.distill_spectrum(spectrum, y, tolerance=tolerance, rounds=5, ground_truth_weight=alpha)
+    return sdntk.distill_spectrum(
+        spectrum, y, tolerance=tolerance, rounds=5, ground_truth_weight=alpha
+    )
 
 
 @pytest.mark.slow
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from([1e-1, 1e-2, 1e-3]), st.integers(2, 30), st.floats(0, 0.5))
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([1e-1, 1e-2, 1e-3]),
+    st.integers(2, 30),
+    st.floats(0, 0.5),
+)
 def test_the_bound_holds_on_random_spectra_at_any_step(seed, fraction, steps, alpha):
     rng = np.random.default_rng(seed)
     d = np.sort(10.0 ** rng.uniform(-rng.uniform(1, 9), 0, 100))
@@ -168,7 +200,10 @@ def test_the_bound_holds_on_random_spectra_at_any_step(seed, fraction, steps, al
     y = jnp.asarray(Q @ (rng.normal(size=100) * d ** rng.uniform(0, 1)))
     process = extend(begin(y), sdntk.products((G + G.T) / 2), steps)
     spectrum = spectrum_of(process, machine_epsilon=2.2e-16)
-    run, exact = (traced(s, y, fraction * jnp.mean(y**2), alpha) for s in (spectrum, sdntk.decompose((G + G.T) / 2)))
+    run, exact = (
+        traced(s, y, fraction * jnp.mean(y**2), alpha)
+        for s in (spectrum, sdntk.decompose((G + G.T) / 2))
+    )
     bounds = np.stack(run.error_bounds)
     known = np.isfinite(bounds)
     same = np.asarray(run.status) == np.asarray(exact.status)
@@ -178,7 +213,8 @@ def test_the_bound_holds_on_random_spectra_at_any_step(seed, fraction, steps, al
 
 
 def bounds_against_50_digits(d, y, tolerance, rounds, steps):
-    """(true error, bound) of every c_t and f_t that has a bound; of G = diag(d), whose chain is known exactly.
+    """(true error, bound) of every c_t and f_t that has a bound; of G = diag(d), whose chain is
+    known exactly.
 
     No allowance for rounding: the bound has its own.
     """
@@ -191,7 +227,11 @@ def bounds_against_50_digits(d, y, tolerance, rounds, steps):
         if not np.isfinite([of_c, of_f]).all():
             continue
         yield abs(float((mpmath.mpf(float(run.multipliers[t])) - c) / c)), of_c
-        off = mpmath.sqrt(mpmath.fsum((mpmath.mpf(float(a)) - b) ** 2 for a, b in zip(run.fitted[t], exact, strict=True)))
+        off = mpmath.sqrt(
+            mpmath.fsum(
+                (mpmath.mpf(float(a)) - b) ** 2 for a, b in zip(run.fitted[t], exact, strict=True)
+            )
+        )
         yield float(off / mpmath.sqrt(mpmath.fsum(b**2 for b in exact))), of_f
 
 
@@ -219,7 +259,9 @@ def test_near_collapse_the_bound_tells_how_little_is_known(gap):
         assert error <= bound <= 1e-13 / gap + 1e-12
     source = sdntk.products(jnp.diag(jnp.asarray(d)))
     if gap < 1e-9:
-        with pytest.raises(sdntk.AccuracyError, match=r"rounding alone amounts to .* too close to collapse"):
+        with pytest.raises(
+            sdntk.AccuracyError, match=r"rounding alone amounts to .* too close to collapse"
+        ):
             sdntk.krylov(source, y, tolerance=tolerance, rounds=1)
     else:
         sdntk.krylov(source, y, tolerance=tolerance, rounds=1, accuracy=1e-4)
@@ -230,14 +272,18 @@ def vectors_of(process):
 
 
 def lanczos_errors(process, G):
-    """Of T, V and the following block, in units of machine_eps |G|: what the bound takes to be below ROUNDING."""
+    """Of T, V and the following block, in units of machine_eps |G|: what the bound takes to be
+    below ROUNDING.
+    """
     width, steps = process.width, int(process.steps)
     V, T = vectors_of(process)[: steps * width].T, process.projected
     residual = G @ V - V @ T
     residual[:, -width:] -= np.asarray(process.blocks[1]) @ np.asarray(process.couplings[-1])
     together = np.concatenate([V, np.asarray(process.blocks[1])], axis=1)
     kept = np.linalg.norm(together, axis=0) > 0
-    np.testing.assert_allclose((together.T @ together)[np.ix_(kept, kept)], np.eye(kept.sum()), atol=1e-14)
+    np.testing.assert_allclose(
+        (together.T @ together)[np.ix_(kept, kept)], np.eye(kept.sum()), atol=1e-14
+    )
     above = np.abs(np.arange(len(T))[:, None] // width - np.arange(len(T))[None] // width) > 1
     assert (T[above] == 0).all()
     return np.linalg.norm(residual, 2) / (2.2e-16 * np.linalg.norm(G, 2))
@@ -246,24 +292,34 @@ def lanczos_errors(process, G):
 @pytest.mark.parametrize("name", ["matern", "rbf"])
 def test_lanczos_satisfies_its_equation(name):
     y, G = labels(0.3, 3), np.asarray(gram_of(name))
-    process = extend(extend(begin(y), sdntk.products(gram_of(name)), 20), sdntk.products(gram_of(name)), 70)
-    np.testing.assert_allclose(vectors_of(process)[: process.width].T @ process.start, y, atol=1e-13)
+    process = extend(
+        extend(begin(y), sdntk.products(gram_of(name)), 20), sdntk.products(gram_of(name)), 70
+    )
+    np.testing.assert_allclose(
+        vectors_of(process)[: process.width].T @ process.start, y, atol=1e-13
+    )
     assert lanczos_errors(process, G) < ROUNDING / 2
     spectrum = spectrum_of(process, machine_epsilon=2.2e-16)
     np.testing.assert_allclose(spectrum.unrotate(spectrum.rotate(y)), y, atol=1e-12)
     product = spectrum.unrotate(spectrum.eigenvalues[:, None] * spectrum.rotate(y))
     np.testing.assert_allclose(product, G @ np.asarray(y), atol=1e-13)
-    residuals = np.linalg.norm(G @ spectrum.unrotate(jnp.eye(len(spectrum.eigenvalues))) - spectrum.unrotate(
-        jnp.diag(spectrum.eigenvalues)
-    ), axis=0)  # fmt: skip
-    assert (residuals <= np.linalg.norm(spectrum.residuals, axis=0) + float(spectrum.perturbation)).all()
+    residuals = np.linalg.norm(
+        G @ spectrum.unrotate(jnp.eye(len(spectrum.eigenvalues)))
+        - spectrum.unrotate(jnp.diag(spectrum.eigenvalues)),
+        axis=0,
+    )
+    assert (
+        residuals <= np.linalg.norm(spectrum.residuals, axis=0) + float(spectrum.perturbation)
+    ).all()
 
 
 def test_few_labels_are_joined_by_random_vectors():
     y, G = labels(0.3), np.asarray(gram_of("matern"))
     process = extend(begin(y), sdntk.products(gram_of("matern")), 40)
     assert process.width == LEAST_WIDTH > 1
-    np.testing.assert_allclose(vectors_of(process)[: process.width].T @ process.start, y, atol=1e-13)
+    np.testing.assert_allclose(
+        vectors_of(process)[: process.width].T @ process.start, y, atol=1e-13
+    )
     assert not np.asarray(process.start)[1:].any()
     assert lanczos_errors(process, G) < ROUNDING / 2
     again = extend(begin(y), sdntk.products(gram_of("matern")), 40)
@@ -280,7 +336,10 @@ def test_dependent_labels_take_no_more_vectors_than_their_rank():
     assert lanczos_errors(process, np.asarray(gram_of("matern"))) < ROUNDING / 2
     tolerance = 0.05 * jnp.mean(y**2, axis=0) + jnp.array([0.0] * 7 + [1.0])
     spectrum = sdntk.krylov(sdntk.products(gram_of("matern")), y, tolerance=tolerance, rounds=4)
-    run, exact = (sdntk.distill_spectrum(s, y, tolerance=tolerance, rounds=4) for s in (spectrum, dense_spectrum("matern")))
+    run, exact = (
+        sdntk.distill_spectrum(s, y, tolerance=tolerance, rounds=4)
+        for s in (spectrum, dense_spectrum("matern"))
+    )
     assert max(error.max() for error in relative_errors(run, exact)) < 1e-6
     np.testing.assert_array_equal(run.status, exact.status)
 
@@ -300,7 +359,8 @@ def test_blocks_lose_the_directions_that_are_exhausted_and_go_on_with_the_others
 def test_one_space_for_ten_outputs_takes_no_more_steps_than_one_output_alone():
     y = labels(0.3, 10)
     steps = [
-        int(sdntk.krylov(sdntk.products(gram_of("rough")), part, tolerance=0.05, rounds=3).steps) for part in (y, y[:, 0])
+        int(sdntk.krylov(sdntk.products(gram_of("rough")), part, tolerance=0.05, rounds=3).steps)
+        for part in (y, y[:, 0])
     ]
     assert steps[0] <= steps[1]
 
@@ -316,10 +376,10 @@ EIGHT_DEVICES = """
     mesh = jax.make_mesh((8,), ("points",), axis_types=(AxisType.Auto,))
     rows = jax.device_put(G, NamedSharding(mesh, PartitionSpec("points")))
     sources = {"one": sdntk.products(G), "sharded": sdntk.products(rows)}
-    sources |= {f"keep={k}": sdntk.products(KERNELS["matern"], X, keep=k, block_size=60) for k in (True, False)}
-    sources["disk"] = sdntk.products(sdntk.gram(KERNELS["matern"], X, path=sys.argv[2], block_size=60))
-    held = len({tile.device for _, tile in sources["keep=True"].source()})
-    options = {"tolerance": 0.05, "rounds": 4}
+    sources |= {f"keep={k}": sdntk.products(KERNELS["matern"], X, keep=k, block_size=60) for k in
+    (True, False)} sources["disk"] = sdntk.products(sdntk.gram(KERNELS["matern"], X,
+    path=sys.argv[2], block_size=60)) held = len({tile.device for _, tile in
+    sources["keep=True"].source()}) options = {"tolerance": 0.05, "rounds": 4}
     runs = {}
     for name, source in sources.items():
         spectrum = sdntk.krylov(source, y, **options)
@@ -328,7 +388,8 @@ EIGHT_DEVICES = """
     relative = lambda a, b: float(abs(a - b).max() / abs(b).max())
     differences = [
         relative(jax.device_get(a), jax.device_get(b))
-        for run in runs.values() for a, b in ((run.multipliers, runs["one"].multipliers), (run.fitted, runs["one"].fitted))
+        for run in runs.values() for a, b in ((run.multipliers, runs["one"].multipliers),
+        (run.fitted, runs["one"].fitted))
     ]
     worst = max(differences) if all(d == d for d in differences) else None
     print(json.dumps([len(rows.sharding.device_set), held, spread, worst]))
@@ -337,11 +398,16 @@ EIGHT_DEVICES = """
 
 @pytest.mark.slow
 def test_one_device_or_eight_give_the_same_numbers(request, tmp_path):
-    """Must hold: 1e-10 on 1 device and 8 virtual ones, from a Gram matrix sharded by rows and from tiles anywhere."""
+    """Must hold: 1e-10 on 1 device and 8 virtual ones, from a Gram matrix sharded by rows and from
+    tiles anywhere.
+    """
     ran = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(EIGHT_DEVICES), request.path.parent, tmp_path],
-        env=with_virtual_devices(8), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=with_virtual_devices(8),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert ran.returncode == 0, ran.stderr
     devices, held, spread, difference = json.loads(ran.stdout)
     assert devices == held == spread == 8
@@ -350,21 +416,30 @@ def test_one_device_or_eight_give_the_same_numbers(request, tmp_path):
 
 @pytest.mark.slow
 def test_an_exhausted_space_is_exact():
-    """Four outputs in the span of twelve eigenvectors: three steps know all, and more do no harm."""
+    """Four outputs in the span of twelve eigenvectors: three steps know all, and more do no
+    harm.
+    """
     spectrum = dense_spectrum("matern")
     y = spectrum.eigenvectors[:, -12:] @ jnp.asarray(np.random.default_rng(0).normal(size=(12, 4)))
     tolerance = 0.05 * float(jnp.mean(y**2))
     krylov = sdntk.krylov(sdntk.products(gram_of("matern")), y, tolerance=tolerance, rounds=4)
-    run, exact = (sdntk.distill_spectrum(s, y, tolerance=tolerance, rounds=4) for s in (krylov, spectrum))
+    run, exact = (
+        sdntk.distill_spectrum(s, y, tolerance=tolerance, rounds=4) for s in (krylov, spectrum)
+    )
     assert relative_errors(run, exact)[1].max() < 1e-10
     zero = jnp.zeros(K)
-    assert not sdntk.krylov(sdntk.products(gram_of("matern")), zero, tolerance=0.1, rounds=2).rotated_labels.any()
+    assert not sdntk.krylov(
+        sdntk.products(gram_of("matern")), zero, tolerance=0.1, rounds=2
+    ).rotated_labels.any()
 
 
 def test_distill_by_each_method():
     y = labels(0.3)
     options = {"tolerance": 0.05 * float(jnp.mean(y**2)), "rounds": 4}
-    runs = {m: sdntk.distill(KERNELS["matern"], X, y, method=m, **options) for m in ("dense", "krylov", "auto")}
+    runs = {
+        m: sdntk.distill(KERNELS["matern"], X, y, method=m, **options)
+        for m in ("dense", "krylov", "auto")
+    }
     assert runs["dense"].method == "dense: as asked for"
     assert runs["auto"].method == "dense: 600 points are few"
     assert runs["krylov"].method.startswith("krylov, ")
@@ -380,7 +455,15 @@ def test_auto_takes_the_krylov_path_for_many_points(monkeypatch):
     run = sdntk.distill(KERNELS["rough"], X, labels(0.3), method="auto", tolerance=0.1, rounds=2)
     assert run.method.endswith("600 points are many")
     assert run.error_bounds.fitted.max() <= 1e-6
-    run = sdntk.distill(KERNELS["rough"], X, labels(0.3), method="auto", tolerance=0.1, rounds=2, rank_tolerance=1e-9)
+    run = sdntk.distill(
+        KERNELS["rough"],
+        X,
+        labels(0.3),
+        method="auto",
+        tolerance=0.1,
+        rounds=2,
+        rank_tolerance=1e-9,
+    )
     assert run.method == "dense: 600 points are many, but rank_tolerance is given"
 
 
@@ -389,7 +472,9 @@ def test_where_the_accuracy_is_out_of_reach_the_dense_path_takes_over(monkeypatc
     y = labels(0.5)
     options = {"tolerance": 0.01 * float(jnp.mean(y**2)), "rounds": 3, "method": "krylov"}
     run = sdntk.distill(KERNELS["matern"], X, y, accuracy=1e-13, **options)
-    assert run.method.startswith("dense: the Krylov method failed (accuracy 1e-13 was not reached: after ")
+    assert run.method.startswith(
+        "dense: the Krylov method failed (accuracy 1e-13 was not reached: after "
+    )
     np.testing.assert_array_equal(
         run.fitted, sdntk.distill(KERNELS["matern"], X, y, **(options | {"method": "dense"})).fitted
     )
@@ -404,7 +489,9 @@ def test_other_labels_are_nan_where_they_are_traced():
     y = labels(0.3)
     spectrum = sdntk.krylov(sdntk.products(gram_of("rough")), y, tolerance=0.1, rounds=2)
     fitted = jax.jit(lambda y: sdntk.distill_spectrum(spectrum, y, tolerance=0.1, rounds=2).fitted)
-    np.testing.assert_allclose(fitted(y), sdntk.distill_spectrum(spectrum, y, tolerance=0.1, rounds=2).fitted, atol=1e-12)
+    np.testing.assert_allclose(
+        fitted(y), sdntk.distill_spectrum(spectrum, y, tolerance=0.1, rounds=2).fitted, atol=1e-12
+    )
     several = jax.vmap(fitted)(jnp.stack([y, 2 * y]))
     assert np.isfinite(several[0]).all()
     assert np.isnan(several[1]).all()
@@ -412,7 +499,10 @@ def test_other_labels_are_nan_where_they_are_traced():
 
 def test_an_indefinite_matrix_is_refused():
     d = jnp.linspace(-0.3, 1, 50)
-    with pytest.raises(ValueError, match=r"must be positive semi-definite; after 1. Lanczos steps a Ritz value is -0\.3"):
+    with pytest.raises(
+        ValueError,
+        match=r"must be positive semi-definite; after 1. Lanczos steps a Ritz value is -0\.3",
+    ):
         sdntk.krylov(sdntk.products(jnp.diag(d)), jnp.ones(50), tolerance=0.1, rounds=2)
 
 
@@ -430,15 +520,22 @@ def test_a_kernel_that_closes_over_a_tracer(method, monkeypatch):
         with pytest.raises(NotImplementedError, match="cannot be traced"):
             jax.grad(total)(2.0, method)
     else:
-        np.testing.assert_allclose(jax.grad(total)(2.0, "auto"), jax.grad(total)(2.0, "dense"), rtol=1e-9)
+        np.testing.assert_allclose(
+            jax.grad(total)(2.0, "auto"), jax.grad(total)(2.0, "dense"), rtol=1e-9
+        )
 
 
 def test_many_outputs_take_no_more_room_than_their_vectors():
     """A piece is of one block where blocks are wide."""
     y = jax.random.normal(jax.random.key(4), (K, 200))
-    spectrum = sdntk.krylov(sdntk.products(gram_of("rough")), y, multiplier=0.1, rounds=2, accuracy=0.05)
+    spectrum = sdntk.krylov(
+        sdntk.products(gram_of("rough")), y, multiplier=0.1, rounds=2, accuracy=0.05
+    )
     assert len(spectrum.eigenvalues) <= 2 * 200 * int(spectrum.steps)
-    run, exact = (sdntk.distill_spectrum(s, y, multiplier=0.1, rounds=2) for s in (spectrum, dense_spectrum("rough")))
+    run, exact = (
+        sdntk.distill_spectrum(s, y, multiplier=0.1, rounds=2)
+        for s in (spectrum, dense_spectrum("rough"))
+    )
     assert relative_errors(run, exact)[1].max() <= run.error_bounds.fitted.max() <= 0.05
 
 
@@ -450,7 +547,9 @@ def test_an_eigendecomposition_takes_five_matrices(monkeypatch):
 
 def test_too_few_steps_are_told():
     y = labels(0.3)
-    with pytest.raises(sdntk.AccuracyError, match=r"after 10 Lanczos steps .* more steps \(max_steps\)"):
+    with pytest.raises(
+        sdntk.AccuracyError, match=r"after 10 Lanczos steps .* more steps \(max_steps\)"
+    ):
         sdntk.krylov(sdntk.products(gram_of("matern")), y, tolerance=0.01, rounds=3, max_steps=10)
 
 
@@ -472,10 +571,22 @@ def test_bad_input(change, message):
 
 
 def test_bad_input_of_distill():
-    with pytest.raises(ValueError, match='method must be "dense", "tridiagonal", "krylov" or "auto"'):
+    with pytest.raises(
+        ValueError, match='method must be "dense", "tridiagonal", "krylov" or "auto"'
+    ):
         sdntk.distill(KERNELS["rough"], X, labels(0.3), tolerance=0.1, rounds=1, method="lanczos")
     with pytest.raises(ValueError, match="rank_tolerance must be left out"):
-        sdntk.distill(KERNELS["rough"], X, labels(0.3), tolerance=0.1, rounds=1, method="krylov", rank_tolerance=1e-9)
+        sdntk.distill(
+            KERNELS["rough"],
+            X,
+            labels(0.3),
+            tolerance=0.1,
+            rounds=1,
+            method="krylov",
+            rank_tolerance=1e-9,
+        )
     spectrum = sdntk.krylov(sdntk.products(gram_of("rough")), labels(0.3), tolerance=0.1, rounds=2)
-    with pytest.raises(ValueError, match="y must be the labels that this Krylov spectrum was made from"):
+    with pytest.raises(
+        ValueError, match="y must be the labels that this Krylov spectrum was made from"
+    ):
         sdntk.distill_spectrum(spectrum, labels(0.5), tolerance=0.1, rounds=2)

@@ -1,7 +1,8 @@
 """The bounds.
 
-Must hold (hypothesis, random spectra with null spaces, labels, tolerances): all bounds hold. Beyond that, each is shown to
-be tight where it should be: on a single eigenvalue, in a limit, or against a closed form.
+Must hold (hypothesis, random spectra with null spaces, labels, tolerances): all bounds hold. Beyond
+that, each is shown to be tight where it should be: on a single eigenvalue, in a limit, or against a
+closed form.
 """
 
 import jax
@@ -26,7 +27,9 @@ def chain(d, z, eps):
     """Every round's c_t, ||z_t||, B_t and whether it is active."""
     path = _chain(jnp.asarray(d), jnp.asarray(z), jnp.asarray(len(d) * eps), jnp.zeros(()), ROUNDS)
     with np.errstate(invalid="ignore"):
-        ratios = np.asarray(d)[None, :] / (np.asarray(path.multipliers)[:, None] + np.asarray(d)[None, :])
+        ratios = np.asarray(d)[None, :] / (
+            np.asarray(path.multipliers)[:, None] + np.asarray(d)[None, :]
+        )
     filters = np.cumprod(ratios, axis=0)
     targets = np.concatenate([np.ones((1, len(d))), filters])[:ROUNDS]
     active = np.asarray(path.status) == Status.ACTIVE
@@ -64,7 +67,9 @@ def test_norm_bounds_hold_in_every_round_and_after_collapse(problem):
 def test_guaranteed_rounds_hold_and_the_tight_ones_are_tighter(problem):
     d, z, eps = problem
     *_, active = chain(d, z, eps)
-    low, tight = (float(bounds.guaranteed_rounds(d, z, eps, tight=tight)) for tight in (False, True))
+    low, tight = (
+        float(bounds.guaranteed_rounds(d, z, eps, tight=tight)) for tight in (False, True)
+    )
     assert 0 < low <= tight * (1 + SLACK)
     assert min(np.ceil(tight * (1 - SLACK)), ROUNDS) <= active.sum()
 
@@ -79,7 +84,10 @@ def test_filter_ratio_bound_holds_for_all_pairs(problem):
         b = filters[t - 1] if t else np.ones(len(d))
         assert not np.any(np.isnan(bound))
         finite = np.isfinite(bound)
-        assert np.all(b[:, None] * np.ones_like(bound) >= (np.where(finite, bound, 0) * b[None, :]) * (1 - SLACK))
+        assert np.all(
+            b[:, None] * np.ones_like(bound)
+            >= (np.where(finite, bound, 0) * b[None, :]) * (1 - SLACK)
+        )
         assert np.all((d[None, :] == 0) >= ~finite)  # infinite only against the null space
 
 
@@ -99,7 +107,9 @@ def test_sparsity_index_holds_and_falls_with_the_tolerance(problem):
         ratio = filters[t - 1][kept][1:] / filters[t - 1][kept][:-1]
         assert 1 <= index <= np.min(ratio[distinct]) * (1 + SLACK)
     if d[0] > 0:  # Theorem 6
-        largest = [float(bounds.sparsity_index(d, z, share * eps)) for share in (1.0, 0.5, 0.1, 1e-3)]
+        largest = [
+            float(bounds.sparsity_index(d, z, share * eps)) for share in (1.0, 0.5, 0.1, 1e-3)
+        ]
         if np.isinf(largest[0]):
             return
         assert np.all(np.diff(largest) >= -SLACK * np.array(largest[1:]))
@@ -115,7 +125,10 @@ def test_equivalent_eigenvalues_and_complexities_fall_with_the_rounds(problem):
     equivalent = np.asarray(bounds.equivalent_eigenvalues(d, np.where(active, c, np.nan)))
     np.testing.assert_allclose(equivalent[0], d, rtol=1e-9)
     np.testing.assert_allclose(
-        equivalent / (c[0] + equivalent), np.where(active[:, None], filters, 0), rtol=1e-7, atol=1e-300
+        equivalent / (c[0] + equivalent),
+        np.where(active[:, None], filters, 0),
+        rtol=1e-7,
+        atol=1e-300,
     )
     assert np.all(np.diff(equivalent, axis=0) <= 0)
     assert np.all(np.diff(bounds.rademacher_bound(equivalent, 1.0)) <= 0)
@@ -131,9 +144,13 @@ def test_all_are_exact_when_eigenvalues_are_equal(r0):
     for bound in bounds.multiplier_bounds(d, z, 1.0):
         np.testing.assert_allclose(bound, c[0], rtol=1e-12)
     for bound in bounds.norm_bounds(d, z, 1.0, ROUNDS):
-        np.testing.assert_allclose(bound, np.where(np.arange(ROUNDS) <= active.sum(), norms, 0), atol=1e-9)
+        np.testing.assert_allclose(
+            bound, np.where(np.arange(ROUNDS) <= active.sum(), norms, 0), atol=1e-9
+        )
     for tight in (False, True):
-        np.testing.assert_allclose(bounds.guaranteed_rounds(d, z, 1.0, tight=tight), r0 - 1, rtol=1e-9)
+        np.testing.assert_allclose(
+            bounds.guaranteed_rounds(d, z, 1.0, tight=tight), r0 - 1, rtol=1e-9
+        )
     assert active.sum() == np.ceil(r0 - 1)
     np.testing.assert_array_equal(bounds.filter_ratio_bound(d, z, 1.0, 1), np.ones((4, 4)))
     assert np.isinf(bounds.sparsity_index(d, z, 1.0, 1))
@@ -146,8 +163,12 @@ def test_limits_near_interpolation():
         s = np.sqrt(3 * eps)
         expected = np.linalg.norm(z) / (5 * s)
         np.testing.assert_allclose(bounds.guaranteed_rounds(d, z, eps), expected, rtol=3 * s)
-        np.testing.assert_allclose(bounds.sparsity_index(d, z, eps), bounds.sparsity_limit(d), rtol=10 * s)
-    np.testing.assert_allclose(bounds.sparsity_limit(d), np.exp(0.2 / 5 * min(1 / 0.2 - 1 / 0.5, 1 / 0.5 - 1)))
+        np.testing.assert_allclose(
+            bounds.sparsity_index(d, z, eps), bounds.sparsity_limit(d), rtol=10 * s
+        )
+    np.testing.assert_allclose(
+        bounds.sparsity_limit(d), np.exp(0.2 / 5 * min(1 / 0.2 - 1 / 0.5, 1 / 0.5 - 1))
+    )
 
 
 def test_the_propositions_closed_form():
@@ -159,7 +180,9 @@ def test_the_propositions_closed_form():
     for bound, x in zip(bounds.norm_bounds(d, z, eps, 4), (kappa, 1 / kappa), strict=True):
         a = ((r0 - 1) ** 2 + x * (2 * r0 - 1)) / (r0 - 1 + x) ** 2
         b = r0**2 * x / (r0 - 1 + x) ** 2
-        np.testing.assert_allclose(bound, s * np.maximum(a**t * r0 - b * (a**t - 1) / (a - 1), 0), rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(
+            bound, s * np.maximum(a**t * r0 - b * (a**t - 1) / (a - 1), 0), rtol=1e-12, atol=1e-12
+        )
     a = ((r0 - 1) ** 2 + kappa * (2 * r0 - 1)) / (r0 - 1 + kappa) ** 2
     tight = np.log((r0**2 + kappa - 1) / (r0 * (r0 + kappa - 1))) / np.log(a)
     np.testing.assert_allclose(bounds.guaranteed_rounds(d, z, eps, tight=True), tight, rtol=1e-12)
@@ -175,7 +198,9 @@ def test_merged_eigenvalues():
 
 
 def test_early_stopping_cannot_sparsify_beyond_d():
-    """Section 3.4: for one ridge filter the ratio of two diagonals is at most d_k/d_j; distillation exceeds it."""
+    """Section 3.4: for one ridge filter the ratio of two diagonals is at most d_k/d_j; distillation
+    exceeds it.
+    """
     d, z = np.array([0.2, 0.5, 1.0]), np.array([3.0, 3.0, 3.0])
     for c in (1e-6, 1e-2, 1.0, 1e6):
         a = np.asarray(sdntk.filters.ridge(d, c))
@@ -193,7 +218,9 @@ def test_local_rademacher_by_brute_force():
 
 
 def test_rademacher_bound_bounds_the_complexity():
-    """Monte Carlo: E sup over the ball of norm M of (2/K) |sum sigma_k f(x_k)| = (2 M/K) E sqrt(sigma^T (K G) sigma)."""
+    """Monte Carlo: E sup over the ball of norm M of (2/K) |sum sigma_k f(x_k)| = (2 M/K) E
+    sqrt(sigma^T (K G) sigma).
+    """
     x = np.random.default_rng(0).normal(size=(15, 2))
     G = np.asarray(sdntk.gram(sdntk.kernels.rbf(1.0), x))
     sigma = np.random.default_rng(1).choice([-1.0, 1.0], size=(4000, 15))
@@ -204,7 +231,11 @@ def test_rademacher_bound_bounds_the_complexity():
 
 def test_states():
     d, z = np.array([0.0, 1.0]), np.array([3.0, 4.0])
-    for function in (bounds.multiplier_bounds, lambda *a: bounds.norm_bounds(*a, 3), bounds.guaranteed_rounds):
+    for function in (
+        bounds.multiplier_bounds,
+        lambda *a: bounds.norm_bounds(*a, 3),
+        bounds.guaranteed_rounds,
+    ):
         assert np.isnan(np.asarray(function(d, z, 4.0))).any()  # infeasible
     assert float(bounds.guaranteed_rounds(d, z, 13.0)) == 0  # collapsed
     np.testing.assert_array_equal(bounds.norm_bounds(d, z, 13.0, 3), [[5, 0, 0], [5, 0, 0]])
@@ -217,7 +248,9 @@ def test_jit_and_vmap():
     d, labels = jnp.array([0.2, 0.5, 1.0]), jax.random.normal(jax.random.key(0), (4, 3))
     together = jax.jit(jax.vmap(lambda z: bounds.norm_bounds(d, z, 0.1, 3)))(labels)
     for i in range(4):
-        np.testing.assert_allclose([b[i] for b in together], bounds.norm_bounds(d, labels[i], 0.1, 3), rtol=1e-12)
+        np.testing.assert_allclose(
+            [b[i] for b in together], bounds.norm_bounds(d, labels[i], 0.1, 3), rtol=1e-12
+        )
     index = jax.vmap(lambda eps: bounds.sparsity_index(d, labels[0], eps))(jnp.array([1e-3, 1e-2]))
     np.testing.assert_allclose(index[1], bounds.sparsity_index(d, labels[0], 1e-2))
 
@@ -225,13 +258,25 @@ def test_jit_and_vmap():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: bounds.multiplier_bounds([-1.0, 1.0], [1.0, 1.0], 0.1), "eigenvalues must be zero or positive"),
+        (
+            lambda: bounds.multiplier_bounds([-1.0, 1.0], [1.0, 1.0], 0.1),
+            "eigenvalues must be zero or positive",
+        ),
         (lambda: bounds.multiplier_bounds([0.0, 0.0], [1.0, 1.0], 0.1), "one of them positive"),
-        (lambda: bounds.multiplier_bounds([1.0, 1.0], [1.0], 0.1), "z must have the shape of eigenvalues"),
+        (
+            lambda: bounds.multiplier_bounds([1.0, 1.0], [1.0], 0.1),
+            "z must have the shape of eigenvalues",
+        ),
         (lambda: bounds.multiplier_bounds([1.0], [1.0], 0.0), "tolerance must be positive"),
         (lambda: bounds.norm_bounds([1.0], [1.0], 0.1, 0), "rounds must be at least 1"),
-        (lambda: bounds.filter_ratio_bound([1.0], [1.0], 0.1, -1), "t must be a scalar, zero or positive"),
-        (lambda: bounds.equivalent_eigenvalues([1.0], [[1.0]]), r"multipliers must have shape \(T,\)"),
+        (
+            lambda: bounds.filter_ratio_bound([1.0], [1.0], 0.1, -1),
+            "t must be a scalar, zero or positive",
+        ),
+        (
+            lambda: bounds.equivalent_eigenvalues([1.0], [[1.0]]),
+            r"multipliers must have shape \(T,\)",
+        ),
         (lambda: bounds.equivalent_eigenvalues([1.0], [-1.0]), "multipliers must be positive"),
         (lambda: bounds.local_rademacher_bound(1.0), "equivalent must have shape"),
     ],

@@ -1,4 +1,6 @@
-"""Spectral filters against what they are the diagonal of: matrix inverses, matrix exponentials, recurrences."""
+"""Spectral filters against what they are the diagonal of: matrix inverses, matrix exponentials,
+recurrences.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,9 @@ def in_basis(G, matrix):
 
 def test_ridge_is_the_hat_matrix():
     G = random_matrix(0, D)
-    np.testing.assert_allclose(filters.ridge(D, 0.3), in_basis(G, G @ np.linalg.inv(0.3 * np.eye(4) + G)), atol=1e-12)
+    np.testing.assert_allclose(
+        filters.ridge(D, 0.3), in_basis(G, G @ np.linalg.inv(0.3 * np.eye(4) + G)), atol=1e-12
+    )
     assert np.all(filters.ridge(D, np.inf) == 0)
 
 
@@ -55,4 +59,6 @@ def test_outputs_on_the_last_axis():
     for q in range(2):
         alone, _ = filters.distillation(jnp.asarray(D), multipliers[:, q])
         np.testing.assert_allclose(together[..., q], alone, rtol=1e-14)
-    np.testing.assert_allclose(own[..., 1], filters.distillation(2 * jnp.asarray(D), multipliers[:, 1])[0], rtol=1e-14)
+    np.testing.assert_allclose(
+        own[..., 1], filters.distillation(2 * jnp.asarray(D), multipliers[:, 1])[0], rtol=1e-14
+    )

@@ -1,7 +1,8 @@
 """The multiplier of one fit.
 
-Must hold: at most 6 iterations on average and never more than 25, cold, on adversarial spectra; relative error of c at
-most 1e-12 times max(1, its condition number) in float64; three states, collapse tested first; no nan.
+Must hold: at most 6 iterations on average and never more than 25, cold, on adversarial spectra;
+relative error of c at most 1e-12 times max(1, its condition number) in float64; three states,
+collapse tested first; no nan.
 """
 
 import jax
@@ -27,8 +28,8 @@ def solve_all(d, z, s2):
 
 
 def adversarial(seed, count, size, dtype):
-    """Spectra spread or in two clusters; labels spread over decades or with a plateau; radii at the plateaus' edges,
-    near interpolation and near collapse."""
+    """Spectra spread or in two clusters; labels spread over decades or with a plateau; radii at the
+    plateaus' edges, near interpolation and near collapse."""
     rng = np.random.default_rng(seed)
     digits = -np.log10(np.finfo(dtype).eps)
     condition = 10 ** rng.uniform(0, digits - 1, (count, 1))
@@ -38,7 +39,9 @@ def adversarial(seed, count, size, dtype):
     d = condition ** -np.where(kind < 2, spread, clusters)
     small = d < np.sqrt(d.min(1, keepdims=True) * d.max(1, keepdims=True))
     decades = rng.uniform(0, digits / 2, (count, size))
-    z = rng.normal(size=(count, size)) * 10 ** -np.where(kind % 2, decades, np.where(small, 0, decades[:, :1]))
+    z = rng.normal(size=(count, size)) * 10 ** -np.where(
+        kind % 2, decades, np.where(small, 0, decades[:, :1])
+    )
     n = np.linalg.norm(z, axis=1)
     near_end = 10 ** -rng.uniform(0, digits / 2, count)
     ratio = np.where(rng.uniform(size=count) < 0.5, 0.999 * near_end, 1 - near_end)
@@ -98,10 +101,14 @@ def test_three_states_and_collapse_tested_first():
     d, z = np.array([0.0, 1.0]), np.array([3.0, 4.0])
     states = [int(sdntk.solve_multiplier(d, z, eps).status) for eps in (4.5, 4.6, 12.4, 12.5, 13.0)]
     assert states == [2, 0, 0, 1, 1]  # floor 9/2, ||y||^2/K = 25/2: both belong to the outer states
-    assert int(sdntk.solve_multiplier([0.0], [1.0], 1.0).status) == sdntk.Status.COLLAPSED  # eps = floor = ||y||^2/K
+    assert (
+        int(sdntk.solve_multiplier([0.0], [1.0], 1.0).status) == sdntk.Status.COLLAPSED
+    )  # eps = floor = ||y||^2/K
     assert np.isnan(sdntk.solve_multiplier(d, z, 4.5).value)
     assert np.isinf(sdntk.solve_multiplier(d, z, 12.5).value)
-    assert int(sdntk.solve_multiplier([0.0, 0.0], [1.0, 1.0], 0.5).status) == sdntk.Status.INFEASIBLE  # rank 0
+    assert (
+        int(sdntk.solve_multiplier([0.0, 0.0], [1.0, 1.0], 0.5).status) == sdntk.Status.INFEASIBLE
+    )  # rank 0
     assert int(sdntk.solve_multiplier([1.0], [0.0], 0.5).status) == sdntk.Status.COLLAPSED
 
 
@@ -118,12 +125,21 @@ def _value(d, z, eps):
     return sdntk.solve_multiplier(d, z, eps).value
 
 
-@pytest.mark.parametrize("d", [[0.1, 0.5, 1.0], [0.5, 0.5, 0.5], [0.0, 0.5, 1.0]], ids=["distinct", "equal", "null"])
+@pytest.mark.parametrize(
+    "d", [[0.1, 0.5, 1.0], [0.5, 0.5, 0.5], [0.0, 0.5, 1.0]], ids=["distinct", "equal", "null"]
+)
 def test_derivatives_against_finite_differences(d):
     d, z, eps = jnp.array(d), jnp.array([0.1, 1.0, 2.0]), jnp.asarray(0.3)
-    directions = (jnp.where(d > 0, jnp.array([0.3, -0.2, 0.5]), 0), jnp.array([1.0, -0.5, 0.2]), jnp.asarray(0.7))
+    directions = (
+        jnp.where(d > 0, jnp.array([0.3, -0.2, 0.5]), 0),
+        jnp.array([1.0, -0.5, 0.2]),
+        jnp.asarray(0.7),
+    )
     step = 1e-5
-    plus, minus = (_value(*(a + sign * step * v for a, v in zip((d, z, eps), directions, strict=True))) for sign in (1, -1))
+    plus, minus = (
+        _value(*(a + sign * step * v for a, v in zip((d, z, eps), directions, strict=True)))
+        for sign in (1, -1)
+    )
     _, forward = jax.jvp(_value, (d, z, eps), directions)
     gradient = jax.grad(_value, argnums=(0, 1, 2))(d, z, eps)
     reverse = sum(jnp.sum(g * v) for g, v in zip(gradient, directions, strict=True))

@@ -1,8 +1,8 @@
 """The recurrence.
 
-Must hold: against arithmetic of 50 digits, on spectra with condition numbers up to 1e10, c_t and z_t to 1e-8 relative over
-10 rounds (times the condition number of c where a round is within 1e-4 of collapse); it stops working after collapse;
-jit, vmap and derivatives work.
+Must hold: against arithmetic of 50 digits, on spectra with condition numbers up to 1e10, c_t and
+z_t to 1e-8 relative over 10 rounds (times the condition number of c where a round is within 1e-4 of
+collapse); it stops working after collapse; jit, vmap and derivatives work.
 """
 
 import jax
@@ -90,7 +90,9 @@ def test_vmap_over_labels_and_tolerances_equals_one_by_one():
     together = jax.vmap(lambda z, eps: chain(d, z, eps, 6))(labels, tolerances)
     for i in range(5):
         alone = chain(d, labels[i], tolerances[i], 6)
-        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-10), together, alone)
+        jax.tree.map(
+            lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-10), together, alone
+        )
 
 
 @pytest.mark.slow
@@ -107,12 +109,17 @@ def test_derivatives_of_a_chain_that_collapses(seed):
     rng = np.random.default_rng(seed)
     v = (d * rng.normal(size=8), rng.normal(size=8), eps * rng.normal())
     step = 1e-6
-    plus, minus = (fitted(*(a + sign * step * b for a, b in zip((d, z, eps), v, strict=True))) for sign in (1, -1))
+    plus, minus = (
+        fitted(*(a + sign * step * b for a, b in zip((d, z, eps), v, strict=True)))
+        for sign in (1, -1)
+    )
     _, forward = jax.jvp(fitted, (d, z, eps), v)
     np.testing.assert_allclose(forward, (plus - minus) / (2 * step), rtol=1e-5, atol=1e-8)
     weights = rng.normal(size=forward.shape)
     gradient = jax.grad(lambda *a: jnp.sum(weights * fitted(*a)), argnums=(0, 1, 2))(d, z, eps)
     reverse = sum(jnp.sum(g * b) for g, b in zip(gradient, v, strict=True))
     np.testing.assert_allclose(reverse, jnp.sum(weights * forward), rtol=1e-9)
-    under_vmap = jax.vmap(jax.grad(lambda e: jnp.sum(weights * fitted(d, z, e))))(eps * jnp.array([1.0, 1.1]))
+    under_vmap = jax.vmap(jax.grad(lambda e: jnp.sum(weights * fitted(d, z, e))))(
+        eps * jnp.array([1.0, 1.1])
+    )
     np.testing.assert_allclose(under_vmap[0], gradient[2], rtol=1e-9)

@@ -1,8 +1,9 @@
 """The chain of rounds with networks.
 
-Must hold: a linearised network (neural-tangents' linearize), trained through the rounds, equals ``distill`` on its empirical
-kernel to 1e-6 in every round, on training and on new points; with several outputs, a ridge regression with the whole tangent
-kernel. Targets, soft, hard and mixed, are what the network before predicts; every round starts from fresh weights.
+Must hold: a linearised network (neural-tangents' linearize), trained through the rounds, equals
+``distill`` on its empirical kernel to 1e-6 in every round, on training and on new points; with
+several outputs, a ridge regression with the whole tangent kernel. Targets, soft, hard and mixed,
+are what the network before predicts; every round starts from fresh weights.
 """
 
 import jax
@@ -24,14 +25,20 @@ from sdntk.training.train import Stop, Training, train_groups
 X = jax.random.normal(jax.random.key(0), (15, 4))
 NEW = jax.random.normal(jax.random.key(1), (6, 4))
 KEYS = jax.random.split(jax.random.key(2), 2)
-EXACT = Training(optimiser=gauss_newton(), centred=True, until_stationary=1e-12, steps=5, check_every=1)
+EXACT = Training(
+    optimiser=gauss_newton(), centred=True, until_stationary=1e-12, steps=5, check_every=1
+)
 
 
 def erf_network(outputs, rngs):
-    return FiniteWidth(fully_connected(2, activation="erf"), (4,), width=32, num_outputs=outputs, rngs=rngs)
+    return FiniteWidth(
+        fully_connected(2, activation="erf"), (4,), width=32, num_outputs=outputs, rngs=rngs
+    )
 
 
-ORIGIN = {outputs: nnx.split(erf_network(outputs, nnx.Rngs(7)), nnx.Param, ...) for outputs in (1, 3)}
+ORIGIN = {
+    outputs: nnx.split(erf_network(outputs, nnx.Rngs(7)), nnx.Param, ...) for outputs in (1, 3)
+}
 
 
 def origin(outputs):
@@ -41,7 +48,9 @@ def origin(outputs):
 
 
 class Linearised(nnx.Module):
-    """A network's Taylor expansion at one set of weights, from which every training of it starts."""
+    """A network's Taylor expansion at one set of weights, from which every training of it
+    starts.
+    """
 
     def __init__(self, outputs, rngs):
         del rngs
@@ -50,22 +59,34 @@ class Linearised(nnx.Module):
 
     def __call__(self, x):
         apply, weights = origin(self.outputs)
-        moved = jax.tree.unflatten(jax.tree.structure(weights), [weight[...] for weight in self.weights])
+        moved = jax.tree.unflatten(
+            jax.tree.structure(weights), [weight[...] for weight in self.weights]
+        )
         return load_neural_tangents().linearize(apply, weights)(moved, x)
 
 
 @pytest.mark.slow
 def test_a_linearised_network_is_distill_on_its_empirical_kernel():
     y = jnp.sin(3 * X[:, :1]) + X[:, 1:2]
-    run = sdntk.distill(empirical_ntk(erf_network(1, nnx.Rngs(7))), X, y, tolerance=0.1 * float(jnp.mean(y**2)), rounds=4)
+    run = sdntk.distill(
+        empirical_ntk(erf_network(1, nnx.Rngs(7))),
+        X,
+        y,
+        tolerance=0.1 * float(jnp.mean(y**2)),
+        rounds=4,
+    )
     active = int(run.active_rounds[0])
     assert active >= 3
     penalties = run.multipliers[:active, 0].tolist()
-    chain = distill_networks(lambda rngs: Linearised(1, rngs), KEYS, X, y, EXACT, rounds=active, penalties=penalties)
+    chain = distill_networks(
+        lambda rngs: Linearised(1, rngs), KEYS, X, y, EXACT, rounds=active, penalties=penalties
+    )
     for done in chain:
         for points, expected in ((X, run.fitted[done.index]), (NEW, run.predict(NEW)[done.index])):
             for outputs in done.trained.ensemble.outputs(points):
-                np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-6 * float(jnp.abs(expected).max()))
+                np.testing.assert_allclose(
+                    outputs, expected, rtol=0, atol=1e-6 * float(jnp.abs(expected).max())
+                )
         np.testing.assert_allclose(done.trained.loss, run.training_loss[done.index, 0], rtol=1e-6)
 
 
@@ -76,10 +97,14 @@ def test_with_several_outputs_it_is_ridge_regression_with_the_whole_tangent_kern
     trace = np.asarray(kernel).reshape(15, 3, 15, 3).trace(axis1=1, axis2=3) / 3
     np.testing.assert_allclose(trace, empirical_ntk(erf_network(3, nnx.Rngs(7)))(X, X), rtol=1e-10)
     targets = np.asarray(y).ravel()
-    chain = distill_networks(lambda r: Linearised(3, r), KEYS[:1], X, y, EXACT, rounds=3, penalties=[c / 3, 2 * c / 3, c])
+    chain = distill_networks(
+        lambda r: Linearised(3, r), KEYS[:1], X, y, EXACT, rounds=3, penalties=[c / 3, 2 * c / 3, c]
+    )
     for done, multiplier in zip(chain, (c, 2 * c, 3 * c), strict=True):
         targets = kernel @ np.linalg.solve(kernel + 15 * multiplier * np.eye(45), targets)
-        np.testing.assert_allclose(done.trained.ensemble.outputs(X)[0].ravel(), targets, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(
+            done.trained.ensemble.outputs(X)[0].ravel(), targets, rtol=0, atol=1e-9
+        )
 
 
 @pytest.mark.parametrize(
@@ -105,7 +130,9 @@ def test_targets_are_what_the_network_before_predicts(loss, targets, alpha):
         else:
             softmax = np.exp(outputs) / np.exp(outputs).sum(-1, keepdims=True)
             predicted = outputs if loss is losses.squared_error else softmax
-        np.testing.assert_allclose(done.targets, alpha * np.asarray(y) + (1 - alpha) * predicted, rtol=1e-12)
+        np.testing.assert_allclose(
+            done.targets, alpha * np.asarray(y) + (1 - alpha) * predicted, rtol=1e-12
+        )
     chains = [np.asarray(done.trained.ensemble.outputs(NEW)) for done in (first, *later)]
     assert not np.allclose(chains[0][0], chains[0][1])  # another key, other weights
     again = next(iter(distill_networks(build, KEYS[:1], X, y, settings, **options)))
@@ -116,21 +143,29 @@ def test_targets_are_what_the_network_before_predicts(loss, targets, alpha):
 
 def test_every_round_starts_from_fresh_weights():
     settings = Training(optimiser=optax.sgd(0.0), steps=1)
-    chain = distill_networks(lambda rngs: erf_network(1, rngs), KEYS, X, X[:, :1], settings, rounds=3)
+    chain = distill_networks(
+        lambda rngs: erf_network(1, rngs), KEYS, X, X[:, :1], settings, rounds=3
+    )
     outputs = np.concatenate([done.trained.ensemble.outputs(NEW)[..., 0] for done in chain])
     assert np.linalg.matrix_rank(outputs) == 6  # none is another
 
 
 @pytest.mark.slow
 def test_a_network_that_diverges_leaves_the_other_chains_as_they_were():
-    """Its outputs, which may be no numbers, are nobody's targets; it has diverged in every later round."""
+    """Its outputs, which may be no numbers, are nobody's targets; it has diverged in every later
+    round.
+    """
     y = jnp.stack([X[:, 0], X[:, 1]], axis=1)
-    labels = jnp.stack([y, y * 1e250])  # for the second chain alone: given to the rounds as they stand behind the checks
+    labels = jnp.stack(
+        [y, y * 1e250]
+    )  # for the second chain alone: given to the rounds as they stand behind the checks
     settings = Training(optimiser=optax.sgd(0.05), steps=10)
     build = lambda rngs: erf_network(2, rngs)  # noqa: E731
     alone = list(distill_networks(build, KEYS[:1], X, y, settings, rounds=3))
     options = {"size": 2, "diverged": jnp.array([False, True])}
-    both = train_groups(build, KEYS, X, labels.at[1, 0].set(jnp.inf), settings, jnp.array(0.0), **options)
+    both = train_groups(
+        build, KEYS, X, labels.at[1, 0].set(jnp.inf), settings, jnp.array(0.0), **options
+    )
     assert both.stop.tolist() == [Stop.STEPS, Stop.DIVERGED]
     assert both.steps.tolist() == [10, 0]
     chain = list(distill_networks(build, KEYS, X, y, DIVERGING, rounds=3))
@@ -158,6 +193,12 @@ DIVERGING = Training(optimiser=optax.sgd(1e3), steps=200)
     ],
 )
 def test_bad_input(change, message):
-    arguments = {"build": lambda rngs: erf_network(4, rngs), "keys": KEYS, "x": X, "y": X, "training": Training(steps=1)}
+    arguments = {
+        "build": lambda rngs: erf_network(4, rngs),
+        "keys": KEYS,
+        "x": X,
+        "y": X,
+        "training": Training(steps=1),
+    }
     with pytest.raises(ValueError, match=message):
         distill_networks(**(arguments | {"rounds": 2} | change))

@@ -1,9 +1,10 @@
 """Training one round.
 
-Losses: against formulas in NumPy. The optimum: Gauss-Newton, L-BFGS and Adam end where the gradient of the objective,
-written here a second time, vanishes, and agree. Stops: at the first look that meets the rule. An ensemble: networks together
-are the networks one by one, on one device or eight; one that diverges is told and leaves the others as they were. Batches:
-every epoch takes every point once, and a batch of all points is the full gradient. Modules with batch statistics and dropout
+Losses: against formulas in NumPy. The optimum: Gauss-Newton, L-BFGS and Adam end where the gradient
+of the objective, written here a second time, vanishes, and agree. Stops: at the first look that
+meets the rule. An ensemble: networks together are the networks one by one, on one device or eight;
+one that diverges is told and leaves the others as they were. Batches: every epoch takes every point
+once, and a batch of all points is the full gradient. Modules with batch statistics and dropout
 train.
 """
 
@@ -35,7 +36,9 @@ PENALTY = 0.02
 
 
 def build(rngs):
-    return FiniteWidth(fully_connected(2, activation="erf"), (5,), width=128, num_outputs=3, rngs=rngs)
+    return FiniteWidth(
+        fully_connected(2, activation="erf"), (5,), width=128, num_outputs=3, rngs=rngs
+    )
 
 
 def test_losses():
@@ -46,7 +49,9 @@ def test_losses():
         losses.squared_error: ((f - p) ** 2).mean(-1),
         losses.squared_error_of_softmax: ((softmax - p) ** 2).mean(-1),
         losses.soft_cross_entropy: -(p * np.log(softmax)).sum(-1),
-        losses.hard_cross_entropy: -np.log(np.take_along_axis(softmax, p.argmax(-1)[..., None], -1))[..., 0],
+        losses.hard_cross_entropy: -np.log(
+            np.take_along_axis(softmax, p.argmax(-1)[..., None], -1)
+        )[..., 0],
     }
     for loss, values in expected.items():
         np.testing.assert_allclose(loss(jnp.asarray(f), jnp.asarray(p)), values, rtol=1e-12)
@@ -65,12 +70,19 @@ def gradient_norm(trained, index, penalty):
         moved = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), params, initial))
         return jnp.mean((outputs - Y) ** 2) + penalty * sum(moved)
 
-    return np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(jax.grad(objective)(take(ensemble.params)))))
+    return np.sqrt(
+        sum(
+            np.sum(np.square(g))
+            for g in jax.tree.leaves(jax.grad(objective)(take(ensemble.params)))
+        )
+    )
 
 
 @pytest.fixture(scope="module")
 def at_the_optimum():
-    settings = Training(optimiser=gauss_newton(), centred=True, until_stationary=1e-9, steps=60, check_every=1)
+    settings = Training(
+        optimiser=gauss_newton(), centred=True, until_stationary=1e-9, steps=60, check_every=1
+    )
     return train(build, KEYS, X, Y, settings, penalty=PENALTY)
 
 
@@ -79,16 +91,22 @@ def test_gauss_newton_reaches_the_optimum_in_a_few_steps(at_the_optimum):
     assert max(at_the_optimum.steps) <= 30
     for index in range(3):
         stationarity = float(at_the_optimum.stationarity[index])
-        assert gradient_norm(at_the_optimum, index, PENALTY) == pytest.approx(stationarity, rel=1e-3)
+        assert gradient_norm(at_the_optimum, index, PENALTY) == pytest.approx(
+            stationarity, rel=1e-3
+        )
         assert stationarity <= 1e-9
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("optimiser", "tolerance"), [(optax.lbfgs(), 1e-6), (optax.adam(3e-3), 1e-3)], ids=["lbfgs", "adam"]
+    ("optimiser", "tolerance"),
+    [(optax.lbfgs(), 1e-6), (optax.adam(3e-3), 1e-3)],
+    ids=["lbfgs", "adam"],
 )
 def test_other_optimisers_end_there_too(at_the_optimum, optimiser, tolerance):
-    settings = Training(optimiser=optimiser, centred=True, until_stationary=1e-7, steps=2000, check_every=10)
+    settings = Training(
+        optimiser=optimiser, centred=True, until_stationary=1e-7, steps=2000, check_every=10
+    )
     trained = train(build, KEYS, X, Y, settings, penalty=PENALTY)
     np.testing.assert_allclose(trained.loss, at_the_optimum.loss, rtol=tolerance)
     outputs, optimal = trained.ensemble.outputs(X), at_the_optimum.ensemble.outputs(X)
@@ -97,19 +115,25 @@ def test_other_optimisers_end_there_too(at_the_optimum, optimiser, tolerance):
 
 @pytest.mark.slow
 def test_networks_together_are_networks_one_by_one(at_the_optimum):
-    settings = Training(optimiser=gauss_newton(), centred=True, until_stationary=1e-9, steps=60, check_every=1)
+    settings = Training(
+        optimiser=gauss_newton(), centred=True, until_stationary=1e-9, steps=60, check_every=1
+    )
     together = train(build, KEYS, X, Y, settings, penalty=PENALTY, at_once=3)
     two = train(build, KEYS, X, Y, settings, penalty=PENALTY, at_once=2)
     assert together.steps.tolist() == two.steps.tolist() == at_the_optimum.steps.tolist()
     for other in (together, two):
-        np.testing.assert_allclose(other.ensemble.outputs(X), at_the_optimum.ensemble.outputs(X), rtol=1e-7, atol=1e-9)
+        np.testing.assert_allclose(
+            other.ensemble.outputs(X), at_the_optimum.ensemble.outputs(X), rtol=1e-7, atol=1e-9
+        )
 
 
 def test_same_keys_same_bits():
     settings = Training(optimiser=optax.adam(1e-2), steps=25, batch_size=4)
     first, again, other = (train(build, keys, X, Y, settings) for keys in (KEYS, KEYS, KEYS[::-1]))
     np.testing.assert_array_equal(first.ensemble.outputs(X), again.ensemble.outputs(X))
-    np.testing.assert_array_equal(first.ensemble.outputs(X), other.ensemble.outputs(X)[::-1])  # whatever the others are
+    np.testing.assert_array_equal(
+        first.ensemble.outputs(X), other.ensemble.outputs(X)[::-1]
+    )  # whatever the others are
 
 
 EIGHT_DEVICES = """
@@ -120,10 +144,11 @@ EIGHT_DEVICES = """
     from sdntk.training.train import Training, train
     keys = jax.random.split(jax.random.key(1), 8)
     settings = Training(optimiser=optax.adam(1e-2), steps=12, batch_size=4)
-    spread, single, uneven = (train(build, keys, X, Y, settings, at_once=size) for size in (8, 1, 6))
-    assert abs(uneven.ensemble.outputs(X) - single.ensemble.outputs(X)).max() < 1e-12
+    spread, single, uneven = (train(build, keys, X, Y, settings, at_once=size) for size in (8, 1,
+    6)) assert abs(uneven.ensemble.outputs(X) - single.ensemble.outputs(X)).max() < 1e-12
     devices = len(jax.tree.leaves(spread.ensemble.params)[0].devices())
-    print(json.dumps([devices, float(abs(spread.ensemble.outputs(X) - single.ensemble.outputs(X)).max())]))
+    print(json.dumps([devices, float(abs(spread.ensemble.outputs(X) -
+    single.ensemble.outputs(X)).max())]))
 """
 
 
@@ -131,8 +156,11 @@ EIGHT_DEVICES = """
 def test_an_ensemble_is_spread_over_all_devices(request):
     ran = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(EIGHT_DEVICES), request.path.parent],
-        env=with_virtual_devices(8), capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        env=with_virtual_devices(8),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     devices, difference = json.loads(ran.stdout)
     assert devices == 8
     assert difference < 1e-12
@@ -154,7 +182,9 @@ def test_a_network_that_diverges_is_told_and_leaves_the_others_as_they_were(at_o
 def test_a_network_that_diverges_midway_keeps_its_last_finite_weights():
     """Of the squared error's own making: too long steps grow until the weights are no numbers."""
     targets = jnp.stack([Y, Y * 1e8])
-    settings = Training(optimiser=optax.sgd(2.0), steps=400, check_every=400, batch_size=4, until_loss=0.0)
+    settings = Training(
+        optimiser=optax.sgd(2.0), steps=400, check_every=400, batch_size=4, until_loss=0.0
+    )
     relu = lambda rngs: FiniteWidth(fully_connected(2), (5,), width=32, num_outputs=3, rngs=rngs)  # noqa: E731
     trained = train(relu, KEYS[:2], X, targets, settings)
     assert Stop.DIVERGED in trained.stop.tolist()
@@ -163,12 +193,16 @@ def test_a_network_that_diverges_midway_keeps_its_last_finite_weights():
     weights = jax.tree.leaves(jax.tree.map(lambda leaf: leaf[diverged], trained.ensemble.params))
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in weights)
     outputs = np.asarray(trained.ensemble.outputs(X)[diverged])
-    loss = np.mean((outputs - np.asarray(targets[diverged])) ** 2)  # of the weights that it ends with
+    loss = np.mean(
+        (outputs - np.asarray(targets[diverged])) ** 2
+    )  # of the weights that it ends with
     np.testing.assert_allclose(trained.loss[diverged], loss, rtol=1e-9)
 
 
 def test_points_in_parts_and_the_compiled_loop_change_nothing(monkeypatch):
-    settings = Training(optimiser=optax.adam(1e-2), steps=12, batch_size=5, until_stationary=0.0, check_every=4)
+    settings = Training(
+        optimiser=optax.adam(1e-2), steps=12, batch_size=5, until_stationary=0.0, check_every=4
+    )
     plain = train(build, KEYS[:1], X, Y, settings)
     monkeypatch.setattr(training, "_AT_ONCE", 7)
     parts = train(build, KEYS[:1], X, Y, settings)
@@ -177,7 +211,9 @@ def test_points_in_parts_and_the_compiled_loop_change_nothing(monkeypatch):
     monkeypatch.setattr(
         training,
         "_take_steps",
-        lambda moving, position, count, *fixed, **static: training._steps(moving, *fixed, position, count, **static),
+        lambda moving, position, count, *fixed, **static: training._steps(
+            moving, *fixed, position, count, **static
+        ),
     )
     looped = train(build, KEYS[:1], X, Y, settings)
     np.testing.assert_allclose(looped.ensemble.outputs(X), plain.ensemble.outputs(X), rtol=1e-12)
@@ -187,7 +223,9 @@ def test_points_in_parts_and_the_compiled_loop_change_nothing(monkeypatch):
 def test_points_are_ordered_by_other_keys_than_weights_are_drawn_with():
     networks, order = training.fresh(build, KEYS, Training())
     by_order = training.initialise(build, order)
-    for a, b in zip(jax.tree.leaves(networks.params), jax.tree.leaves(by_order.params), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(networks.params), jax.tree.leaves(by_order.params), strict=True
+    ):
         assert a.size == 1 or not np.allclose(a, b) or not np.any(a)
     assert len({tuple(np.ravel(jax.random.key_data(key))) for key in order}) == len(KEYS)
 
@@ -195,9 +233,12 @@ def test_points_are_ordered_by_other_keys_than_weights_are_drawn_with():
 def test_gauss_newton_never_takes_a_step_that_raises_the_objective():
     """f = arctan(w): from far away full steps overshoot, more at each."""
     problem = LeastSquares(
-        lambda w: jnp.arctan(w)[:, None], lambda w: (1 / (1 + w**2) ** 2)[:, None], jnp.zeros((1, 1)), jnp.array([4.0]),
+        lambda w: jnp.arctan(w)[:, None],
+        lambda w: (1 / (1 + w**2) ** 2)[:, None],
+        jnp.zeros((1, 1)),
+        jnp.array([4.0]),
         jnp.array(1e-6),
-    )  # fmt: skip
+    )
     value_fn = lambda w: jnp.mean(problem.outputs(w) ** 2) + 1e-6 * jnp.sum((w - 4.0) ** 2)  # noqa: E731
     w, values = jnp.array([4.0]), []
     for _ in range(8):
@@ -217,7 +258,12 @@ def test_training_stops_at_the_first_look_that_meets_the_rule():
     assert max(trained.loss) <= 0.02
     steps = int(trained.steps[0])
     assert steps % 5 == 0
-    assert train(build, KEYS[:1], X, Y, Training(optimiser=settings.optimiser, steps=steps - 5)).loss[0] > 0.02
+    assert (
+        train(build, KEYS[:1], X, Y, Training(optimiser=settings.optimiser, steps=steps - 5)).loss[
+            0
+        ]
+        > 0.02
+    )
     assert train(build, KEYS, X, Y, Training(steps=3)).stop.tolist() == [Stop.STEPS] * 3
 
 
@@ -229,7 +275,13 @@ def test_every_epoch_takes_every_point_once():
         return losses.squared_error(outputs, targets)
 
     marks = jnp.broadcast_to(jnp.arange(20.0)[:, None], (20, 3))
-    train(build, KEYS[:1], X, marks, Training(loss=loss, optimiser=optax.sgd(0.0), steps=10, batch_size=4))
+    train(
+        build,
+        KEYS[:1],
+        X,
+        marks,
+        Training(loss=loss, optimiser=optax.sgd(0.0), steps=10, batch_size=4),
+    )
     jax.effects_barrier()
     batches = [values for values in seen if values.size == 4]
     epochs = [np.concatenate(batches[start : start + 5]) for start in (0, 5)]
@@ -239,9 +291,12 @@ def test_every_epoch_takes_every_point_once():
 
 def test_a_batch_of_all_points_is_the_full_gradient():
     whole, batch = (
-        train(build, KEYS, X, Y, Training(optimiser=optax.sgd(0.05), steps=20, batch_size=size)) for size in (None, 20)
+        train(build, KEYS, X, Y, Training(optimiser=optax.sgd(0.05), steps=20, batch_size=size))
+        for size in (None, 20)
     )
-    np.testing.assert_allclose(whole.ensemble.outputs(X), batch.ensemble.outputs(X), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        whole.ensemble.outputs(X), batch.ensemble.outputs(X), rtol=1e-9, atol=1e-12
+    )
 
 
 class Modern(nnx.Module):
@@ -260,7 +315,9 @@ class Modern(nnx.Module):
 @pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_batch_statistics_move_and_dropout_ends_with_training(at_once):
-    settings = Training(loss=losses.soft_cross_entropy, optimiser=optax.adamw(1e-2), steps=60, batch_size=10)
+    settings = Training(
+        loss=losses.soft_cross_entropy, optimiser=optax.adamw(1e-2), steps=60, batch_size=10
+    )
     labels = jax.nn.one_hot(jnp.argmax(X[:, :3], axis=1), 3)
     x, labels = X.astype(jnp.float32), labels.astype(jnp.float32)  # as Flax's own layers are
     trained = train(Modern, KEYS, x, labels, settings, at_once=at_once)
@@ -279,7 +336,11 @@ def test_convolutions_and_weight_decay():
     cnn = lambda rngs: FiniteWidth(convolutional(1), (6, 6, 1), width=8, num_outputs=2, rngs=rngs)  # noqa: E731
     norms = []
     for decay in (0.0, 10.0):
-        settings = Training(loss=losses.hard_cross_entropy, optimiser=optax.adamw(1e-2, weight_decay=decay), steps=40)
+        settings = Training(
+            loss=losses.hard_cross_entropy,
+            optimiser=optax.adamw(1e-2, weight_decay=decay),
+            steps=40,
+        )
         trained = train(cnn, KEYS[:1], x, y, settings)
         norms.append(float(optax.tree.norm(trained.ensemble.params)))
     assert norms[1] < 0.5 * norms[0]
@@ -300,7 +361,9 @@ def test_nothing_compiles_twice():
 
 
 def test_single_precision_data_with_x64_on():
-    """The networks' weights are in float64 then: so are their outputs, and what is compared with them."""
+    """The networks' weights are in float64 then: so are their outputs, and what is compared with
+    them.
+    """
     settings = Training(optimiser=optax.adam(1e-2), steps=5)
     trained = train(build, KEYS[:1], X.astype(jnp.float32), Y.astype(jnp.float32), settings)
     double = train(build, KEYS[:1], X.astype(jnp.float32).astype(float), Y, settings)
@@ -311,7 +374,9 @@ def test_single_precision_data_with_x64_on():
 @pytest.mark.usefixtures("single_precision")
 def test_float32():
     settings = Training(optimiser=optax.adam(1e-2), steps=20)
-    trained = train(build, KEYS, X.astype(jnp.float32), Y.astype(jnp.float32), settings, penalty=0.1)
+    trained = train(
+        build, KEYS, X.astype(jnp.float32), Y.astype(jnp.float32), settings, penalty=0.1
+    )
     assert trained.ensemble.outputs(X.astype(jnp.float32)).dtype == jnp.float32
     assert bool(jnp.isfinite(trained.loss).all())
 
@@ -322,8 +387,18 @@ def test_float32():
         ({"steps": 0}, {}, ValueError, "steps must be at least 1"),
         ({"until_loss": -1.0}, {}, ValueError, "until_loss must be at least 0"),
         ({"optimiser": "adam"}, {}, TypeError, "optimiser must be an optax optimiser"),
-        ({"optimiser": gauss_newton(), "batch_size": 4}, {}, ValueError, "batch_size None, with gauss_newton"),
-        ({"optimiser": gauss_newton()}, {}, ValueError, "penalty must be positive with gauss_newton"),
+        (
+            {"optimiser": gauss_newton(), "batch_size": 4},
+            {},
+            ValueError,
+            "batch_size None, with gauss_newton",
+        ),
+        (
+            {"optimiser": gauss_newton()},
+            {},
+            ValueError,
+            "penalty must be positive with gauss_newton",
+        ),
         ({"batch_size": 21}, {}, ValueError, "batch_size must be at most 20"),
         ({}, {"penalty": -1.0}, ValueError, "penalty must be a number, at least 0"),
         ({}, {"targets": Y[:5]}, ValueError, r"targets must have shape \(20, Q\), or \(3, 20, Q\)"),
@@ -342,7 +417,9 @@ def test_bad_input(settings, arguments, error, message):
 
 def test_progress_shows_the_loss(monkeypatch):
     notes = []
-    monkeypatch.setattr(training.Bar, "advance", lambda _, count=1, note="": notes.append((count, note)))
+    monkeypatch.setattr(
+        training.Bar, "advance", lambda _, count=1, note="": notes.append((count, note))
+    )
     train(build, KEYS[:2], X, Y, Training(steps=25, check_every=10))
     assert sum(count for count, _ in notes) == 50
     assert any(note.startswith("loss 0.") for _, note in notes)
