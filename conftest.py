@@ -24,7 +24,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Before sdntk is imported: every jaxtyping annotation of it is checked in the tests, and only here.
 jaxtyping.install_import_hook("sdntk", "beartype.beartype")
-import sdntk  # noqa: E402, F401  now: pytest, importing sdntk/gram.py for its doctest, would put the module over the function
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +39,14 @@ def single_precision():
     """x64 off for one test."""
     with jax.enable_x64(False):
         yield
+
+
+@pytest.fixture
+def as_users_call():
+    """Types unchecked by the hook: a wrong argument meets the library's own checks and messages."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from sdntk import architectures, datasets, kernels
+from sdntk._warnings import warn_renamed
 from sdntk.distillation import Distillation, distill, distill_spectrum
 from sdntk.gram_matrices.compute import gram
 from sdntk.gram_matrices.products import Products, products
@@ -80,15 +81,20 @@ _ON_USE = {
 
 
 _MODULES = {"losses", "networks", "optimisers"}
+#: Old names: where the new one is, and what it is called.
+_RENAMED: dict[str, tuple[str, str]] = {}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        module, new = _RENAMED[name]
+        warn_renamed(f"sdntk.{name}", f"sdntk.{new}")
+        return getattr(importlib.import_module(module), new)
     if name not in _ON_USE:
         raise AttributeError(f"module 'sdntk' has no attribute {name!r}")
-    package = _ON_USE[name]
     if name in _MODULES:
-        return importlib.import_module(f"{package}.{name}")
-    return getattr(importlib.import_module(package), name)
+        return importlib.import_module(f"{_ON_USE[name]}.{name}")
+    return getattr(importlib.import_module(_ON_USE[name]), name)
 
 
 def __dir__() -> list[str]:

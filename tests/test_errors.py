@@ -13,6 +13,8 @@ import pytest
 import sdntk
 from sdntk import kernels
 
+pytestmark = pytest.mark.usefixtures("as_users_call")
+
 X = np.linspace(0.1, 0.9, 5)
 Y = np.array([1.0, -1.0, 0.5, 2.0, 0.0])
 KERNEL = kernels.rbf(0.2)
