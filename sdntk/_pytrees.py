@@ -1,7 +1,7 @@
 """Frozen dataclasses that are JAX pytrees."""
 
 import dataclasses
-from typing import TypeVar, cast, dataclass_transform
+from typing import Any, TypeVar, cast, dataclass_transform
 
 import jax
 
@@ -9,10 +9,25 @@ _K = TypeVar("_K", bound=type)
 
 
 @dataclass_transform(frozen_default=True)
-def register(cls: _K) -> _K:
-    """Make a class a frozen dataclass and a pytree: its fields are leaves, so new values compile
-    nothing anew.
+def pytree(cls: _K) -> _K:
+    """Make a class a frozen dataclass and a pytree.
+
+    Its fields are leaves, so new values compile nothing anew, but for those with
+    ``metadata={"static": True}``, and those with ``metadata={"dropped": True}`` and a default,
+    which transformations forget.
     """
-    return cast(
-        _K, jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, eq=False)(cls))
+    frozen: Any = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    # The tests check shapes, but not here: transformations build pytrees of leaves of any shape.
+    frozen.__no_type_check__ = True
+    fields = dataclasses.fields(frozen)
+    static = [f.name for f in fields if f.metadata.get("static")]
+    dropped = [f.name for f in fields if f.metadata.get("dropped")]
+    leaves = [f.name for f in fields if f.name not in {*static, *dropped}]
+    registered = jax.tree_util.register_dataclass(
+        frozen, data_fields=leaves, meta_fields=static, drop_fields=dropped
     )
+    return cast(_K, registered)
+
+
+#: The same; kernels and networks have been declared with this name.
+register = pytree
