@@ -29,5 +29,7 @@ def pytree(cls: _K) -> _K:
     return cast(_K, registered)
 
 
-#: The same; kernels and networks have been declared with this name.
-register = pytree
+@dataclass_transform(frozen_default=True)
+def register(cls: _K) -> _K:
+    """The same as :func:`pytree`, the name that classes are to be declared with."""
+    return pytree(cls)
