@@ -124,7 +124,7 @@ def time_case(name: str, size: int) -> list[dict[str, Any]]:
 
 
 def _by_krylov(matrix: jax.Array, y: jax.Array, chain: dict[str, Any]) -> sdntk.Distillation:
-    spectrum = sdntk.krylov(sdntk.products(matrix), y, **chain, accuracy=SETTINGS["accuracy"])
+    spectrum = sdntk.krylov(sdntk.products(matrix), y, **chain, rtol=SETTINGS["accuracy"])
     return sdntk.distill_spectrum(spectrum, y, **chain)
 
 

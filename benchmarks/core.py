@@ -20,7 +20,7 @@ from sklearn.kernel_ridge import KernelRidge
 import sdntk
 from benchmarks import report
 from benchmarks.timing import Timing, measure
-from sdntk.theory.recurrence import Chain, run_chain
+from sdntk.theory.recurrence import ChainSpec, run_chain
 
 SIZES = (500, 1000, 2000, 4000)
 #: Dimension of the points, noise of the labels, tolerance and many-draws tolerance relative to
@@ -94,9 +94,9 @@ def time_size(size: int, *, repeats: int, baseline: bool) -> list[dict[str, Any]
     eps = jnp.asarray(SETTINGS["tolerance"] * scale)
     eps_draws = jnp.full(draws.shape[1], SETTINGS["tolerance_draws"] * scale)
     alpha = jnp.asarray(0.0)
-    run = jax.jit(partial(run_chain, terms=size))
-    chain = Chain(eps, alpha, rounds, joint=False, by_tolerance=True)
-    chain_draws = Chain(eps_draws, alpha, rounds_draws, joint=False, by_tolerance=True)
+    run = jax.jit(partial(run_chain, num_points=size))
+    chain = ChainSpec(eps, None, alpha, rounds, joint=False)
+    chain_draws = ChainSpec(eps_draws, None, alpha, rounds_draws, joint=False)
     path = run(d, z, chain)
     active = int((path.status == sdntk.Status.ACTIVE).sum())
     iterations = float(path.iterations[:active].mean())

@@ -12,7 +12,9 @@ from sdntk.gram_matrices.compute import gram
 from sdntk.gram_matrices.products import Products, products
 from sdntk.gram_matrices.store import GramStore
 from sdntk.spectra.base import ErrorBounds, PrecisionWarning
+from sdntk.spectra.choose import Method
 from sdntk.spectra.dense import Spectrum, decompose
+from sdntk.spectra.fit import SpectralFit, fit_filter
 from sdntk.spectra.krylov import AccuracyError, krylov
 from sdntk.spectra.krylov_spectrum import KrylovSpectrum
 from sdntk.spectra.tridiagonal import TridiagonalSpectrum, tridiagonalise
@@ -34,9 +36,11 @@ __all__ = [
     "ErrorBounds",
     "GramStore",
     "KrylovSpectrum",
+    "Method",
     "Multiplier",
     "PrecisionWarning",
     "Products",
+    "SpectralFit",
     "Spectrum",
     "Status",
     "Stop",
@@ -53,6 +57,7 @@ __all__ = [
     "distill_spectrum",
     "exponents",
     "filters",
+    "fit_filter",
     "gram",
     "kernels",
     "krylov",

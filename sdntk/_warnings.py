@@ -1,9 +1,14 @@
 """Warnings that name the user's line, not one of this library, and old names that still work."""
 
+import functools
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any, TypeVar, cast
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 _PACKAGE = str(Path(__file__).parent)
 #: Frames between this library and its user that are neither's: checks of types, transformations.
@@ -34,3 +39,27 @@ def warn_renamed(old: str, new: str) -> None:
     """Warn that ``old`` is an old name: it works until version 0.4."""
     message = f"{old} has been renamed to {new}; the old name goes in version 0.4."
     warn(message, DeprecationWarning)
+
+
+def renamed_arguments(**renamed: str) -> Callable[[_F], _F]:
+    """A decorator for functions some of whose keyword arguments had other names.
+
+    Args:
+        renamed: the new name by the old one.
+    """
+
+    def decorate(function: _F) -> _F:
+        @functools.wraps(function)
+        def with_old_names(*args: Any, **kwargs: Any) -> Any:
+            for old, new in renamed.items():
+                if old not in kwargs:
+                    continue
+                if new in kwargs:
+                    raise TypeError(f"{new} and {old}, its old name, must not both be given.")
+                warn_renamed(f"argument {old} of {function.__name__}", new)
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return cast(_F, with_old_names)
+
+    return decorate

@@ -3,51 +3,39 @@ decomposition.
 """
 
 import dataclasses
-import warnings
-from typing import Any, Literal, no_type_check
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, Int
 
-from sdntk import _memory
-from sdntk._arguments import (
-    ArrayLike,
-    as_float_array,
-    as_labels,
-    as_points,
-    format_number,
-    is_traced,
+from sdntk._arguments import ArrayLike, as_labels, as_points, format_number, is_traced
+from sdntk._linalg import safe_sqrt
+from sdntk._pytrees import pytree
+from sdntk._summary import rounds_as_frame, rounds_as_text, span
+from sdntk._warnings import renamed_arguments, warn
+from sdntk.kernels import KernelFunction
+from sdntk.spectra.base import AbstractSpectrum, ErrorBounds, PrecisionWarning
+from sdntk.spectra.choose import Method, MethodName, choose_spectrum
+from sdntk.spectra.fit import (
+    Predictor,
+    SpectralFit,
+    as_pytree_kernel,
+    check_spectrum,
+    kernel_name,
 )
-from sdntk._linalg import matmul, safe_sqrt
-from sdntk.gram_matrices.compute import gram
-from sdntk.kernels import Kernel, KernelFunction
-from sdntk.spectra import tridiagonal
-from sdntk.spectra.base import Eigenbasis, ErrorBounds, PrecisionWarning
-from sdntk.spectra.choose import AnySpectrum, _spectrum
-from sdntk.spectra.krylov_spectrum import KrylovSpectrum, chain_error_bounds
-from sdntk.spectra.tridiagonal import TridiagonalSpectrum
-from sdntk.theory import filters
-from sdntk.theory.fits import Fits, fits
+from sdntk.spectra.replay import Rounds, replay
 from sdntk.theory.multiplier import Status
-from sdntk.theory.recurrence import Chain, run_chain
-
-Outputs = Literal["separate", "joint"]
-
-#: Predictions are made so many bytes of the cross-Gram matrix at a time.
-CROSS_BYTES = 2**28
+from sdntk.theory.recurrence import ChainSpec, Outputs
 
 #: machine_eps * d_max / c above which a multiplier is not to be trusted: it is then off by about
 #: this fraction.
 PRECISION_TOLERANCE = 1e-3
 
 
-@no_type_check  # in the tests: transformations rebuild pytrees with leaves of other shapes
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Distillation:
+@pytree
+class Distillation(Predictor):
     """Every round of a chain of self-distillation: K points, Q outputs, T rounds.
 
     The axis Q is there when the labels have one; with ``outputs="joint"`` the outputs share one
@@ -73,7 +61,8 @@ class Distillation:
             chain's at most.
         kernel: the kernel, if known (then :meth:`predict` works).
         x: the training points, if known.
-        method: how the spectrum was had, in words: "dense", "tridiagonal" or "krylov", and why.
+        method: how the spectrum was computed, a :class:`sdntk.Method`; None where it was given.
+        method_reason: why by this method, in words; transformations forget it.
 
     Krylov runs have M Ritz vectors in place of K eigenvectors: ``filters`` are (T, M) or (T, M, Q).
     """
@@ -81,84 +70,131 @@ class Distillation:
     multipliers: Float[Array, "T *Q"]
     status: Int[Array, "T *Q"]
     active_rounds: Int[Array, "*Q"]
-    filters: Any  # Float[Array, "T K *Q"]
+    filters: Any  # (T, K), (T, K, Q) or None
     fitted: Float[Array, "T K *P"]
     training_loss: Float[Array, "T *Q"]
     norms: Float[Array, "T *Q"]
     iterations: Int[Array, "T *Q"]
-    spectrum: AnySpectrum
+    spectrum: AbstractSpectrum
     rotated_labels: Float[Array, "m *P"]
     ground_truth_weight: Float[Array, ""]
     error_bounds: ErrorBounds | None = None
     kernel: Any = None
     x: Float[Array, "K ..."] | None = None
-    method: str = dataclasses.field(default="", metadata={"static": True})
+    method: Method | None = dataclasses.field(default=None, metadata={"static": True})
+    method_reason: str = dataclasses.field(default="", metadata={"dropped": True})
 
     @property
     def eigenvalues(self) -> Float[Array, "m *Q"]:
-        """d, shape (K,), ascending, with those that are rounding set to zero; of Krylov runs Ritz
+        """D, shape (K,), ascending, with those that are rounding set to zero; of Krylov runs Ritz
         values, (M,) or (M, Q).
         """
-        d = self.spectrum.eigenvalues
-        several = isinstance(self.spectrum, KrylovSpectrum) and self.rotated_labels.ndim == 2
-        return jnp.broadcast_to(d[:, None], self.rotated_labels.shape) if several else d
+        return self.spectrum.eigenvalues_for(self.rotated_labels)
 
     @property
     def targets(self) -> Float[Array, "T K *P"]:
         """Each round's own targets, y_0 first and then alpha y_0 + (1 - alpha) f_{t-1}, shape (T,
         K) or (T, K, Q).
         """
-        return _targets(self)
+        return _leading(_replayed_targets(*self._to_replay()), len(self.status))
 
-    @property
-    def dual_coefficients(self) -> Float[Array, "T K *P"]:
+    def compute_duals(self) -> Float[Array, "T K *P"]:
         """a_t = V^T (c_t I + D)^-1 z_t, shape (T, K) or (T, K, Q): f_t(x) = g_x^T a_t (Prop. 1). 0
         once collapsed.
         """
-        return _dual_coefficients(self)
+        return _leading(_replayed_duals(*self._to_replay()), len(self.status))
 
-    def predict(self, x_new: ArrayLike) -> Float[Array, "T n *P"]:
-        """Every round's f_t at new points.
+    @property
+    def fits(self) -> list[SpectralFit]:
+        """Every round as a fit, with ``fitted``, ``dual_coefficients`` and ``predict``."""
+        rounds = _replay(*self._to_replay())
+        return [
+            SpectralFit(
+                spectrum=self.spectrum,
+                fitted_coordinates=rounds.fitted[t],
+                dual_coordinates=self.spectrum.without_null_space(rounds.duals[t]),
+                filter=None if self.filters is None else self.filters[t],
+                kernel=self.kernel,
+                x=self.x,
+            )
+            for t in range(len(self.status))
+        ]
 
-        Args:
-            x_new: points, shape (n, ...).
+    def to_frame(self) -> Any:
+        """The rounds as a tidy pandas table.
 
         Returns:
-            f_t(x_new), shape (T, n) or (T, n, Q).
+            A row for each round (and output, where outputs have multipliers of their own) with the
+            columns round (, output), status, multiplier, training_loss, norm and iterations; of a
+            Krylov run also multiplier_error and fitted_error, bounds on relative errors.
 
-        Raises:
-            ValueError: bad points, or a run that does not know its kernel (use
-                :meth:`predict_from`).
+        Example:
+            >>> from sdntk import datasets, distill, kernels
+            >>> x, y = datasets.mobahi_example()
+            >>> run = distill(kernels.cubic_spline(), x, y, tolerance=0.045, rounds=5)
+            >>> run.to_frame()[["round", "status"]].tail(2).values.tolist()
+            [[3, 'active'], [4, 'collapsed']]
         """
-        if self.kernel is None or self.x is None:
-            raise ValueError(
-                "this run knows no kernel, since distill_spectrum was given a spectrum only: "
-                "use run.predict_from(sdntk.gram(kernel, x_new, x))."
-            )
-        new = as_points("x_new", x_new)
-        rows = max(1, CROSS_BYTES // _memory.matrix_bytes((1, len(self.x)), self.x.dtype))
-        blocks = [new[start : start + rows] for start in range(0, len(new), rows)]
-        return jnp.concatenate(
-            [self.predict_from(gram(self.kernel, block, self.x)) for block in blocks], axis=1
+        columns = {
+            "status": self._status_names(),
+            "multiplier": self.multipliers,
+            "training_loss": self.training_loss,
+            "norm": self.norms,
+            "iterations": self.iterations,
+        }
+        if self.error_bounds is not None:
+            columns["multiplier_error"] = self.error_bounds.multipliers
+            columns["fitted_error"] = self.error_bounds.fitted
+        return rounds_as_frame(columns)
+
+    def __repr__(self) -> str:
+        rounds, points = len(self.status), self.spectrum.num_points
+        parts = [f"{points} points", f"{rounds} rounds"]
+        if self.rotated_labels.ndim == 2:
+            parts.insert(1, f"{self.rotated_labels.shape[1]} outputs")
+        if self.kernel is not None:
+            parts.append(kernel_name(self.kernel))
+        if self.method is not None:
+            parts.append(self.method.value)
+        title = f"Distillation({', '.join(parts)})"
+        if is_traced(self):
+            return f"{title[:-1]}, traced)"
+        return rounds_as_text(
+            title,
+            {
+                "status": [_in_words(names) for names in self._status_names()],
+                "multiplier": [span(row) for row in np.asarray(self.multipliers)],
+                "training loss": [span(row) for row in np.asarray(self.training_loss)],
+                "norm": [span(row) for row in np.asarray(self.norms)],
+            },
         )
 
-    def predict_from(self, cross_gram: ArrayLike) -> Float[Array, "T n *P"]:
-        """Every round's f_t at new points, given ``gram(kernel, x_new, x)``, shape (n, K) (eqs. 16,
-        44).
-        """
-        num_points = self.spectrum.num_points
-        cross = as_float_array("cross_gram", cross_gram, dtype=self.rotated_labels.dtype)
-        if cross.ndim != 2 or cross.shape[1] != num_points:
-            raise ValueError(
-                f"cross_gram must have shape (n, {num_points}), as gram(kernel, x_new, x) has; "
-                f"its shape is {cross.shape}."
-            )
-        dual = jnp.moveaxis(self.dual_coefficients, 1, 0)
-        rounds_and_outputs = dual.shape[1:]
-        values = matmul(cross, dual.reshape(num_points, -1)).reshape(-1, *rounds_and_outputs)
-        return jnp.moveaxis(values, 0, 1)
+    def _status_names(self) -> np.ndarray:
+        names = np.array([status.name.lower() for status in Status])
+        return names[np.asarray(self.status)]
+
+    @property
+    def _points_axis(self) -> int:
+        return 1
+
+    def _to_replay(self) -> tuple[AbstractSpectrum, Array, Array, Array]:
+        """The arguments of :func:`replay`, for a number of rounds that few others share."""
+        c = jnp.where(self.status == Status.COLLAPSED, jnp.inf, self.multipliers)
+        missing = compiled_rounds(len(c)) - len(c)
+        if missing and not is_traced(self):
+            rest = np.full((missing, *c.shape[1:]), np.inf, c.dtype)
+            c = jnp.asarray(np.concatenate([np.asarray(c), rest]))
+        return self.spectrum, self.rotated_labels, c, self.ground_truth_weight
 
 
+def _in_words(names: np.ndarray) -> str:
+    """The status of a round: of all outputs, or how many are active."""
+    if (names == names.flat[0]).all():
+        return str(names.flat[0])
+    return f"{(names == 'active').sum()} of {names.size} active"
+
+
+@renamed_arguments(accuracy="rtol")
 def distill(
     kernel: KernelFunction,
     x: ArrayLike,
@@ -170,8 +206,8 @@ def distill(
     ground_truth_weight: ArrayLike = 0.0,
     outputs: Outputs = "separate",
     rank_tolerance: ArrayLike | None = None,
-    method: Any = "dense",
-    accuracy: Any = 1e-6,
+    method: MethodName = "dense",
+    rtol: float = 1e-6,
 ) -> Distillation:
     """Train a kernel machine on its own predictions, round after round.
 
@@ -196,11 +232,11 @@ def distill(
         rank_tolerance: see :func:`sdntk.decompose`.
         method: "dense", by an eigendecomposition; "tridiagonal", as exact and, of many points,
             quicker, but without eigenvectors, hence without ``filters``; "krylov", by products with
-            the Gram matrix alone, as many as its accuracy asks for; or "auto": dense up to 2,000
+            the Gram matrix alone, as many as its ``rtol`` asks for; or "auto": dense up to 2,000
             points, of traced arguments and with a rank tolerance, else krylov. Where the Krylov
             method does not reach its accuracy, and memory allows it, the dense one takes over.
-            ``run.method`` says which it was, and why.
-        accuracy: of the Krylov method: the largest relative error of every c_t and f_t;
+            ``run.method`` says which it was, ``run.method_reason`` why.
+        rtol: of the Krylov method: the largest relative error of every c_t and f_t;
             ``run.error_bounds`` holds what was achieved.
 
     Returns:
@@ -234,16 +270,27 @@ def distill(
         "ground_truth_weight": ground_truth_weight,
         "outputs": outputs,
     }
-    spectrum, how = _spectrum(kernel, points, y, chain, method, accuracy, rank_tolerance)
-    run = distill_spectrum(spectrum, y, **chain)
-    # A run is a pytree, so its kernel must be one: the library's are, any other function is wrapped
-    # as one without leaves.
-    known = kernel if isinstance(kernel, Kernel) else jax.tree_util.Partial(kernel)
-    return dataclasses.replace(run, kernel=known, x=points, method=how)
+    chosen = choose_spectrum(
+        kernel,
+        points,
+        y,
+        method=method,
+        rtol=rtol,
+        rank_tolerance=rank_tolerance,
+        chain=chain,
+    )
+    run = distill_spectrum(chosen.spectrum, y, **chain)
+    return dataclasses.replace(
+        run,
+        kernel=as_pytree_kernel(kernel),
+        x=points,
+        method=chosen.method,
+        method_reason=chosen.reason,
+    )
 
 
 def distill_spectrum(
-    spectrum: AnySpectrum,
+    spectrum: AbstractSpectrum,
     y: ArrayLike,
     *,
     tolerance: ArrayLike | None = None,
@@ -268,14 +315,9 @@ def distill_spectrum(
         >>> jax.vmap(lambda eps: run(eps).active_rounds)(jnp.array([0.042, 0.045, 0.1])).tolist()
         [5, 4, 2]
     """
-    if not isinstance(spectrum, AnySpectrum):
-        raise TypeError(
-            "spectrum must be what decompose(G), tridiagonalise(G) or krylov(products, y, ...) "
-            "returns; got "
-            f"{type(spectrum).__name__}."
-        )
+    check_spectrum(spectrum)
     labels = as_labels("y", y, spectrum.num_points, dtype=spectrum.dtype)
-    chain = Chain.of(
+    chain = ChainSpec.checked(
         labels,
         tolerance=tolerance,
         multiplier=multiplier,
@@ -284,118 +326,147 @@ def distill_spectrum(
         outputs=outputs,
     )
     z = spectrum.rotate(labels)
-    # The spectrum goes round the jitted part, not through it: what is large is not copied.
-    known = spectrum
-    if spectrum.matrix is not None:  # derivatives are the matrix's
-        known = dataclasses.replace(lax.stop_gradient(spectrum), matrix=spectrum.matrix)
-    found = _distill(known, z, chain)
-    c = found.pop("c")
-    diagonals = (
-        _filters(spectrum.eigenvalues, c, chain) if isinstance(spectrum, Eigenbasis) else None
-    )
-    alpha = chain.ground_truth_weight
-    run = Distillation(
-        **found, filters=diagonals, spectrum=spectrum, rotated_labels=z, ground_truth_weight=alpha
-    )
+    run = _run(spectrum, z, chain)
     if not is_traced(run):
-        _raise_if_infeasible(run, labels, chain.level)
+        _raise_if_infeasible(run, labels, chain)
         _warn_if_imprecise(run)
     return run
 
 
-@jax.jit
-def _distill(spectrum: AnySpectrum, z: Float[Array, "m *P"], chain: Chain) -> dict[str, Any]:
-    """What the chain adds to the spectrum and its labels, attributes of :class:`Distillation`."""
-    alpha, terms = chain.ground_truth_weight, chain.terms(spectrum.num_points, z)
-    s2 = terms * chain.level if chain.by_tolerance else None
-    if isinstance(spectrum, TridiagonalSpectrum):
-        path = tridiagonal.trajectory(spectrum, z, chain, terms)
-    else:
-        d = (
-            spectrum.eigenvalues
-            if spectrum.matrix is None
-            else lax.stop_gradient(spectrum.eigenvalues)
-        )
-        path, s2 = run_chain(d, z, chain, terms), s2 if spectrum.matrix is not None else None
-    found = fits(spectrum, z, path.multipliers, alpha, s2)
-    c, active = found.multipliers, path.status == Status.ACTIVE
-    rows = c.reshape(len(c), 1, *c.shape[1:], *(1 for _ in range(z.ndim - c.ndim)))
-    residuals = jnp.where(
-        jnp.isinf(rows), found.targets, jnp.where(jnp.isinf(rows), 1, rows) * found.duals
+def compiled_rounds(rounds: int) -> int:
+    """The number of rounds for which code is compiled: a few more, so that it serves others, too.
+
+    Up to 8 the next power of two, then the next multiple of 4, beyond 64 of an eighth of the power
+    of two below.
+    """
+    if rounds <= 8:
+        return 1 << (rounds - 1).bit_length()
+    unit = max(4, 1 << (rounds.bit_length() - 4))
+    return -(-rounds // unit) * unit
+
+
+def _run(spectrum: AbstractSpectrum, z: Float[Array, "m *P"], chain: ChainSpec) -> Distillation:
+    """The chain, checked; the spectrum of the result is the one given, not a copy."""
+    rounds = chain.rounds
+    padded = chain
+    if not is_traced(spectrum, z, chain):
+        padded = dataclasses.replace(chain, rounds=compiled_rounds(rounds))
+    outcome = _run_chain(spectrum.with_constant_basis(), z, padded, rounds)
+    filters = spectrum.filters(outcome.recurrence_multipliers, padded)
+
+    bounds = outcome.error_bounds
+    if bounds is not None:
+        bounds = ErrorBounds(*(_leading(bound, rounds) for bound in bounds))
+    return Distillation(
+        multipliers=_leading(outcome.multipliers, rounds),
+        status=_leading(outcome.status, rounds),
+        active_rounds=outcome.active_rounds,
+        filters=None if filters is None else _leading(filters, rounds),
+        fitted=_leading(outcome.fitted, rounds),
+        training_loss=_leading(outcome.training_loss, rounds),
+        norms=_leading(outcome.norms, rounds),
+        iterations=_leading(outcome.iterations, rounds),
+        spectrum=spectrum,
+        rotated_labels=z,
+        ground_truth_weight=chain.ground_truth_weight,
+        error_bounds=bounds,
     )
-    over = 1 if c.ndim == z.ndim else (1, 2)
-    return {
-        "c": c,
-        "multipliers": jnp.where(active, c, jnp.nan),
-        "status": path.status,
-        "active_rounds": jnp.sum(active, axis=0, dtype=jnp.int32),
-        "fitted": _unrotate(spectrum, found.fitted),
-        "training_loss": jnp.sum(residuals**2, axis=over) / terms,
-        "norms": safe_sqrt(jnp.sum(found.duals * found.fitted, axis=over) / spectrum.num_points),
-        "iterations": path.iterations,
-        "error_bounds": chain_error_bounds(spectrum, path, chain)
-        if isinstance(spectrum, KrylovSpectrum)
-        else None,
-    }
+
+
+class _Outcome(NamedTuple):
+    """What a chain adds to its spectrum and labels: attributes of :class:`Distillation`, and the
+    multipliers as the recurrence has them, infinite once collapsed.
+    """
+
+    recurrence_multipliers: Float[Array, "T *Q"]
+    multipliers: Float[Array, "T *Q"]
+    status: Int[Array, "T *Q"]
+    active_rounds: Int[Array, "*Q"]
+    fitted: Float[Array, "T K *P"]
+    training_loss: Float[Array, "T *Q"]
+    norms: Float[Array, "T *Q"]
+    iterations: Int[Array, "T *Q"]
+    error_bounds: ErrorBounds | None
 
 
 @jax.jit
-def _filters(
-    d: Float[Array, " m"], multipliers: Float[Array, "T *Q"], chain: Chain
-) -> Float[Array, "T m *Q"]:
-    """Apart from the rest, whose derivatives do not need those of eigenvalues."""
-    return filters.distillation(d, multipliers, chain.ground_truth_weight)[0]
+def _run_chain(
+    spectrum: AbstractSpectrum, z: Float[Array, "m *P"], chain: ChainSpec, rounds: int | Array
+) -> _Outcome:
+    """The chain; of its rounds, which may be a few more, the first ``rounds`` count as active."""
+    path = spectrum.multiplier_path(z, chain)
+    s2 = None
+    if spectrum.multipliers_are_constant:
+        s2 = chain.squared_radius(spectrum.num_points, z)
+    done = replay(spectrum, z, path.multipliers, chain.ground_truth_weight, s2)
+
+    # Residuals y_t - f_t = c_t a_t; of a collapsed round the targets themselves.
+    c, active = done.multipliers, path.status == Status.ACTIVE
+    rows = c.reshape(len(c), 1, *c.shape[1:], *(1 for _ in range(z.ndim - c.ndim)))
+    collapsed = jnp.isinf(rows)
+    residuals = jnp.where(collapsed, done.targets, jnp.where(collapsed, 1, rows) * done.duals)
+
+    over = 1 if c.ndim == z.ndim else (1, 2)  # joint outputs are summed over, too
+    num_residuals = chain.num_residuals(spectrum.num_points, z)
+    squared_norms = jnp.sum(done.duals * done.fitted, axis=over) / spectrum.num_points
+    asked = jnp.arange(len(c)).reshape(-1, *(1 for _ in active.shape[1:])) < rounds
+    return _Outcome(
+        recurrence_multipliers=c,
+        multipliers=jnp.where(active, c, jnp.nan),
+        status=path.status,
+        active_rounds=jnp.sum(active & asked, axis=0, dtype=jnp.int32),
+        fitted=_unrotate(spectrum, done.fitted),
+        training_loss=jnp.sum(residuals**2, axis=over) / num_residuals,
+        norms=safe_sqrt(squared_norms),
+        iterations=path.iterations,
+        error_bounds=spectrum.error_bounds(path, chain),
+    )
 
 
-def _unrotate(spectrum: AnySpectrum, z: Float[Array, "T m *P"]) -> Float[Array, "T K *P"]:
-    """All rounds and outputs back from the eigenbasis in one matrix product."""
+@jax.jit
+def _replay(spectrum: AbstractSpectrum, z: Array, c: Array, weight: Array) -> Rounds:
+    return replay(spectrum, z, c, weight)
+
+
+@jax.jit
+def _replayed_targets(spectrum: AbstractSpectrum, z: Array, c: Array, weight: Array) -> Array:
+    return _unrotate(spectrum, replay(spectrum, z, c, weight).targets)
+
+
+@jax.jit
+def _replayed_duals(spectrum: AbstractSpectrum, z: Array, c: Array, weight: Array) -> Array:
+    duals = replay(spectrum, z, c, weight).duals
+    return _unrotate(spectrum, jax.vmap(spectrum.without_null_space)(duals))
+
+
+def _unrotate(spectrum: AbstractSpectrum, z: Float[Array, "T m *P"]) -> Float[Array, "T K *P"]:
+    """All rounds and outputs back from the basis in one matrix product."""
     return jnp.moveaxis(spectrum.unrotate(jnp.moveaxis(z, 1, 0)), 0, 1)
 
 
-@jax.jit
-def _targets(run: Distillation) -> Float[Array, "T K *P"]:
-    return _unrotate(run.spectrum, _fits(run).targets)
+def _leading(array: Array, count: int) -> Array:
+    """The first entries. On a CPU through the host: slicing would be compiled for every count."""
+    if len(array) == count:
+        return array
+    if is_traced(array) or not array.is_fully_addressable or jax.default_backend() != "cpu":
+        return array[:count]
+    return jax.device_put(np.asarray(array)[:count], array.sharding)
 
 
-@jax.jit
-def _dual_coefficients(run: Distillation) -> Float[Array, "T K *P"]:
-    duals = _fits(run).duals
-    if run.spectrum.matrix is None and isinstance(run.spectrum, Eigenbasis):
-        # What the null space of G adds to f is 0, but for rounding over c.
-        kept = run.spectrum.eigenvalues > 0
-        duals = jnp.where(kept.reshape(1, -1, *(1 for _ in duals.shape[2:])), duals, 0)
-    return _unrotate(run.spectrum, duals)
-
-
-def _fits(run: Distillation) -> Fits:
-    return fits(run.spectrum, run.rotated_labels, _with_infinity(run), run.ground_truth_weight)
-
-
-def _with_infinity(run: Distillation) -> Float[Array, "T *Q"]:
-    """The multipliers as the recurrence has them: infinite in a collapsed round."""
-    return jnp.where(run.status == Status.COLLAPSED, jnp.inf, run.multipliers)
-
-
-def _raise_if_infeasible(
-    run: Distillation, labels: Float[Array, "K *P"], level: Float[Array, "*Q"]
-) -> None:
+def _raise_if_infeasible(run: Distillation, labels: Float[Array, "K *P"], chain: ChainSpec) -> None:
     infeasible = np.asarray(run.status == Status.INFEASIBLE).any(axis=0)
     if not infeasible.any():
         return
     floor = np.asarray(run.spectrum.floor(labels))
     first = int(np.argmax(infeasible))
-    worst = float(floor[first] if infeasible.ndim else floor.mean())
-    asked = float(np.ravel(level)[first])
-    which = f" for output {first}" if infeasible.ndim else ""
-    null = f"{run.spectrum.num_points - int(run.spectrum.rank)} of {run.spectrum.num_points}"
-    if isinstance(run.spectrum, KrylovSpectrum):
-        steps = int(run.spectrum.steps)
-        null = f"as far as {steps} Lanczos steps tell, some of {run.spectrum.num_points}"
+    worst, which = float(floor.mean()), ""
+    if infeasible.ndim:
+        worst, which = float(floor[first]), f" for output {first}"
+    asked = float(np.ravel(np.asarray(chain.tolerance))[first])
     raise ValueError(
         f"tolerance {format_number(asked)} is infeasible{which}: no function of this space comes "
-        "closer to the labels than "
-        f"a mean squared error of {format_number(worst)}, because {null} eigenvalues of the Gram "
-        "matrix are zero. The "
+        f"closer to the labels than a mean squared error of {format_number(worst)}, because "
+        f"{run.spectrum.describe_null_space()} eigenvalues of the Gram matrix are zero. The "
         f"smallest feasible tolerance lies just above {format_number(worst)}."
     )
 
@@ -404,19 +475,15 @@ def _warn_if_imprecise(run: Distillation) -> None:
     multipliers = np.asarray(run.multipliers)[np.asarray(run.status) == Status.ACTIVE]
     if multipliers.size == 0:
         return
-    c_min, d_max, eps = (
-        float(multipliers.min()),
-        float(run.spectrum.largest),
-        run.spectrum.machine_epsilon,
-    )
+    c_min, eps = float(multipliers.min()), run.spectrum.machine_epsilon
+    d_max = float(run.spectrum.largest)
     ratio = eps * d_max / c_min if c_min > 0 else np.inf
-    if ratio > PRECISION_TOLERANCE:
-        warnings.warn(
-            f"multipliers are not to be trusted: machine_eps * d_max / c = {eps:.1e} * "
-            f"{d_max:.1e} / {c_min:.1e} = "
-            f"{ratio:.1e}, about the fraction by which rounding moves the smallest multiplier. "
-            "Remedy: a larger tolerance, "
-            + ("or float64." if eps > 1e-10 else "or a kernel whose spectrum falls more slowly."),
-            PrecisionWarning,
-            stacklevel=3,
-        )
+    if ratio <= PRECISION_TOLERANCE:
+        return
+    other = "float64" if eps > 1e-10 else "a kernel whose spectrum falls more slowly"
+    warn(
+        f"multipliers are not to be trusted: machine_eps * d_max / c = {eps:.1e} * {d_max:.1e} / "
+        f"{c_min:.1e} = {ratio:.1e}, about the fraction by which rounding moves the smallest "
+        f"multiplier. Remedy: a larger tolerance, or {other}.",
+        PrecisionWarning,
+    )

@@ -250,7 +250,7 @@ def _spectrum(
                 tolerance=tolerances,
                 rounds=experiment.rounds,
                 outputs=experiment.outputs,
-                accuracy=experiment.accuracy,
+                rtol=experiment.accuracy,
             )
         except AccuracyError as error:
             failed = error.with_traceback(

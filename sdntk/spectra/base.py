@@ -1,117 +1,27 @@
-"""What all spectra share: the eigenbasis, the checked Gram matrix, warnings about precision, error
-bounds.
+"""The interface of a spectrum: eigenvalues d and the map y -> z into their basis and back.
+
+Whoever uses a spectrum asks for no class: chains (:func:`sdntk.distill_spectrum`), fits
+(:func:`sdntk.fit_filter`) and predictions go through :class:`AbstractSpectrum` alone. A new way to
+a spectrum is one new file with one subclass, of :class:`Eigenbasis` where it has eigenvalues (or
+Ritz values) and coordinates on their vectors, of :class:`AbstractSpectrum` where it has not.
 """
 
-import warnings
+import abc
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
-from sdntk._arguments import ArrayLike, as_float_array, format_number, is_traced
+from sdntk._arguments import ArrayLike, as_labels
+from sdntk.theory import filters
+from sdntk.theory.recurrence import ChainSpec, MultiplierPath, run_chain
 
 
 class PrecisionWarning(UserWarning):
     """Rounding may reach the digits that matter; the message names the cause."""
-
-
-class Eigenbasis:
-    """What eigenvalues, or Ritz values, say alone."""
-
-    eigenvalues: Float[Array, " m"]
-
-    @property
-    def dtype(self) -> Any:
-        """Of what is computed with it."""
-        return self.eigenvalues.dtype
-
-    @property
-    def rank(self) -> Array:
-        """The number of nonzero eigenvalues."""
-        return jnp.sum(self.eigenvalues > 0)
-
-    @property
-    def largest(self) -> Float[Array, ""]:
-        """d_max."""
-        return jnp.max(self.eigenvalues)
-
-    def apply(self, v: Float[Array, "m *P"]) -> Float[Array, "m *P"]:
-        """G in its eigenbasis, D v."""
-        return _column(self.eigenvalues, v) * v
-
-    def resolvent(self, c: Float[Array, "*Q"], u: Float[Array, "m *P"]) -> Float[Array, "m *P"]:
-        """(c I + D)^-1 u; c is a scalar, or one for each column."""
-        return u / (
-            c + _column(self.eigenvalues, u)
-            if c.ndim == 0
-            else c[None] + _column(self.eigenvalues, u)
-        )
-
-
-def _column(d: Float[Array, " m"], like: Float[Array, "m *P"]) -> Float[Array, "m *p"]:
-    return d.reshape(-1, *(1 for _ in like.shape[1:]))
-
-
-def null_space_loss(
-    eigenvalues: Float[Array, " m"], z: Float[Array, "m *Q"], num_points: int
-) -> Float[Array, "*Q"]:
-    """(1/K) sum over {d_k = 0} of z_k^2, for each output."""
-    null = _column(eigenvalues, z) <= 0
-    return jnp.sum(jnp.where(null, z, 0) ** 2, axis=0) / num_points
-
-
-def as_gram(G: ArrayLike) -> tuple[Float[Array, "K K"], float]:  # noqa: N803 (theory's name)
-    """A Gram matrix, checked, exactly symmetric, in float64 where x64 is on; and its relative
-    rounding.
-    """
-    matrix = as_float_array("G", G)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
-        raise ValueError(
-            f"G must be a square matrix, shape (K, K) with K >= 1; its shape is {matrix.shape}."
-        )
-    machine_eps = float(jnp.finfo(matrix.dtype).eps)
-    matrix = matrix.astype(jnp.result_type(float))
-    machine_eps = max(machine_eps, float(jnp.finfo(matrix.dtype).eps))
-    _warn_if_single(machine_eps, matrix.dtype)
-    _check_symmetric(matrix, machine_eps)
-    return _symmetric(matrix), machine_eps
-
-
-@jax.jit
-def _symmetric(matrix: Float[Array, "K K"]) -> Float[Array, "K K"]:
-    return (matrix + matrix.T) / 2
-
-
-def _warn_if_single(machine_eps: float, dtype: Any) -> None:
-    if machine_eps > jnp.finfo(jnp.float64).eps:
-        remedy = (
-            'switch x64 on (jax.config.update("jax_enable_x64", True)) and form the Gram matrix '
-            "in float64"
-            if dtype == jnp.float32
-            else "form the Gram matrix in float64"
-        )
-        warnings.warn(
-            "The theory of self-distillation needs float64, but this Gram matrix is known to "
-            f"{machine_eps:.1e} only: "
-            "eigenvalues and multipliers below that fraction of the largest eigenvalue are "
-            f"noise. Remedy: {remedy}.",
-            PrecisionWarning,
-            stacklevel=3,
-        )
-
-
-def _check_symmetric(matrix: Float[Array, "K K"], machine_eps: float) -> None:
-    if is_traced(matrix):
-        return
-    values = np.asarray(matrix)
-    asymmetry, size = float(np.abs(values - values.T).max()), float(np.abs(values).max())
-    if asymmetry > machine_eps**0.5 * size:
-        raise ValueError(
-            f"G must be symmetric; |G - G^T| reaches {format_number(asymmetry)} where |G| "
-            f"reaches {format_number(size)}."
-        )
 
 
 class ErrorBounds(NamedTuple):
@@ -125,3 +35,191 @@ class ErrorBounds(NamedTuple):
 
     multipliers: Float[Array, "T *Q"]
     fitted: Float[Array, "T *Q"]
+
+
+class AbstractSpectrum(abc.ABC):
+    """What every spectrum of a Gram matrix G of K points can do, in a basis of m vectors.
+
+    Attributes:
+        eigenvalues: d, shape (m,); those that are rounding are exactly zero.
+        machine_epsilon: relative rounding of the Gram matrix.
+        matrix: G, for derivatives only; None unless G was traced.
+    """
+
+    eigenvalues: Any
+    machine_epsilon: float
+    matrix: Any
+
+    # ---- what it is of ----
+
+    @property
+    @abc.abstractmethod
+    def num_points(self) -> int:
+        """K."""
+
+    @property
+    @abc.abstractmethod
+    def dtype(self) -> Any:
+        """Of what is computed with it."""
+
+    @property
+    def rank(self) -> Array:
+        """The number of nonzero eigenvalues."""
+        return jnp.sum(self.eigenvalues > 0)
+
+    @property
+    @abc.abstractmethod
+    def largest(self) -> Float[Array, ""]:
+        """d_max, or a bound on it."""
+
+    # ---- the map into its basis, and G there ----
+
+    @abc.abstractmethod
+    def rotate(self, y: Float[Array, "K *Q"]) -> Float[Array, "m *Q"]:
+        """Z = V y: labels in the basis (Mobahi et al. 2020, eq. 19)."""
+
+    @abc.abstractmethod
+    def unrotate(self, z: Float[Array, "m *P"]) -> Float[Array, "K *P"]:
+        """Y = V^T z: back from the basis, all axes behind the first carried along."""
+
+    @abc.abstractmethod
+    def apply(self, v: Float[Array, "m *P"]) -> Float[Array, "m *P"]:
+        """G in the basis, times v."""
+
+    @abc.abstractmethod
+    def resolvent(self, c: Float[Array, "*Q"], u: Float[Array, "m *P"]) -> Float[Array, "m *P"]:
+        """(c I + G)^-1 u in the basis; c is a scalar, or one for each column."""
+
+    @abc.abstractmethod
+    def floor(self, y: ArrayLike) -> Float[Array, "*Q"]:
+        """The training loss that no function of this space can go below, shape () or (Q,)."""
+
+    # ---- chains ----
+
+    @abc.abstractmethod
+    def multiplier_path(self, z: Float[Array, "m *Q"], chain: ChainSpec) -> MultiplierPath:
+        """Multiplier and status of every round of a chain that starts from rotated labels z."""
+
+    @property
+    @abc.abstractmethod
+    def multipliers_are_constant(self) -> bool:
+        """Whether the multipliers of :meth:`multiplier_path` have no derivatives, so that the
+        equation which they solve has to give them theirs.
+        """
+
+    def filters(
+        self, multipliers: Float[Array, "T *Q"], chain: ChainSpec
+    ) -> Float[Array, "T m *Q"] | None:
+        """The filter of every round, for multipliers that are infinite once collapsed; None where
+        there are no eigenvectors.
+        """
+        return None
+
+    def error_bounds(self, path: MultiplierPath, chain: ChainSpec) -> ErrorBounds | None:
+        """How far a chain on this spectrum is from that on G at most; None where it is exact."""
+        return None
+
+    # ---- what a chain and its messages need to know ----
+
+    @property
+    def has_eigenvectors(self) -> bool:
+        """Whether a filter of the eigenvalues can be applied in its basis."""
+        return False
+
+    def eigenvalues_for(self, z: Float[Array, "m *Q"]) -> Float[Array, "m *q"]:
+        """d, as a run with these rotated labels shows it."""
+        return self.eigenvalues
+
+    def without_null_space(self, duals: Float[Array, "m *P"]) -> Float[Array, "m *P"]:
+        """Dual coefficients in the basis, without those that add nothing but rounding."""
+        return duals
+
+    def describe_null_space(self) -> str:
+        """For a message: how many eigenvalues are zero."""
+        return f"{self.num_points - int(self.rank)} of {self.num_points}"
+
+    def with_constant_basis(self) -> "AbstractSpectrum":
+        """The same, but for derivatives: those of a traced matrix go through the matrix alone."""
+        if self.matrix is None:
+            return self
+        constant: Any = lax.stop_gradient(self)
+        moved: AbstractSpectrum = dataclasses.replace(constant, matrix=self.matrix)
+        return moved
+
+
+class Eigenbasis(AbstractSpectrum):
+    """What eigenvalues, or Ritz values, and coordinates on their vectors say alone."""
+
+    eigenvalues: Float[Array, " m"]
+
+    @property
+    def dtype(self) -> Any:
+        """Of what is computed with it."""
+        return self.eigenvalues.dtype
+
+    @property
+    def largest(self) -> Float[Array, ""]:
+        """d_max."""
+        return jnp.max(self.eigenvalues)
+
+    def apply(self, v: Float[Array, "m *P"]) -> Float[Array, "m *P"]:
+        """G in its eigenbasis, D v."""
+        return as_column(self.eigenvalues, v) * v
+
+    def resolvent(self, c: Float[Array, "*Q"], u: Float[Array, "m *P"]) -> Float[Array, "m *P"]:
+        """(c I + D)^-1 u; c is a scalar, or one for each column."""
+        shift = c[None] if c.ndim else c
+        return u / (shift + as_column(self.eigenvalues, u))
+
+    def floor(self, y: ArrayLike) -> Float[Array, "*Q"]:
+        """F = (1/K) sum over {d_k = 0} of z_k^2: the training loss that no function of this space
+        can go below.
+
+        A tolerance is feasible when it exceeds the floor. Shape () or (Q,), in the labels' units
+        squared.
+        """
+        labels = as_labels("y", y, self.num_points, dtype=self.dtype)
+        z = self.rotate(labels)
+        null = as_column(self.eigenvalues, z) <= 0
+        return jnp.sum(jnp.where(null, z, 0) ** 2, axis=0) / self.num_points
+
+    def multiplier_path(self, z: Float[Array, "m *Q"], chain: ChainSpec) -> MultiplierPath:
+        """The recurrence on the eigenvalues; constant where the matrix has the derivatives."""
+        d = self.eigenvalues
+        if self.multipliers_are_constant:
+            d = lax.stop_gradient(d)
+        return run_chain(d, z, chain, self.num_points)
+
+    @property
+    def multipliers_are_constant(self) -> bool:
+        """Where G was traced."""
+        return self.matrix is not None
+
+    def filters(
+        self, multipliers: Float[Array, "T *Q"], chain: ChainSpec
+    ) -> Float[Array, "T m *Q"]:
+        """The diagonal of B_t (eq. 45), or with ground truth mixed in its like."""
+        return _filters(self.eigenvalues, multipliers, chain.ground_truth_weight)
+
+    @property
+    def has_eigenvectors(self) -> bool:
+        """Its basis is theirs."""
+        return True
+
+    def without_null_space(self, duals: Float[Array, "m *P"]) -> Float[Array, "m *P"]:
+        """Zero where d = 0; as they are where G was traced, whose rank may change."""
+        if self.matrix is not None:
+            return duals
+        return jnp.where(as_column(self.eigenvalues, duals) > 0, duals, 0)
+
+
+@jax.jit
+def _filters(
+    d: Float[Array, " m"], multipliers: Float[Array, "T *Q"], weight: Float[Array, ""]
+) -> Float[Array, "T m *Q"]:
+    return filters.distillation(d, multipliers, weight)[0]
+
+
+def as_column(d: Float[Array, " m"], like: Float[Array, "m *P"]) -> Float[Array, "m *p"]:
+    """D with as many axes as ``like`` has, to be multiplied with each of its columns."""
+    return d.reshape(-1, *(1 for _ in like.shape[1:]))

@@ -1,72 +1,164 @@
-"""The spectrum by the method asked for, or the one that suits."""
+"""The spectrum by the method asked for, or by the one that suits, and why it was that one."""
 
-from typing import Any, Literal, get_args
+import enum
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sdntk import _memory
 from sdntk._arguments import ArrayLike, is_traced
 from sdntk.gram_matrices.compute import gram
-from sdntk.gram_matrices.products import products
+from sdntk.gram_matrices.products import Products, products
 from sdntk.kernels import Kernel, KernelFunction
 from sdntk.kernels.neural import EmpiricalNTK, InfiniteWidth
-from sdntk.spectra.dense import Spectrum, decompose
+from sdntk.spectra.base import AbstractSpectrum
+from sdntk.spectra.dense import as_rank_tolerance, decompose_checked
 from sdntk.spectra.krylov import AccuracyError, krylov, refuse_traced
-from sdntk.spectra.krylov_spectrum import KrylovSpectrum
-from sdntk.spectra.tridiagonal import TridiagonalSpectrum, tridiagonalise
+from sdntk.spectra.matrix import GramMatrix, in_full_precision
+from sdntk.spectra.tridiagonal import tridiagonalise_checked
 
-Method = Literal["dense", "tridiagonal", "krylov", "auto"]
-
-
-AnySpectrum = Spectrum | TridiagonalSpectrum | KrylovSpectrum
-
+#: What may be asked for.
+MethodName = Literal["dense", "tridiagonal", "krylov", "auto"]
 
 #: Up to so many points an eigendecomposition takes about a second, and ``method="auto"`` takes it.
 DENSE_POINTS = 2000
 
 
-def _spectrum(
+class Method(enum.StrEnum):
+    """How a spectrum was computed.
+
+    DENSE
+        An eigendecomposition of the Gram matrix.
+    TRIDIAGONAL
+        A reduction to tridiagonal form: exact, without eigenvectors.
+    KRYLOV
+        Lanczos steps from products with the Gram matrix, to an accuracy asked for.
+    """
+
+    DENSE = "dense"
+    TRIDIAGONAL = "tridiagonal"
+    KRYLOV = "krylov"
+
+
+class Choice(NamedTuple):
+    """A spectrum, its method, and why it was this one."""
+
+    spectrum: AbstractSpectrum
+    method: Method
+    reason: str
+
+
+def choose_spectrum(
     kernel: KernelFunction,
     x: Float[Array, "K ..."],
     y: ArrayLike,
-    chain: dict[str, Any],
-    method: Any,
-    accuracy: Any,
+    *,
+    method: MethodName,
+    rtol: float,
     rank_tolerance: ArrayLike | None,
-) -> tuple[AnySpectrum, str]:
-    """The spectrum by the method asked for, or that suits, and which it was and why."""
-    if method not in get_args(Method):
+    chain: dict[str, Any],
+) -> Choice:
+    """The spectrum of a kernel's Gram matrix for a chain.
+
+    Args:
+        kernel: g.
+        x: points.
+        y: labels, which the Krylov method starts from.
+        method: see :func:`sdntk.distill`.
+        rtol: of the Krylov method.
+        rank_tolerance: of the dense method.
+        chain: what else :func:`krylov` wants to know of the chain, its keyword arguments.
+    """
+    if not isinstance(method, str) or method not in get_args(MethodName):
         raise ValueError(
             f'method must be "dense", "tridiagonal", "krylov" or "auto"; got {method!r}.'
         )
-    why = "as asked for"
+
+    def is_traced_somewhere() -> bool:
+        return is_traced(_leaves(kernel, x), x, y, chain)
+
+    asked = _Asked(Method.DENSE, "as asked for")
     if method == "auto":
-        method, why = "krylov", f"{len(x)} points are many"
-        if len(x) <= DENSE_POINTS:
-            method, why = "dense", f"{len(x)} points are few"
-        elif rank_tolerance is not None:
-            method, why = "dense", f"{why}, but rank_tolerance is given"
-        elif is_traced(_leaves(kernel, x), x, y, chain):
-            method, why = "dense", f"{why}, but traced"
-    if method != "dense" and rank_tolerance is not None:
+        asked = _suitable(len(x), rank_tolerance is not None, is_traced_somewhere)
+    else:
+        asked = asked._replace(method=Method(method))
+    if asked.method is not Method.DENSE and rank_tolerance is not None:
         raise ValueError(
-            f'rank_tolerance must be left out unless method is "dense"; it is {method!r}.'
+            f'rank_tolerance must be left out unless method is "dense"; it is "{asked.method}".'
         )
-    if method == "tridiagonal":
-        return tridiagonalise(gram(kernel, x)), f"tridiagonal: {why}"
-    if method == "krylov":
-        refuse_traced(_leaves(kernel, x), x, y, chain)
-        try:
-            spectrum = krylov(products(kernel, x), y, **chain, accuracy=accuracy)
-            return spectrum, f"krylov, {int(spectrum.steps)} steps: {why}"
-        except AccuracyError as error:
-            failed = error.with_traceback(
-                None
-            )  # which would keep tiles and Lanczos vectors in memory
-        if not _memory.dense_path_fits(len(x)):
-            raise failed
-        why = f"the Krylov method failed ({failed})"
-    return decompose(gram(kernel, x), rank_tolerance=rank_tolerance), f"dense: {why}"
+
+    def matrix_of_kernel() -> GramMatrix:
+        return in_full_precision(jnp.asarray(gram(kernel, x)))
+
+    def dense() -> AbstractSpectrum:
+        matrix = matrix_of_kernel()
+        if rank_tolerance is None:
+            return decompose_checked(matrix)
+        return decompose_checked(matrix, as_rank_tolerance(rank_tolerance, matrix.values.dtype))
+
+    if asked.method is Method.DENSE:
+        return Choice(dense(), *asked)
+    if asked.method is Method.TRIDIAGONAL:
+        return Choice(tridiagonalise_checked(matrix_of_kernel()), *asked)
+    refuse_traced(_leaves(kernel, x), x, y, chain)
+    chosen = krylov_or_dense(
+        lambda: products(kernel, x), dense, y, num_points=len(x), rtol=rtol, **chain
+    )
+    if chosen.method is Method.KRYLOV:
+        return chosen._replace(reason=asked.reason)
+    return chosen
+
+
+class _Asked(NamedTuple):
+    method: Method
+    reason: str
+
+
+def _suitable(num_points: int, rank_tolerance: bool, traced: Callable[[], bool]) -> _Asked:
+    """What ``method="auto"`` takes."""
+    if num_points <= DENSE_POINTS:
+        return _Asked(Method.DENSE, f"{num_points} points are few")
+    many = f"{num_points} points are many"
+    if rank_tolerance:
+        return _Asked(Method.DENSE, f"{many}, but rank_tolerance is given")
+    if traced():
+        return _Asked(Method.DENSE, f"{many}, but traced")
+    return _Asked(Method.KRYLOV, many)
+
+
+def krylov_or_dense(
+    operator: Callable[[], Products],
+    dense: Callable[[], AbstractSpectrum],
+    y: ArrayLike,
+    *,
+    num_points: int,
+    **options: Any,
+) -> Choice:
+    """The Krylov spectrum; the dense one where that does not reach its accuracy.
+
+    Both are given by functions, so that no memory is held for the one that is not needed.
+
+    Args:
+        operator: makes the Gram matrix as an operator.
+        dense: makes the dense spectrum.
+        y: labels.
+        num_points: K.
+        options: of :func:`krylov`.
+
+    Raises:
+        AccuracyError: and the dense spectrum does not fit into memory.
+    """
+    try:
+        spectrum = krylov(operator(), y, **options)
+        return Choice(spectrum, Method.KRYLOV, f"{int(spectrum.steps)} steps")
+    except AccuracyError as error:
+        # The traceback would keep tiles and Lanczos vectors in memory.
+        failed = error.with_traceback(None)
+    if not _memory.dense_path_fits(num_points):
+        raise failed
+    return Choice(dense(), Method.DENSE, f"the Krylov method failed ({failed})")
 
 
 def _leaves(kernel: KernelFunction, x: Float[Array, "K ..."]) -> Any:

@@ -1,24 +1,21 @@
-"""The spectrum: eigenvalues d, and the map between labels y and rotated labels z = V y (Mobahi et
-al. 2020, eqs. 18, 19).
-"""
+"""The dense spectrum: an eigendecomposition (Mobahi et al. 2020, eqs. 18, 19)."""
 
 import dataclasses
 from functools import partial
-from typing import Any, no_type_check
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from sdntk._arguments import ArrayLike, as_float_array, as_labels, format_number, is_traced
+from sdntk._arguments import ArrayLike, as_float_array, format_number, is_traced
 from sdntk._linalg import matmul
-from sdntk.spectra.base import Eigenbasis, as_gram, null_space_loss
+from sdntk._pytrees import pytree
+from sdntk.spectra.base import Eigenbasis
+from sdntk.spectra.matrix import GramMatrix, as_gram_matrix
 
 
-@no_type_check  # in the tests: transformations rebuild pytrees with leaves of other shapes
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@pytree
 class Spectrum(Eigenbasis):
     """A decomposed Gram matrix, G = V^T D V.
 
@@ -53,16 +50,6 @@ class Spectrum(Eigenbasis):
         """Y = V^T z: back from the eigenbasis, all axes behind the first carried along."""
         return matmul(self.eigenvectors, z.reshape(len(z), -1)).reshape(z.shape)
 
-    def floor(self, y: ArrayLike) -> Float[Array, "*Q"]:
-        """F = (1/K) sum over {d_k = 0} of z_k^2: the training loss that no function of this space
-        can go below.
-
-        A tolerance is feasible when it exceeds the floor. Shape () or (Q,), in the labels' units
-        squared.
-        """
-        labels = as_labels("y", y, self.num_points, dtype=self.eigenvalues.dtype)
-        return null_space_loss(self.eigenvalues, self.rotate(labels), self.num_points)
-
 
 def decompose(G: ArrayLike, rank_tolerance: ArrayLike | None = None) -> Spectrum:  # noqa: N803 (theory's name)
     """Eigendecomposition of a Gram matrix, G = V^T D V, with rounding told apart from rank.
@@ -92,43 +79,58 @@ def decompose(G: ArrayLike, rank_tolerance: ArrayLike | None = None) -> Spectrum
         >>> [round(float(d), 6) for d in spectrum.eigenvalues], int(spectrum.rank)
         ([0.0, 2.0, 2.0], 2)
     """
-    matrix, machine_eps = as_gram(G)
-    zero = jnp.nan if rank_tolerance is None else _as_rank_tolerance(rank_tolerance, matrix.dtype)
-    raw, rounding, d, vectors = _decompose(matrix, jnp.asarray(zero, matrix.dtype), machine_eps)
-    if not is_traced(d) and np.isnan(np.asarray(d)).any():
+    matrix = as_gram_matrix(G)
+    if rank_tolerance is not None:
+        rank_tolerance = as_rank_tolerance(rank_tolerance, matrix.values.dtype)
+    return decompose_checked(matrix, rank_tolerance)
+
+
+def decompose_checked(
+    matrix: GramMatrix, rank_tolerance: Float[Array, ""] | None = None
+) -> Spectrum:
+    """:func:`decompose` for a matrix that has been checked.
+
+    Raises:
+        ValueError: indefinite beyond rounding.
+    """
+    found = _decompose(matrix.values, rank_tolerance, matrix.machine_epsilon)
+    if not is_traced(found.indefinite) and found.indefinite:
+        smallest, largest, rounding = map(float, (found.smallest, found.largest, found.rounding))
         raise ValueError(
             "G must be positive semi-definite; its smallest eigenvalue is "
-            f"{format_number(float(raw[0]))}, its largest "
-            f"{format_number(float(raw[-1]))}, and rounding explains only "
-            f"{format_number(float(rounding))}. The kernel is "
-            "not positive definite, or its values are less precise than their dtype (then raise "
-            "rank_tolerance)."
+            f"{format_number(smallest)}, its largest {format_number(largest)}, and rounding "
+            f"explains only {format_number(rounding)}. The kernel is not positive definite, or its "
+            "values are less precise than their dtype (then raise rank_tolerance)."
         )
-    return Spectrum(d, vectors, machine_eps, matrix if is_traced(matrix) else None)
+    return Spectrum(found.eigenvalues, found.eigenvectors, matrix.machine_epsilon, matrix.traced)
+
+
+class _Decomposed(NamedTuple):
+    eigenvalues: Float[Array, " K"]  # zeros set; nan where rounding does not explain d < 0
+    eigenvectors: Float[Array, "K K"]
+    smallest: Float[Array, ""]
+    largest: Float[Array, ""]
+    rounding: Float[Array, ""]  # the largest |d| that rounding explains
+    indefinite: Bool[Array, ""]
 
 
 @partial(jax.jit, static_argnums=2)
 def _decompose(
-    matrix: Float[Array, "K K"], zero: Float[Array, ""], machine_eps: float
-) -> tuple[Float[Array, " K"], Float[Array, ""], Float[Array, " K"], Float[Array, "K K"]]:
-    """Raw eigenvalues, the largest that is rounding, and the spectrum: zeros set, nan where
-    rounding does not explain d < 0.
-
-    ``zero`` is the rank tolerance, nan for the default.
-    """
+    matrix: Float[Array, "K K"], rank_tolerance: Float[Array, ""] | None, machine_eps: float
+) -> _Decomposed:
     raw, vectors = _eigh(matrix)
     rounding = matrix.shape[0] * machine_eps * jnp.maximum(raw[-1], -raw[0])
-    zero = jnp.where(jnp.isnan(zero), rounding, zero)
-    rounding = jnp.maximum(rounding, zero)
-    return (
-        raw,
-        rounding,
-        jnp.where(raw < -rounding, jnp.nan, jnp.where(raw <= zero, 0, raw)),
-        vectors,
-    )
+    zero = rounding
+    if rank_tolerance is not None:
+        zero = rank_tolerance
+        rounding = jnp.maximum(rounding, rank_tolerance)
+    d = jnp.where(raw <= zero, 0, raw)
+    d = jnp.where(raw < -rounding, jnp.nan, d)
+    return _Decomposed(d, vectors, raw[0], raw[-1], rounding, jnp.isnan(d).any())
 
 
-def _as_rank_tolerance(value: ArrayLike, dtype: Any) -> Float[Array, ""]:
+def as_rank_tolerance(value: ArrayLike, dtype: Any) -> Float[Array, ""]:
+    """The largest eigenvalue that counts as zero, checked."""
     zero = as_float_array("rank_tolerance", value, dtype=dtype)
     if zero.shape != () or (not is_traced(zero) and float(zero) < 0):
         raise ValueError(

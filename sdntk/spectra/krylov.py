@@ -4,7 +4,7 @@ error bound decides.
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +21,17 @@ from sdntk._arguments import (
     is_traced,
 )
 from sdntk._progress import Bar
+from sdntk._warnings import renamed_arguments
 from sdntk.gram_matrices.products import Products
-from sdntk.spectra.krylov_spectrum import KrylovSpectrum, chain_error_bounds, spectrum_of
-from sdntk.spectra.lanczos import Lanczos, begin, extend
-from sdntk.theory.recurrence import Chain, Trajectory, run_chain
+from sdntk.spectra.krylov_spectrum import KrylovSpectrum, ritz_spectrum
+from sdntk.spectra.lanczos import Lanczos, lanczos_extend, lanczos_init
+from sdntk.theory.recurrence import ChainSpec, MultiplierPath, Outputs
 
-#: The first look at the error bound; and how many more steps are taken, as a fraction, up to the
-#: next one: while nothing is known, and at most.
-FIRST_LOOK, GROWTH, MOST_GROWTH = 16, 0.2, 0.4
+#: The first look at the error bound is after so many steps.
+FIRST_LOOK = 16
+#: The fraction by which steps grow up to the next look: while nothing is known of the rate, and at
+#: most.
+GROWTH, MOST_GROWTH = 0.2, 0.4
 
 
 class AccuracyError(ValueError):
@@ -37,36 +40,37 @@ class AccuracyError(ValueError):
     """
 
 
+@renamed_arguments(accuracy="rtol", products="operator")
 def krylov(
-    products: Products,
+    operator: Products,
     y: ArrayLike,
     *,
     tolerance: ArrayLike | None = None,
     multiplier: ArrayLike | None = None,
-    rounds: Any,
+    rounds: int,
     ground_truth_weight: ArrayLike = 0.0,
-    outputs: Any = "separate",
-    accuracy: Any = 1e-6,
-    max_steps: Any = None,
+    outputs: Outputs = "separate",
+    rtol: float = 1e-6,
+    max_steps: int | None = None,
 ) -> KrylovSpectrum:
     """The spectrum that a chain of self-distillation needs, from products with the Gram matrix
     alone.
 
     Lanczos runs from the labels of all outputs, one block for all, until for every round the bound
-    on the relative error of multipliers and fitted values is at most ``accuracy``. The result goes
+    on the relative error of multipliers and fitted values is at most ``rtol``. The result goes
     into :func:`sdntk.distill_spectrum`, with the same labels and any tolerance
     (``run.error_bounds`` then says what it is worth).
 
     Args:
-        products: G, see :func:`sdntk.products`.
+        operator: G, see :func:`sdntk.as_operator` and :func:`sdntk.kernel_operator`.
         y: labels, shape (K,) or (K, Q).
-        tolerance: of the chain, as :func:`sdntk.distill` takes it; of shape (n, 1) or (n, Q), of n
-            chains, to serve all of which steps are taken.
+        tolerance: of the chain, as :func:`sdntk.distill` takes it; shape (n, 1) or (n, Q) for n
+            chains; steps are taken until all of them are accurate.
         multiplier: in place of the tolerance, likewise.
         rounds: T.
         ground_truth_weight: alpha.
         outputs: "separate" or "joint".
-        accuracy: the largest relative error.
+        rtol: the largest relative error.
         max_steps: the most Lanczos steps, each of which takes as many vectors as labels are
             linearly independent, and at least 4; when left out, steps for K/2 vectors, but 400 to
             4,000, and no more than fit into a quarter of the free memory.
@@ -75,7 +79,7 @@ def krylov(
         A :class:`sdntk.KrylovSpectrum`.
 
     Raises:
-        AccuracyError: the bound stays above ``accuracy``: multipliers so small, or a spectrum so
+        AccuracyError: the bound stays above ``rtol``: multipliers so small, or a spectrum so
             steep, that rounding or the number of steps forbids it. NotImplementedError: traced
             arguments. TypeError, ValueError: other bad input.
 
@@ -86,21 +90,20 @@ def krylov(
         >>> from sdntk import distill_spectrum, kernels, products
         >>> x = jax.random.normal(jax.random.key(0), (300, 3))
         >>> y = jnp.sign(x[:, 0])
-        >>> spectrum = krylov(products(kernels.matern(1.5, 2.0), x), y, tolerance=0.1, rounds=4)
+        >>> G = products(kernels.matern(1.5, 2.0), x)
+        >>> spectrum = krylov(G, y, tolerance=0.1, rounds=4)
         >>> run = distill_spectrum(spectrum, y, tolerance=0.1, rounds=4)
         >>> int(spectrum.steps) < 100, bool(run.error_bounds.fitted.max() < 1e-6)
         (True, True)
     """
-    labels = as_labels("y", y, products.num_points, dtype=jnp.result_type(float))
-    accuracy = float(as_float_array("accuracy", accuracy))
-    if not accuracy > 0:
-        raise ValueError(f"accuracy must be positive; got {accuracy}.")
+    if not isinstance(operator, Products):
+        raise TypeError(
+            "operator must be what as_operator(G) or kernel_operator(kernel, x) returns; got "
+            f"{type(operator).__name__}."
+        )
+    labels = as_labels("y", y, operator.num_points, dtype=jnp.result_type(float))
+    rtol = _as_rtol(rtol)
     refuse_traced(labels, tolerance, multiplier, ground_truth_weight)
-    process = begin(labels)
-    if max_steps is not None:
-        most = as_count("max_steps", max_steps, at_least=1)
-    else:
-        most = _agreed(products, min, _most_steps(process))
     chains = _chains(
         labels,
         tolerance,
@@ -109,9 +112,20 @@ def krylov(
         ground_truth_weight=ground_truth_weight,
         outputs=outputs,
     )
-    return _take_steps(
-        products, process, chains, accuracy, min(most, -(-len(labels) // process.width))
-    )
+    process = lanczos_init(labels)
+    if max_steps is None:
+        most = _agreed(operator, min, _affordable_steps(process))
+    else:
+        most = as_count("max_steps", max_steps, at_least=1)
+    steps_to_exhaust = -(-len(labels) // process.width)
+    return _take_steps(operator, process, chains, rtol, min(most, steps_to_exhaust))
+
+
+def _as_rtol(value: float) -> float:
+    rtol = as_float_array("rtol", value)
+    if rtol.shape != () or not rtol > 0:
+        raise ValueError(f"rtol must be one positive number; got {value}.")
+    return float(rtol)
 
 
 def refuse_traced(*values: Any) -> None:
@@ -119,8 +133,7 @@ def refuse_traced(*values: Any) -> None:
     if is_traced(*values):
         raise NotImplementedError(
             "the Krylov method cannot be traced (jit, vmap, derivatives), since its number of "
-            "steps follows from values: "
-            'use the dense one (method="dense").'
+            'steps follows from values: use the dense one (method="dense").'
         )
 
 
@@ -129,108 +142,124 @@ def _chains(
     tolerance: ArrayLike | None,
     multiplier: ArrayLike | None,
     **settings: Any,
-) -> list[Chain]:
+) -> list[ChainSpec]:
     """A chain for each row of a tolerance or multiplier of two axes; a single one otherwise."""
-    name, value = ("tolerance", tolerance) if multiplier is None else ("multiplier", multiplier)
+    name, value = "multiplier", multiplier
+    if multiplier is None:
+        name, value = "tolerance", tolerance
     levels = None if value is None else as_float_array(name, value)
     if levels is None or levels.ndim != 2:
-        return [Chain.of(labels, tolerance=tolerance, multiplier=multiplier, **settings)]
-    rows = [row[0] if row.size == 1 else row for row in levels]
-    other = {"tolerance": None, "multiplier": None}
-    return [Chain.of(labels, **(other | {name: row}), **settings) for row in rows]
+        return [ChainSpec.checked(labels, tolerance=tolerance, multiplier=multiplier, **settings)]
+    chains = []
+    for row in levels:
+        level = row[0] if row.size == 1 else row
+        one: dict[str, Any] = {"tolerance": None, "multiplier": None} | {name: level}
+        chains.append(ChainSpec.checked(labels, **one, **settings))
+    return chains
 
 
-def _most_steps(process: Lanczos) -> int:
+def _affordable_steps(process: Lanczos) -> int:
+    """The default of ``max_steps``: as documented, and within a quarter of the free memory."""
     num_points = len(process.labels)
     vectors = max(400, min(num_points // 2, 4000))
     # With the Ritz vectors, of which padding may make four times as many, here and on the host.
-    of_each = (num_points + 8 * vectors) * process.labels.dtype.itemsize
-    return max(1, min(vectors, _memory.free_memory() // 4 // of_each) // process.width)
+    bytes_each = (num_points + 8 * vectors) * process.labels.dtype.itemsize
+    affordable = _memory.free_memory() // 4 // bytes_each
+    return max(1, min(vectors, affordable) // process.width)
 
 
-def _agreed(products: Products, reduce: Callable[[Iterable[float]], float], value: Any) -> Any:
-    """What processes that share the products must decide alike."""
-    return _memory.over_processes(reduce, value) if products.shared else value
+def _agreed(operator: Products, reduce: Callable[[Iterable[float]], float], value: Any) -> Any:
+    """What processes that share the operator must decide alike."""
+    return _memory.over_processes(reduce, value) if operator.shared else value
+
+
+class _Look(NamedTuple):
+    """The error bound after some steps, the largest of all rounds of all chains."""
+
+    steps: int
+    bound: float
+    rounding: float  # what of the bound no further steps would mend
 
 
 def _take_steps(
-    products: Products, process: Lanczos, chains: list[Chain], accuracy: float, most: int
+    operator: Products, process: Lanczos, chains: list[ChainSpec], rtol: float, most: int
 ) -> KrylovSpectrum:
+    """Lanczos steps until the bound is at most ``rtol``, or cannot become so."""
     num_points, steps = len(process.labels), min(FIRST_LOOK, most)
-    eps = max(float(jnp.finfo(dtype).eps) for dtype in (products.dtype, process.labels.dtype))
-    before, before_rounding, looks = np.inf, np.inf, []
-    with Bar(f"Lanczos steps, {num_points} points, {products.what}", total=most) as bar:
+    dtypes = (operator.dtype, process.labels.dtype)
+    eps = max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
+    looks = [_Look(0, np.inf, np.inf)]
+    with Bar(f"Lanczos steps, {num_points} points, {operator.what}", total=most) as bar:
         while True:
-            process, taken = extend(process, products, steps), steps - process.steps
-            spectrum = spectrum_of(process, machine_epsilon=eps)
-            found = [_reached(spectrum, chain) for chain in chains]
-            reached, rounding = (
-                _agreed(products, max, max(float(bounds[i]) for bounds in found)) for i in (0, 1)
-            )
+            process = lanczos_extend(process, operator, steps)
+            spectrum = ritz_spectrum(process, machine_epsilon=eps)
+            look = _look(operator, spectrum, chains)
+            bar.advance(steps - looks[-1].steps, f"error below {look.bound:.1e}")
+            if look.bound <= rtol:
+                return spectrum
+
             # What rounding alone forbids, once multipliers are known well enough to tell, more
             # steps do not mend.
-            hopeless = min(rounding, before_rounding) > accuracy and max(reached, before) < 1
-            bar.advance(taken, f"error below {reached:.1e}")
-            if reached <= accuracy:
-                return spectrum
-            final = process.exhausted or hopeless
+            rounding = min(look.rounding, looks[-1].rounding)
+            known = max(look.bound, looks[-1].bound) < 1
+            final = process.exhausted or (rounding > rtol and known)
             if steps >= most or final:
-                raise AccuracyError(_complaint(spectrum, reached, rounding, accuracy, final))
-            before, before_rounding = reached, rounding
-            looks.append((steps, reached))
-            steps = min(most, _next_look(looks, accuracy))
+                raise AccuracyError(_complaint(spectrum, look, rtol, final))
+            looks.append(look)
+            steps = min(most, _next_look(looks, rtol))
 
 
-def _next_look(looks: list[tuple[int, float]], accuracy: float) -> int:
-    """Where the bound will have come down to the accuracy, if it goes on falling geometrically."""
-    steps, bound = looks[-1]
-    if len(looks) < 2 or not bound < looks[-2][1] < np.inf:
-        return steps + max(4, int(GROWTH * steps))
-    per_step = np.log(looks[-2][1] / bound) / (steps - looks[-2][0])
-    missing = max(2, int(np.ceil(np.log(bound / accuracy) / per_step)))
-    return steps + min(missing, max(4, int(MOST_GROWTH * steps)))
-
-
-def _reached(spectrum: KrylovSpectrum, chain: Chain) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The largest error bound of a chain's rounds, and what of it no further steps would mend."""
-    path = _path(spectrum, chain)
+def _look(operator: Products, spectrum: KrylovSpectrum, chains: list[ChainSpec]) -> _Look:
     no_residuals = dataclasses.replace(spectrum, residuals=jnp.zeros_like(spectrum.residuals))
-    return _largest_bound(spectrum, path, chain), _largest_bound(no_residuals, path, chain)
-
-
-@jax.jit
-def _path(spectrum: KrylovSpectrum, chain: Chain) -> Trajectory:
-    return run_chain(
-        spectrum.eigenvalues,
-        spectrum.rotated_labels,
-        chain,
-        chain.terms(spectrum.num_points, spectrum.labels),
+    bounds, of_rounding = [], []
+    for chain in chains:
+        path = _multiplier_path(spectrum, chain)
+        bounds.append(_largest_bound(spectrum, path, chain))
+        of_rounding.append(_largest_bound(no_residuals, path, chain))
+    bound, rounding = float(np.max(bounds)), float(np.max(of_rounding))  # nan where one is
+    return _Look(
+        int(spectrum.steps), _agreed(operator, max, bound), _agreed(operator, max, rounding)
     )
 
 
+def _next_look(looks: list[_Look], rtol: float) -> int:
+    """Where the bound will have come down to ``rtol``, if it goes on falling geometrically."""
+    before, last = looks[-2:]
+    if not last.bound < before.bound < np.inf:
+        return last.steps + max(4, int(GROWTH * last.steps))
+    per_step = np.log(before.bound / last.bound) / (last.steps - before.steps)
+    missing = max(2, int(np.ceil(np.log(last.bound / rtol) / per_step)))
+    return last.steps + min(missing, max(4, int(MOST_GROWTH * last.steps)))
+
+
 @jax.jit
-def _largest_bound(spectrum: KrylovSpectrum, path: Trajectory, chain: Chain) -> Float[Array, ""]:
-    bounds = chain_error_bounds(spectrum, path, chain)
+def _multiplier_path(spectrum: KrylovSpectrum, chain: ChainSpec) -> MultiplierPath:
+    return spectrum.multiplier_path(spectrum.rotated_labels, chain)
+
+
+@jax.jit
+def _largest_bound(
+    spectrum: KrylovSpectrum, path: MultiplierPath, chain: ChainSpec
+) -> Float[Array, ""]:
+    bounds = spectrum.error_bounds(path, chain)
     return jnp.maximum(bounds.multipliers.max(), bounds.fitted.max())
 
 
-def _complaint(
-    spectrum: KrylovSpectrum, reached: float, rounding: float, accuracy: float, final: bool
-) -> str:
-    cause = (
-        f"rounding alone amounts to {format_number(rounding)} of it: multipliers are too small "
-        "against the largest "
-        "eigenvalue, or a round is too close to collapse or to what the kernel can express"
-        if final
-        else "each round needs directions of small eigenvalue that so few steps do not find"
-    )
-    single = spectrum.labels.dtype == jnp.float32
+def _complaint(spectrum: KrylovSpectrum, look: _Look, rtol: float, final: bool) -> str:
+    cause = "each round needs directions of small eigenvalue that so few steps do not find"
+    if final:
+        cause = (
+            f"rounding alone amounts to {format_number(look.rounding)} of it: multipliers are too "
+            "small against the largest eigenvalue, or a round is too close to collapse or to what "
+            "the kernel can express"
+        )
+    ways = ["larger tolerance", "fewer rounds", "larger rtol"]
+    if spectrum.labels.dtype == jnp.float32:
+        ways.append("float64")
+    if not final:
+        ways.append("more steps (max_steps)")
     return (
-        f"accuracy {format_number(accuracy)} was not reached: after {int(spectrum.steps)} "
-        "Lanczos steps the relative error "
-        f"is bounded by {format_number(reached)} only; {cause}. Ways out: larger tolerance, "
-        "fewer rounds, larger accuracy, "
-        + ("float64, " if single else "")
-        + ("" if final else "more steps (max_steps), ")
-        + 'or the dense path (method="dense").'
+        f"accuracy {format_number(rtol)} was not reached: after {look.steps} Lanczos steps the "
+        f"relative error is bounded by {format_number(look.bound)} only; {cause}. Ways out: "
+        f'{", ".join(ways)}, or the dense path (method="dense").'
     )

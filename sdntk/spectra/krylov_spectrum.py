@@ -15,29 +15,27 @@ single vector, which would need half as many steps again.
 """
 
 import dataclasses
-from functools import partial
-from typing import Any, no_type_check
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sdntk._arguments import ArrayLike, as_labels, format_number, is_traced
+from sdntk._arguments import format_number, is_traced
 from sdntk._linalg import matmul
-from sdntk.spectra.base import Eigenbasis, ErrorBounds, null_space_loss
+from sdntk._pytrees import pytree
+from sdntk.spectra.base import Eigenbasis, ErrorBounds, as_column
 from sdntk.spectra.krylov_bounds import error_bounds
 from sdntk.spectra.lanczos import ROUNDING, Lanczos
-from sdntk.theory.recurrence import Chain, Trajectory
+from sdntk.theory.recurrence import ChainSpec, MultiplierPath
 
 #: A spectrum has this number of pieces, or that times a power of two, the last ones empty: code is
 #: compiled for each number.
 LEAST_PIECES = 2
 
 
-@no_type_check  # in the tests: transformations rebuild pytrees with leaves of other shapes
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@pytree
 class KrylovSpectrum(Eigenbasis):
     """What Lanczos steps from labels know of a Gram matrix: M Ritz pairs, some of them zero, for
     padding.
@@ -104,10 +102,17 @@ class KrylovSpectrum(Eigenbasis):
         total = sum(matmul(piece.T, part) for piece, part in zip(self.basis, inner, strict=True))
         return jnp.asarray(total).reshape(-1, *z.shape[1:])
 
-    def floor(self, y: ArrayLike) -> Float[Array, "*Q"]:
-        """As :meth:`sdntk.Spectrum.floor`, for its own labels."""
-        labels = as_labels("y", y, self.num_points, dtype=self.eigenvalues.dtype)
-        return null_space_loss(self.eigenvalues, self.rotate(labels), self.num_points)
+    def error_bounds(self, path: MultiplierPath, chain: ChainSpec) -> ErrorBounds:
+        """What Lanczos knows of the error, for each round (and output)."""
+        return chain_error_bounds(self, path, chain)
+
+    def eigenvalues_for(self, z: Float[Array, "M *Q"]) -> Float[Array, "M *Q"]:
+        """The Ritz values, for each output where there are several."""
+        return jnp.broadcast_to(as_column(self.eigenvalues, z), z.shape)
+
+    def describe_null_space(self) -> str:
+        """For a message: how far the zeros among the Ritz values can be told."""
+        return f"as far as {int(self.steps)} Lanczos steps tell, some of {self.num_points}"
 
 
 @jax.custom_jvp
@@ -125,73 +130,84 @@ def _refuse(primals: Any, tangents: Any) -> Any:
     )
 
 
-def spectrum_of(process: Lanczos, *, machine_epsilon: float) -> KrylovSpectrum:
-    """What the process knows so far. It shares its basis: :func:`extend` ends its use.
+def ritz_spectrum(process: Lanczos, *, machine_epsilon: float) -> KrylovSpectrum:
+    """What the process knows so far. It shares its basis: :func:`lanczos_extend` ends its use.
 
     Raises:
         ValueError: the Gram matrix is indefinite beyond rounding.
     """
-    d, vectors, perturbation = _ritz(process, machine_epsilon)
-    width, count, rows = process.width, LEAST_PIECES, len(process.basis[0])
-    while count < len(process.basis):
-        count *= 2
+    ritz = _ritz_pairs(process, machine_epsilon)
+    width = process.width
+    z = np.tensordot(ritz.vectors[:width], np.asarray(process.start), (0, 0))
+    residuals = np.asarray(process.couplings[-1]) @ ritz.vectors[-width:]
+
+    # Padded to LEAST_PIECES times a power of two, so that few shapes are compiled.
+    pieces = LEAST_PIECES
+    while pieces < len(process.basis):
+        pieces *= 2
     empty = jnp.zeros_like(process.basis[0])  # one for all pieces that are not there yet
-    more = (0, count * rows - len(d))
-    z = np.tensordot(vectors[:width], np.asarray(process.start), (0, 0))
-    residuals = np.asarray(process.couplings[-1]) @ vectors[-width:]
+    more = (0, pieces * len(process.basis[0]) - len(ritz.values))
     return KrylovSpectrum(
-        eigenvalues=jnp.asarray(np.pad(d, more)),
+        eigenvalues=jnp.asarray(np.pad(ritz.values, more)),
         rotated_labels=jnp.asarray(np.pad(z, (more, *((0, 0) for _ in z.shape[1:])))),
         residuals=jnp.asarray(np.pad(residuals, ((0, 0), more))),
-        basis=process.basis + (empty,) * (count - len(process.basis)),
-        ritz_vectors=jnp.asarray(np.pad(vectors, (more, more))),
+        basis=process.basis + (empty,) * (pieces - len(process.basis)),
+        ritz_vectors=jnp.asarray(np.pad(ritz.vectors, (more, more))),
         labels=process.labels,
-        perturbation=perturbation,
+        perturbation=ritz.perturbation,
         steps=np.int64(process.steps),
         machine_epsilon=machine_epsilon,
     )
 
 
-def _ritz(
-    process: Lanczos, machine_epsilon: float
-) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n n"], Float[Array, ""]]:
-    """Ritz values, eigenvectors of T, and what rounding amounts to."""
+class _RitzPairs(NamedTuple):
+    values: Float[np.ndarray, " n"]  # those that are rounding are exactly zero
+    vectors: Float[np.ndarray, "n n"]  # of T
+    perturbation: Float[Array, ""]  # the norm of the change of G that rounding amounts to
+
+
+def _ritz_pairs(process: Lanczos, machine_epsilon: float) -> _RitzPairs:
     num_points = len(process.labels)
     d, vectors = np.linalg.eigh(process.projected)
     eps, size = float(np.finfo(d.dtype).eps), np.abs(d).max()
     if d[0] < -num_points * max(eps, machine_epsilon) * size:
         raise ValueError(
             f"the Gram matrix must be positive semi-definite; after {process.steps} Lanczos "
-            "steps a Ritz value is "
-            f"{format_number(float(d[0]))}, the largest is {format_number(float(d[-1]))}, and "
-            "rounding does not explain it."
+            f"steps a Ritz value is {format_number(float(d[0]))}, the largest is "
+            f"{format_number(float(d[-1]))}, and rounding does not explain it."
         )
     zero = d <= num_points * eps * size
     dropped = np.abs(d[zero]).max(initial=0)
-    return np.where(zero, 0, d), vectors, jnp.asarray(ROUNDING * eps * size + dropped, d.dtype)
+    perturbation = jnp.asarray(ROUNDING * eps * size + dropped, d.dtype)
+    return _RitzPairs(np.where(zero, 0, d), vectors, perturbation)
 
 
-def chain_error_bounds(spectrum: KrylovSpectrum, path: Trajectory, chain: Chain) -> ErrorBounds:
+def chain_error_bounds(
+    spectrum: KrylovSpectrum, path: MultiplierPath, chain: ChainSpec
+) -> ErrorBounds:
     """How far a chain on a Krylov spectrum is at most from that on the Gram matrix, for each round
-    (and output).
+    (and output). See :mod:`sdntk.spectra.krylov_bounds`.
     """
-    d, z, labels = spectrum.eigenvalues, spectrum.rotated_labels, spectrum.labels
-    alpha = chain.ground_truth_weight
-    s = (
-        jnp.sqrt(chain.terms(spectrum.num_points, labels) * chain.level)
-        if chain.by_tolerance
-        else jnp.ones_like(chain.level)
-    )
-    known = {"residuals": spectrum.residuals, "perturbation": spectrum.perturbation}
-    bounds = partial(error_bounds, d, **known, by_tolerance=chain.by_tolerance)
+    z = spectrum.rotated_labels
+    s2 = chain.squared_radius(spectrum.num_points, spectrum.labels)
+    s = jnp.sqrt(s2) if s2 is not None else jnp.ones(path.multipliers.shape[1:], z.dtype)
 
     def of(z: Array, multipliers: Array, status: Array, s: Array) -> ErrorBounds:
-        return bounds(z=z, multipliers=multipliers, status=status, s=s, alpha=alpha)
+        return error_bounds(
+            spectrum.eigenvalues,
+            z,
+            spectrum.residuals,
+            spectrum.perturbation,
+            multipliers,
+            status,
+            s,
+            chain.ground_truth_weight,
+            by_tolerance=chain.tolerance is not None,
+        )
 
-    if chain.joint and z.ndim == 2:
-        return of(z, path.multipliers, path.status, s)
     if z.ndim == 1:
         return of(z[:, None], path.multipliers, path.status, s)
-    return jax.vmap(of, in_axes=(2, 1, 1, 0), out_axes=1)(
-        z[:, None, :], path.multipliers, path.status, s
-    )
+    if chain.joint:
+        return of(z, path.multipliers, path.status, s)
+    by_output = jax.vmap(of, in_axes=(2, 1, 1, 0), out_axes=1)
+    return by_output(z[:, None, :], path.multipliers, path.status, s)

@@ -4,6 +4,7 @@ its projection.
 
 import dataclasses
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +17,8 @@ from sdntk.gram_matrices.products import Products
 #: Lanczos vectors are kept in pieces of about this number, of whole blocks: never is more than one
 #: of them partly empty.
 PIECE = 128
-
-
 #: Blocks have at least so many vectors.
 LEAST_WIDTH = 4
-
-
 #: Rounding acts like a perturbation of G of so many units of machine_eps * d_max (the tests check
 #: it).
 ROUNDING = 16
@@ -29,7 +26,7 @@ ROUNDING = 16
 
 @dataclasses.dataclass(frozen=True)
 class Lanczos:
-    """Where a block Lanczos process is; :func:`extend` goes on with it.
+    """The state of a block Lanczos process; :func:`lanczos_extend` continues it.
 
     Attributes:
         labels: y, shape (K,) or (K, Q).
@@ -38,8 +35,8 @@ class Lanczos:
         diagonals, couplings: the blocks of T on its diagonal and below, shape (r, r), one of each
             for every step; the last coupling is B, by which G leads from the last block to the
             following one.
-        blocks: V_m and V_{m+1}, shape (K, r) each; columns are zero where the Krylov space is
-            exhausted.
+        previous, block: V_m and V_{m+1}, shape (K, r) each; columns are zero where the Krylov space
+            is exhausted.
         size: the largest entry of T.
     """
 
@@ -48,7 +45,8 @@ class Lanczos:
     basis: tuple[Float[Array, "rows K"], ...]
     diagonals: tuple[Float[Array, "r r"], ...]
     couplings: tuple[Float[Array, "r r"], ...]
-    blocks: tuple[Float[Array, "K r"], Float[Array, "K r"]]
+    previous: Float[Array, "K r"]
+    block: Float[Array, "K r"]
     size: Float[Array, ""]
 
     @property
@@ -59,7 +57,7 @@ class Lanczos:
     @property
     def width(self) -> int:
         """The number r of vectors that each step adds."""
-        return self.blocks[1].shape[1]
+        return self.block.shape[1]
 
     @property
     def exhausted(self) -> bool:
@@ -69,69 +67,84 @@ class Lanczos:
     @property
     def projected(self) -> Float[np.ndarray, "n n"]:
         """T, shape (m r, m r)."""
-        width, (diagonals, couplings) = (
-            self.width,
-            map(np.stack, jax.device_get((self.diagonals, self.couplings))),
-        )
-        blocks = np.zeros((self.steps, width, self.steps, width), diagonals.dtype)
-        for i, (diagonal, coupling) in enumerate(zip(diagonals, couplings, strict=True)):
+        diagonals, couplings = map(np.stack, jax.device_get((self.diagonals, self.couplings)))
+        blocks = np.zeros((self.steps, self.width, self.steps, self.width), diagonals.dtype)
+        for i, diagonal in enumerate(diagonals):
             blocks[i, :, i] = diagonal
-            if i + 1 < self.steps:
-                blocks[i + 1, :, i], blocks[i, :, i + 1] = coupling, coupling.T
-        return blocks.reshape(self.steps * width, -1)
+        for i, coupling in enumerate(couplings[:-1]):
+            blocks[i + 1, :, i] = coupling
+            blocks[i, :, i + 1] = coupling.T
+        return blocks.reshape(self.steps * self.width, -1)
 
 
-def begin(labels: Float[Array, "K *Q"]) -> Lanczos:
+def lanczos_init(labels: Float[Array, "K *Q"]) -> Lanczos:
     """The process before its first step."""
     num_points, dtype = len(labels), labels.dtype
     columns = labels.reshape(num_points, -1)
-    # What is rounding to one output may be all that another has; squares of the smallest numbers
-    # are zero.
+
+    # An orthonormal basis of the labels, each scaled to norm 1: what is rounding to one output may
+    # be all that another has. Squares of the smallest numbers are zero, hence two steps.
     largest = jnp.abs(columns).max(axis=0, keepdims=True)
     scaled = columns / jnp.where(largest > 0, largest, 1)
     norms = jnp.linalg.norm(scaled, axis=0, keepdims=True)
     vectors, sizes, _ = jnp.linalg.svd(scaled / jnp.where(norms > 0, norms, 1), full_matrices=False)
     rank = int(np.sum(np.asarray(sizes) > ROUNDING * jnp.finfo(dtype).eps * sizes[0]))
+
+    # Random vectors join labels of few dimensions.
     more = max(0, min(LEAST_WIDTH, num_points) - rank)
     random = jax.random.normal(jax.random.key(0), (num_points, more), dtype)
-    following = jnp.linalg.qr(jnp.concatenate([vectors[:, :rank], random], axis=1))[0]
-    start = jnp.pad(matmul(following[:, :rank].T, columns), ((0, more), (0, 0)))
-    start = start.reshape(rank + more, *labels.shape[1:])
+    block = jnp.linalg.qr(jnp.concatenate([vectors[:, :rank], random], axis=1))[0]
+    start = jnp.pad(matmul(block[:, :rank].T, columns), ((0, more), (0, 0)))
     return Lanczos(
-        labels, start, (), (), (), (jnp.zeros_like(following), following), jnp.zeros((), dtype)
+        labels=labels,
+        start=start.reshape(rank + more, *labels.shape[1:]),
+        basis=(),
+        diagonals=(),
+        couplings=(),
+        previous=jnp.zeros_like(block),
+        block=block,
+        size=jnp.zeros((), dtype),
     )
 
 
-def extend(process: Lanczos, products: Products, steps: int) -> Lanczos:
-    """The process after ``steps`` steps in all; ``process`` is given up.
+def lanczos_extend(process: Lanczos, operator: Products, steps: int) -> Lanczos:
+    """The process after ``steps`` steps in all; ``process`` must not be used afterwards.
 
-    New vectors are orthogonalised against the last two blocks, to which alone exact arithmetic
-    would have them leaning, and then, at their full length, against all: without that, rounding
-    makes copies of Ritz values, and takes about 2.5 times as many steps.
+    New vectors are orthogonalised against the last two blocks, the only ones that they overlap with
+    in exact arithmetic, and then, at their full length, against all: without that, rounding makes
+    copies of Ritz values, and takes about 2.5 times as many steps.
     """
     basis, diagonals, couplings = [*process.basis], [*process.diagonals], [*process.couplings]
-    (before, block), size, width = process.blocks, process.size, process.width
-    of_piece = max(1, PIECE // width)
-    coupling = couplings[-1] if couplings else jnp.zeros((width, width), block.dtype)
+    previous, block, size = process.previous, process.block, process.size
+    width = process.width
+    per_piece = max(1, PIECE // width)
+    coupling = jnp.zeros((width, width), block.dtype)
+    if couplings:
+        coupling = couplings[-1]
+
     for step in range(process.steps, steps):
-        if step % of_piece == 0:
-            basis.append(jnp.zeros((of_piece * width, len(block)), block.dtype))
-        basis[-1] = _put(basis[-1], block, (step % of_piece) * width)
-        diagonal, w, coupling, size = _step(before, block, coupling, products(block), size)
+        if step % per_piece == 0:
+            basis.append(jnp.zeros((per_piece * width, len(block)), block.dtype))
+        basis[-1] = _put(basis[-1], block, (step % per_piece) * width)
+
+        new = _step(previous, block, coupling, operator(block), size)
+        directions = new.directions
         for piece in basis:
-            w = _orthogonalise(w, piece)
-        before = block
-        block, coupling = _orthonormalise(w, coupling)
-        diagonals.append(diagonal)
+            directions = _orthogonalise(directions, piece)
+        previous, size = block, new.size
+        block, coupling = _orthonormalise(directions, new.coupling)
+
+        diagonals.append(new.diagonal)
         couplings.append(coupling)
-    return Lanczos(
-        process.labels,
-        process.start,
-        tuple(basis),
-        tuple(diagonals),
-        tuple(couplings),
-        (before, block),
-        size,
+
+    return dataclasses.replace(
+        process,
+        basis=tuple(basis),
+        diagonals=tuple(diagonals),
+        couplings=tuple(couplings),
+        previous=previous,
+        block=block,
+        size=size,
     )
 
 
@@ -142,24 +155,31 @@ def _put(
     return jax.lax.dynamic_update_slice_in_dim(piece, block.T, row, 0)
 
 
+class _Step(NamedTuple):
+    diagonal: Float[Array, "r r"]  # T's block on the diagonal
+    directions: Float[Array, "K r"]  # V, orthonormal
+    coupling: Float[Array, "r r"]  # B: what G adds to the last two blocks is V B
+    size: Float[Array, ""]  # the largest entry of T
+
+
 @jax.jit
 def _step(
-    before: Float[Array, "K r"],
+    previous: Float[Array, "K r"],
     block: Float[Array, "K r"],
     coupling: Float[Array, "r r"],
     product: Float[Array, "K r"],
     size: Float[Array, ""],
-) -> tuple[Array, ...]:
-    """One step, given G times its block: T's block on the diagonal, new directions V and B with V
-    B, and the size of T.
-    """
+) -> _Step:
+    """One step, given G times its block."""
     diagonal = matmul(block.T, product)
-    last = jnp.concatenate([before, block], axis=1).T
-    w = product - matmul(last.T, matmul(last, product))
+    last_two = jnp.concatenate([previous, block], axis=1).T
+    w = product - matmul(last_two.T, matmul(last_two, product))
+
     size = jnp.maximum(size, jnp.max(jnp.abs(coupling)))
     rounding = ROUNDING * jnp.finfo(product.dtype).eps * (size + jnp.linalg.norm(diagonal))
     diagonal = (diagonal + diagonal.T) / 2
-    return diagonal, *_orthonormal(w, rounding), jnp.maximum(size, jnp.max(jnp.abs(diagonal)))
+    directions, coupling = _orthonormal(w, rounding)
+    return _Step(diagonal, directions, coupling, jnp.maximum(size, jnp.max(jnp.abs(diagonal))))
 
 
 @partial(jax.jit, donate_argnames="w")

@@ -1,12 +1,11 @@
-"""A Gram matrix reduced to a tridiagonal one, G = Q T Q^T: whole chains, exactly, without the price
-of eigenvectors.
+"""The tridiagonal spectrum, G = Q T Q^T: whole chains, exactly, without the price of eigenvectors.
 
 A round asks for the resolvent (c I + T)^-1 only, which takes some K operations. The multiplier is
 found as in :mod:`sdntk.theory.multiplier`, with r = c (c I + T)^-1 u for the residuals of targets u
 in place of sums over eigenvalues:
 
-    h = |r|,      h' = dh/dlog c = c^2 v . T (c I + T)^-1 v / h,      v = r/c,      n - h = (u -
-    r).(u + r)/(n + h),
+    h = |r|,      h' = dh/dlog c = c^2 v . T (c I + T)^-1 v / h,      v = r/c,
+    n - h = (u - r).(u + r)/(n + h),
 
 u - r = T v without cancellation. There is no eigenbasis in which a null space could be told apart
 exactly: a tolerance is infeasible when a multiplier of machine_eps d_max does not reach it.
@@ -14,42 +13,50 @@ exactly: a tolerance is infeasible when a multiplier of machine_eps d_max does n
 
 import dataclasses
 from functools import partial
-from typing import Any, NamedTuple, no_type_check
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.lax import linalg
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from sdntk._arguments import ArrayLike, as_labels, format_number, is_traced
-from sdntk.spectra.base import as_gram
-from sdntk.theory.multiplier import Status
-from sdntk.theory.recurrence import Chain, Trajectory, distill_with_multiplier, map_outputs
+from sdntk._pytrees import pytree
+from sdntk.spectra.base import AbstractSpectrum
+from sdntk.spectra.matrix import GramMatrix, as_gram_matrix
+from sdntk.theory.mixing import mix_targets
+from sdntk.theory.multiplier import Multiplier, Status, as_status, without_root
+from sdntk.theory.newton import Bracket, Residual, find_root
+from sdntk.theory.recurrence import (
+    ChainSpec,
+    MultiplierPath,
+    distill_with_multiplier,
+    map_outputs,
+    solve_rounds,
+)
 
 #: Newton or bisection steps after which the solver gives up.
 MAX_ITERATIONS = 60
 
 
-@no_type_check  # in the tests: transformations rebuild pytrees with leaves of other shapes
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TridiagonalSpectrum:
+@pytree
+class TridiagonalSpectrum(AbstractSpectrum):
     """G = Q T Q^T, T tridiagonal. It stands where a :class:`sdntk.Spectrum` does, but has no
     eigenvectors, hence no filters.
 
     Attributes:
-        diagonal, beside: of T, shapes (K,) and (K - 1,).
-        reflectors, factors: Householder vectors whose product is Q, shape (K - 1, K - 1), and their
-            factors, shape (K - 1,).
+        diagonal, off_diagonal: of T, shapes (K,) and (K - 1,).
+        reflectors, taus: Householder vectors whose reflections I - tau v v^T have the product Q,
+            shape (K - 1, K - 1), and their factors tau, shape (K - 1,).
         machine_epsilon: relative rounding of the Gram matrix.
         matrix: G, for derivatives only; None unless G was traced.
     """
 
     diagonal: Float[Array, " K"]
-    beside: Float[Array, " K-1"]
+    off_diagonal: Float[Array, " K-1"]
     reflectors: Float[Array, "K-1 K-1"]
-    factors: Float[Array, " K-1"]
+    taus: Float[Array, " K-1"]
     machine_epsilon: float = dataclasses.field(metadata={"static": True})
     matrix: Float[Array, "K K"] | None = None
 
@@ -66,7 +73,7 @@ class TridiagonalSpectrum:
     @property
     def eigenvalues(self) -> Float[Array, " K"]:
         """D, ascending, computed when asked for; those that are rounding are exactly zero."""
-        d = jax.scipy.linalg.eigh_tridiagonal(self.diagonal, self.beside, eigvals_only=True)
+        d = jax.scipy.linalg.eigh_tridiagonal(self.diagonal, self.off_diagonal, eigvals_only=True)
         return jnp.where(d <= self.num_points * self.machine_epsilon * jnp.max(jnp.abs(d)), 0, d)
 
     @property
@@ -77,7 +84,7 @@ class TridiagonalSpectrum:
     @property
     def largest(self) -> Float[Array, ""]:
         """A bound on the largest eigenvalue, by Gershgorin's circles."""
-        e = jnp.abs(self.beside)
+        e = jnp.abs(self.off_diagonal)
         return jnp.max(jnp.abs(self.diagonal) + jnp.pad(e, (0, 1)) + jnp.pad(e, (1, 0)))
 
     def rotate(self, y: Float[Array, "K *Q"]) -> Float[Array, "K *Q"]:
@@ -91,13 +98,15 @@ class TridiagonalSpectrum:
     def _reflect(self, y: Float[Array, "K *Q"], *, transpose: bool) -> Float[Array, "K *Q"]:
         columns = y.reshape(len(y), -1)
         rest = _reflected(
-            lax.stop_gradient((self.reflectors, self.factors)), columns[1:], transpose=transpose
+            lax.stop_gradient((self.reflectors, self.taus)), columns[1:], transpose=transpose
         )
         return jnp.concatenate([columns[:1], rest]).reshape(y.shape)  # Q keeps the first coordinate
 
     def apply(self, v: Float[Array, "K *P"]) -> Float[Array, "K *P"]:
         """T v."""
-        d, e = (a.reshape(-1, *(1 for _ in v.shape[1:])) for a in (self.diagonal, self.beside))
+        d, e = (
+            a.reshape(-1, *(1 for _ in v.shape[1:])) for a in (self.diagonal, self.off_diagonal)
+        )
         nothing = jnp.zeros_like(v[:1])
         return (
             d * v + jnp.concatenate([e * v[1:], nothing]) + jnp.concatenate([nothing, e * v[:-1]])
@@ -107,7 +116,7 @@ class TridiagonalSpectrum:
         """(c I + T)^-1 u; c is a scalar, or one for each column."""
         if c.ndim:
             return jax.vmap(self.resolvent, in_axes=(0, 1), out_axes=1)(c, u)
-        lower, upper = jnp.pad(self.beside, (1, 0)), jnp.pad(self.beside, (0, 1))
+        lower, upper = jnp.pad(self.off_diagonal, (1, 0)), jnp.pad(self.off_diagonal, (0, 1))
 
         def solve(_: Any, u: Float[Array, "K P"]) -> Float[Array, "K P"]:
             return linalg.tridiagonal_solve(lower, lax.stop_gradient(c) + self.diagonal, upper, u)
@@ -117,6 +126,22 @@ class TridiagonalSpectrum:
             lambda v: c * v + self.apply(v), columns, solve, symmetric=True
         )
         return solution.reshape(u.shape)
+
+    def multiplier_path(self, z: Float[Array, "K *Q"], chain: ChainSpec) -> MultiplierPath:
+        """The recurrence on vectors of targets, without derivatives."""
+        if chain.multiplier is not None:
+            return distill_with_multiplier(chain.multiplier, chain.rounds)
+        constant: Any = lax.stop_gradient((self, z, chain))
+        spectrum, z, chain = constant
+        s2 = chain.squared_radius(self.num_points, z)
+        if z.ndim == 1 or chain.joint:
+            return _to_tolerance(spectrum, chain, z.reshape(len(z), -1), s2)
+        return map_outputs(lambda z, s2: _to_tolerance(spectrum, chain, z[:, None], s2), z, s2)
+
+    @property
+    def multipliers_are_constant(self) -> bool:
+        """Always."""
+        return True
 
     def floor(self, y: ArrayLike) -> Float[Array, "*Q"]:
         """The training loss of the smallest multiplier that rounding allows for, machine_eps d_max.
@@ -153,36 +178,53 @@ def tridiagonalise(G: ArrayLike) -> TridiagonalSpectrum:  # noqa: N803 (theory's
         >>> T.unrotate(T.apply(T.rotate(jnp.array([1.0, 1.0, 2.0])))).round(12).tolist()
         [2.0, 3.0, 3.0]
     """
-    matrix, machine_eps = as_gram(G)
-    diagonal, beside, reflectors, factors = _reduce(lax.stop_gradient(matrix))
+    return tridiagonalise_checked(as_gram_matrix(G))
+
+
+def tridiagonalise_checked(matrix: GramMatrix) -> TridiagonalSpectrum:
+    """:func:`tridiagonalise` for a matrix that has been checked.
+
+    Raises:
+        ValueError: indefinite beyond rounding.
+    """
+    machine_eps = matrix.machine_epsilon
+    diagonal, off_diagonal, reflectors, taus = _reduce(lax.stop_gradient(matrix.values))
     reduced = TridiagonalSpectrum(
-        diagonal, beside, reflectors, factors, machine_eps, matrix if is_traced(matrix) else None
+        diagonal, off_diagonal, reflectors, taus, machine_eps, matrix.traced
     )
-    rounding = len(matrix) * machine_eps * reduced.largest
-    indefinite = (rounding > 0) & _has_eigenvalue_below(-rounding, diagonal, beside)
+    rounding = reduced.num_points * machine_eps * reduced.largest
+    below = _has_eigenvalue_below(-rounding, reduced.diagonal, reduced.off_diagonal)
+    indefinite = (rounding > 0) & below
     if not is_traced(indefinite) and indefinite:
         raise ValueError(
             "G must be positive semi-definite; it has an eigenvalue below "
-            f"{format_number(-float(rounding))}, beyond "
-            "rounding. The kernel is not positive definite, or its values are less precise than "
-            "their dtype."
+            f"{format_number(-float(rounding))}, beyond rounding. The kernel is not positive "
+            "definite, or its values are less precise than their dtype."
         )
-    return dataclasses.replace(reduced, diagonal=jnp.where(indefinite, jnp.nan, diagonal))
+    return dataclasses.replace(reduced, diagonal=jnp.where(indefinite, jnp.nan, reduced.diagonal))
 
 
 @jax.jit
 def _has_eigenvalue_below(
-    level: Float[Array, ""], diagonal: Float[Array, " K"], beside: Float[Array, " K-1"]
+    level: Float[Array, ""], diagonal: Float[Array, " K"], off_diagonal: Float[Array, " K-1"]
 ) -> Bool[Array, ""]:
     """Sylvester's law of inertia: T - level I has a pivot that is not positive."""
 
-    def pivot(before: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
-        now = row[0] - level - row[1] ** 2 / jnp.where(before > 0, before, 1)
+    def pivot(before: Array, row: _Row) -> tuple[Array, Array]:
+        eliminated = row.off_diagonal**2 / jnp.where(before > 0, before, 1)
+        now = row.diagonal - level - eliminated
         return now, now
 
-    return ~jnp.all(
-        lax.scan(pivot, jnp.ones_like(level), (diagonal, jnp.pad(beside, (1, 0))))[1] > 0
-    )
+    rows = _Row(diagonal, jnp.pad(off_diagonal, (1, 0)))
+    pivots = lax.scan(pivot, jnp.ones_like(level), rows)[1]
+    return ~jnp.all(pivots > 0)
+
+
+class _Row(NamedTuple):
+    """A row of T: its entry on the diagonal, and the one before it."""
+
+    diagonal: Array
+    off_diagonal: Array
 
 
 @jax.jit
@@ -190,8 +232,8 @@ def _reduce(matrix: Float[Array, "K K"]) -> tuple[Array, Array, Array, Array]:
     if len(matrix) == 1:
         none = jnp.zeros(0, matrix.dtype)
         return matrix[0], none, none.reshape(0, 0), none
-    reduced, diagonal, beside, factors = linalg.tridiagonal(matrix, lower=True)
-    return diagonal, beside, reduced[1:, :-1], factors
+    reduced, diagonal, off_diagonal, taus = linalg.tridiagonal(matrix, lower=True)
+    return diagonal, off_diagonal, reduced[1:, :-1], taus
 
 
 def _reflected(
@@ -207,75 +249,59 @@ def _reflected(
     """
 
     def one_by_one(x: Float[Array, "n P"]) -> Float[Array, "n P"]:
-        def reflect(
-            x: Float[Array, "n P"], reflection: tuple[Array, Array, Array]
-        ) -> tuple[Float[Array, "n P"], None]:
-            index, column, factor = reflection
-            place = jnp.arange(len(column))
-            v = jnp.where(place == index, 1, jnp.where(place > index, column, 0))
-            return x - factor * v[:, None] * (v @ x)[None], None
+        def reflect(x: Float[Array, "n P"], one: _Reflection) -> tuple[Float[Array, "n P"], None]:
+            place = jnp.arange(len(one.column))
+            below = jnp.where(place > one.position, one.column, 0)
+            v = jnp.where(place == one.position, 1, below)
+            return x - one.tau * v[:, None] * (v @ x)[None], None
 
-        vectors, factors = reflections
-        return lax.scan(
-            reflect, x, (jnp.arange(len(factors)), vectors.T, factors), reverse=transpose
-        )[0]
+        vectors, taus = reflections
+        every = _Reflection(jnp.arange(len(taus)), vectors.T, taus)
+        return lax.scan(reflect, x, every, reverse=transpose)[0]
 
     def product(_: Any, x: Float[Array, "n P"], *, transpose: bool) -> Float[Array, "n P"]:
         return linalg.ormqr(*reflections, x, left=True, transpose=transpose)
 
-    there, back = (partial(product, transpose=which) for which in (transpose, not transpose))
-    return lax.custom_linear_solve(one_by_one, columns, solve=there, transpose_solve=back)
+    return lax.custom_linear_solve(
+        one_by_one,
+        columns,
+        solve=partial(product, transpose=transpose),
+        transpose_solve=partial(product, transpose=not transpose),
+    )
 
 
-class _State(NamedTuple):
-    targets: Float[Array, "K P"]
-    last: Float[Array, ""]  # c_{t-1}, and before it c_{t-2}: 0 when there is none
-    last_but_one: Float[Array, ""]
-    status: Int[Array, ""]
+class _Reflection(NamedTuple):
+    """I - tau v v^T; v is 1 at ``position``, 0 before it, and ``column`` after it."""
 
-
-def trajectory(
-    spectrum: TridiagonalSpectrum, z: Float[Array, "K *Q"], chain: Chain, terms: int
-) -> Trajectory:
-    """Multipliers and status of every round, without derivatives: as
-    :func:`sdntk.theory.recurrence.run_chain`.
-    """
-    if not chain.by_tolerance:
-        return distill_with_multiplier(chain.level, chain.rounds)
-    spectrum, z, chain = lax.stop_gradient((spectrum, z, chain))
-    of_one = partial(_to_tolerance, spectrum, chain)
-    s2 = terms * chain.level
-    if z.ndim == 1 or chain.joint:
-        return of_one(z.reshape(len(z), -1), s2)
-    return map_outputs(lambda z, s2: of_one(z[:, None], s2), z, s2)
+    position: Array
+    column: Array
+    tau: Array
 
 
 def _to_tolerance(
-    spectrum: TridiagonalSpectrum, chain: Chain, z: Float[Array, "K P"], s2: Float[Array, ""]
-) -> Trajectory:
-    alpha = chain.ground_truth_weight
+    spectrum: TridiagonalSpectrum, chain: ChainSpec, z: Float[Array, "K P"], s2: Float[Array, ""]
+) -> MultiplierPath:
+    """Every round solved to the radius s^2 = K eps; targets are vectors."""
 
-    def active(state: _State) -> tuple[_State, Trajectory]:
-        guess = jnp.where(
-            state.last_but_one > 0, state.last * (state.last / state.last_but_one), state.last
-        )
-        found = _solve(spectrum, state.targets, s2, guess)
+    def solve_round(targets: Float[Array, "K P"], guess: Float[Array, ""]) -> Multiplier:
+        return _solve(spectrum, targets, s2, guess)
+
+    def next_targets(targets: Float[Array, "K P"], found: Multiplier) -> Float[Array, "K P"]:
         solved = found.status == Status.ACTIVE
-        duals = spectrum.resolvent(jnp.where(solved, found.multipliers, 1), state.targets)
-        targets = alpha * z + (1 - alpha) * jnp.where(solved, spectrum.apply(duals), 0)
-        return _State(targets, found.multipliers, state.last, found.status), found
+        duals = spectrum.resolvent(jnp.where(solved, found.value, 1), targets)
+        fitted = jnp.where(solved, spectrum.apply(duals), 0)
+        return mix_targets(z, fitted, chain.ground_truth_weight)
 
-    def ended(state: _State) -> tuple[_State, Trajectory]:
-        c = jnp.where(state.status == Status.COLLAPSED, jnp.inf, jnp.nan).astype(s2.dtype)
-        return state, Trajectory(c, state.status, jnp.int32(0))
+    return solve_rounds(z, solve_round, next_targets, chain.rounds, s2.dtype)
 
-    def round_(state: _State, _: None) -> tuple[_State, Trajectory]:
-        return lax.cond(state.status == Status.ACTIVE, active, ended, state)
 
-    zero = jnp.zeros_like(s2)
-    return lax.scan(
-        round_, _State(z, zero, zero, jnp.int32(Status.ACTIVE)), None, length=chain.rounds
-    )[1]
+class _Problem(NamedTuple):
+    """One round: targets u, n = |u|, s, and n - s without cancellation."""
+
+    targets: Float[Array, "K P"]
+    n: Float[Array, ""]
+    s: Float[Array, ""]
+    gap: Float[Array, ""]
 
 
 def _solve(
@@ -283,53 +309,45 @@ def _solve(
     targets: Float[Array, "K P"],
     s2: Float[Array, ""],
     guess: Float[Array, ""],
-) -> Trajectory:
+) -> Multiplier:
     """The multiplier of one round."""
     eps = float(jnp.finfo(targets.dtype).eps)
-    n, s, d_max = jnp.linalg.norm(targets), jnp.sqrt(s2), spectrum.largest
-    gap, slack = (n**2 - s2) / (n + s), 2 * eps * targets.size**0.5
-    least = spectrum.machine_epsilon * d_max
-    too_far = jnp.linalg.norm(least * spectrum.resolvent(least, targets)) >= s
-    collapsed = n <= s * (1 + slack)
-    status = jnp.where(
-        collapsed, Status.COLLAPSED, jnp.where(too_far, Status.INFEASIBLE, Status.ACTIVE)
-    ).astype(jnp.int32)
-    going = status == Status.ACTIVE
-    high = jnp.where(going, d_max * (s / gap) * (1 + eps**0.25), 1)
-    low = jnp.where(going, jnp.minimum(least, high / 2), 1)
+    n, s = jnp.linalg.norm(targets), jnp.sqrt(s2)
+    problem = _Problem(targets, n, s, (n**2 - s2) / (n + s))
 
-    def step(state: Any) -> Any:
-        c, low, high, last_move, iterations, _ = state
-        f, slope = _log_residual(spectrum, targets, c, n, s, gap)
-        low, high = jnp.where(f < 0, c, low), jnp.where(f > 0, c, high)
-        move = -f / slope
-        newton, middle = c * jnp.exp(move), jnp.sqrt(low) * jnp.sqrt(high)
-        accepted = (low <= newton) & (newton <= high) & (jnp.abs(move) <= last_move / 2)
-        at_root = jnp.abs(f) <= eps * (4 + targets.size**0.5)
-        converged = (
-            at_root | (accepted & (jnp.abs(move) <= 4 * eps**0.5)) | (high <= low * (1 + 4 * eps))
-        )
-        after = jnp.where(at_root, c, jnp.where(accepted, newton, middle))
-        return after, low, high, jnp.abs(jnp.log(after / c)), iterations + 1, converged
+    # Which of the three states it is: the smallest multiplier that rounding allows for decides.
+    least = spectrum.machine_epsilon * spectrum.largest
+    smallest_residual = jnp.linalg.norm(least * spectrum.resolvent(least, targets))
+    collapsed = n <= s * (1 + 2 * eps * targets.size**0.5)
+    status = as_status(collapsed, smallest_residual >= s)
+    active = status == Status.ACTIVE
 
-    first = jnp.where(
-        (low < guess) & (guess < high), guess, jnp.where(going, jnp.sqrt(low) * jnp.sqrt(high), 1)
+    # The upper of the bounds (23), a little wider so that a root on it is inside.
+    upper = spectrum.largest * (s / problem.gap) * (1 + eps**0.25)
+    high = jnp.where(active, upper, 1)
+    low = jnp.where(active, jnp.minimum(least, high / 2), 1)
+    bracket = Bracket(low, high)
+
+    root = find_root(
+        lambda c: _log_residual(spectrum, problem, c),
+        bracket,
+        jnp.where(bracket.holds(guess), guess, bracket.middle),
+        noise=eps * (4 + targets.size**0.5),
+        active=active,
+        max_iterations=MAX_ITERATIONS,
     )
-    start = (first, low, high, jnp.full_like(s, jnp.inf), jnp.int32(0), ~going)
-    c, *_, iterations, _ = lax.while_loop(
-        lambda state: ~state[5] & (state[4] < MAX_ITERATIONS), step, start
-    )
-    no_root = jnp.where(status == Status.COLLAPSED, jnp.inf, jnp.nan)
-    return Trajectory(jnp.where(going, c, no_root), status, iterations)
+    c = jnp.where(active, root.value, without_root(status))
+    return Multiplier(c, status, root.iterations)
 
 
 def _log_residual(
-    spectrum: TridiagonalSpectrum, targets: Array, c: Array, n: Array, s: Array, gap: Array
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    spectrum: TridiagonalSpectrum, problem: _Problem, c: Float[Array, ""]
+) -> Residual:
     """F = log( (h/s) (n - s)/(n - h) ) and its derivative by log c."""
-    duals = spectrum.resolvent(c, targets)
+    duals = spectrum.resolvent(c, problem.targets)
     fitted, residuals = spectrum.apply(duals), c * duals
     h = jnp.linalg.norm(residuals)
     h_slope = c**2 * jnp.sum(duals * spectrum.apply(spectrum.resolvent(c, duals))) / h
-    g = jnp.sum(fitted * (targets + residuals)) / (n + h)  # n - h, without cancellation
-    return jnp.log(h / s * gap / g), h_slope / h + h_slope / g
+    # n - h, without cancellation.
+    g = jnp.sum(fitted * (problem.targets + residuals)) / (problem.n + h)
+    return Residual(jnp.log(h / problem.s * problem.gap / g), h_slope / h + h_slope / g)

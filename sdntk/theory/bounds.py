@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float
 
 from sdntk._arguments import ArrayLike, as_count, as_float_array, as_positive, every, is_traced
 from sdntk.theory import filters
-from sdntk.theory.multiplier import Range, Status, deflate, range_part, solve
+from sdntk.theory.multiplier import Status, Support, deflate, solve, support_of
 
 
 class _Problem(NamedTuple):
@@ -33,7 +33,7 @@ class _Problem(NamedTuple):
     d: Float[Array, " K"]
     z: Float[Array, " K"]
     s2: Float[Array, ""]  # s^2 = K eps
-    of_range: Range
+    support: Support
     r0: Float[Array, ""]  # n0/s0: the range part of the labels over what is left of the radius
     r0_minus_1: Float[Array, ""]  # the same less 1, without cancellation
     s0: Float[Array, ""]
@@ -41,7 +41,7 @@ class _Problem(NamedTuple):
 
     @property
     def kappa(self) -> Float[Array, ""]:
-        return self.of_range.d_max / self.of_range.d_min
+        return self.support.d_max / self.support.d_min
 
     @property
     def active(self) -> Bool[Array, ""]:
@@ -57,9 +57,8 @@ class _Problem(NamedTuple):
 
     def after_round_0(self) -> "_Problem":
         """The problem of round 1: labels z_1 = A_0 z_0, whose null part is gone."""
-        c = solve(
-            self.of_range, *self.of_range.split(self.z), self.s2, jnp.zeros_like(self.s2)
-        ).value
+        z2 = self.support.split(self.z)
+        c = solve(self.support, z2, self.s2, jnp.zeros_like(self.s2)).value
         return _problem(self.d, filters.ridge(self.d, c) * self.z, self.s2)
 
 
@@ -85,9 +84,9 @@ def _checked(eigenvalues: ArrayLike, z: ArrayLike, tolerance: ArrayLike) -> _Pro
 
 @jax.jit
 def _problem(d: Float[Array, " K"], z: Float[Array, " K"], s2: Float[Array, ""]) -> _Problem:
-    of_range = range_part(d)
-    n0, s0, gap, status = deflate(of_range, *of_range.split(z), s2)
-    return _Problem(d, z, s2, of_range, n0 / s0, gap / s0, s0, status)
+    support = support_of(d)
+    fit = deflate(support, support.split(z), s2)
+    return _Problem(d, z, s2, support, fit.n / fit.s, fit.gap / fit.s, fit.s, fit.status)
 
 
 def multiplier_bounds(
@@ -117,9 +116,7 @@ def multiplier_bounds(
         [1.0, 2.0]
     """
     p = _checked(eigenvalues, z, tolerance)
-    return p.if_active(p.of_range.d_min / p.r0_minus_1), p.if_active(
-        p.of_range.d_max / p.r0_minus_1
-    )
+    return p.if_active(p.support.d_min / p.r0_minus_1), p.if_active(p.support.d_max / p.r0_minus_1)
 
 
 def norm_bounds(
@@ -171,7 +168,7 @@ def _norm_bound(p: _Problem, rounds: int, *, lower: bool) -> Float[Array, " T"]:
         q.active, from_start(q, rounds), 0
     )  # of z_1, z_2, ...; 0 when round 1 has collapsed
     restarted = jnp.concatenate([bound[:2], from_z1[1:]])[:rounds]
-    bound = p.if_active(jnp.where((~p.of_range.kept.all()), restarted, bound), collapsed=0.0)
+    bound = p.if_active(jnp.where((~p.support.kept.all()), restarted, bound), collapsed=0.0)
     return bound.at[0].set(jnp.linalg.norm(p.z))
 
 
@@ -217,9 +214,7 @@ def _guaranteed_rounds(p: _Problem, *, tight: bool) -> Float[Array, ""]:
     proposition = _proposition_4_tight if tight else _proposition_4
     q = p.after_round_0()
     from_z1 = jnp.where(q.active, proposition(q), 0)
-    return p.if_active(
-        jnp.where(~p.of_range.kept.all(), 1 + from_z1, proposition(p)), collapsed=0.0
-    )
+    return p.if_active(jnp.where(~p.support.kept.all(), 1 + from_z1, proposition(p)), collapsed=0.0)
 
 
 def _proposition_4(p: _Problem) -> Float[Array, ""]:
@@ -273,8 +268,8 @@ def filter_ratio_bound(
 
 @jax.jit
 def _filter_ratio_bound(p: _Problem, t: Float[Array, ""]) -> Float[Array, "K K"]:
-    kept = p.of_range.kept
-    level = p.r0_minus_1 + jnp.where(kept, p.of_range.d_min / p.of_range.d, jnp.inf)
+    kept = p.support.kept
+    level = p.r0_minus_1 + jnp.where(kept, p.support.d_min / p.support.d, jnp.inf)
     covered = kept[:, None] & (p.d[:, None] >= p.d[None, :])
     return p.if_active(
         jnp.where(covered, (level[None, :] / jnp.where(kept, level, 1)[:, None]) ** t, 0)
@@ -317,8 +312,8 @@ def sparsity_index(
         _guaranteed_rounds(p, tight=False) if t is None else as_float_array("t", t, dtype=p.d.dtype)
     )
     smaller, larger, distinct = _neighbours(p.d)
-    drop = p.of_range.d_min / smaller - p.of_range.d_min / larger
-    log_ratio = jnp.log1p(drop / (p.r0_minus_1 + p.of_range.d_min / larger))
+    drop = p.support.d_min / smaller - p.support.d_min / larger
+    log_ratio = jnp.log1p(drop / (p.r0_minus_1 + p.support.d_min / larger))
     return p.if_active(
         jnp.exp(rounds * jnp.min(jnp.where(distinct, log_ratio, jnp.inf), initial=jnp.inf))
     )
@@ -345,7 +340,7 @@ def sparsity_limit(eigenvalues: ArrayLike) -> Float[Array, ""]:
         1.284025
     """
     d = _eigenvalues(eigenvalues)
-    _, d_min, d_max, _ = range_part(d)
+    _, d_min, d_max, _ = support_of(d)
     smaller, larger, distinct = _neighbours(d)
     drop = jnp.min(jnp.where(distinct, 1 / smaller - 1 / larger, jnp.inf), initial=jnp.inf)
     return jnp.exp(d_min * (d_min / d_max) * drop)

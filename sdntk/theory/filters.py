@@ -1,16 +1,28 @@
-"""Spectral filters: diagonals F(d) that turn rotated labels into rotated predictions (theory: one
-language for all).
+"""Spectral filters: diagonals F(d) that turn rotated labels into rotated predictions.
 
-Ridge regression, a round of self-distillation, ground truth mixed in, early stopping and gradient
-flow all map the labels y to f = V^T F(D) V y on the training points. A new method is a new filter,
-not a new subsystem.
+Ridge regression, a round of self-distillation, ground truth mixed in, iterated Tikhonov,
+truncation, early stopping, gradient descent and gradient flow all map the labels y to f = V^T F(D)
+V y on the training points (docs/theory.md, section 5). A new method is a new filter, not a new
+subsystem: :func:`sdntk.fit_filter` makes a fit of any. All are 0 where d = 0, so that no function
+outside the space is asked for.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from sdntk._arguments import ArrayLike
+from sdntk._arguments import (
+    ArrayLike,
+    as_count,
+    as_float_array,
+    every,
+    format_number,
+    is_traced,
+)
+from sdntk.theory.mixing import mix_targets
 
 
 def ridge(eigenvalues: ArrayLike, multiplier: ArrayLike) -> Float[Array, "..."]:
@@ -41,8 +53,7 @@ def mix(filters: ArrayLike, ground_truth_weight: ArrayLike) -> Float[Array, "...
         >>> mix(jnp.array([0.0, 0.5]), 0.25).tolist()
         [0.25, 0.625]
     """
-    alpha = jnp.asarray(ground_truth_weight)
-    return alpha + (1 - alpha) * jnp.asarray(filters)
+    return mix_targets(1, jnp.asarray(filters), jnp.asarray(ground_truth_weight))
 
 
 def distillation(
@@ -70,17 +81,111 @@ def distillation(
         >>> filters.tolist(), targets.tolist()
         ([[0.5, 0.75], [0.25, 0.5625]], [[1.0, 1.0], [0.5, 0.75]])
     """
-    d = eigenvalues if eigenvalues.ndim >= multipliers.ndim else eigenvalues[:, None]
+    d = eigenvalues
+    if d.ndim < multipliers.ndim:
+        d = d[:, None]
 
     def round_(
         targets: Float[Array, "m *p"], c: Float[Array, "*Q"]
     ) -> tuple[Float[Array, "m *p"], tuple[Array, Array]]:
-        fitted = ridge(d, c.reshape((1,) * (d.ndim - c.ndim) + c.shape)) * targets
+        column = c.reshape((1,) * (d.ndim - c.ndim) + c.shape)
+        fitted = ridge(d, column) * targets
         return mix(fitted, ground_truth_weight), (fitted, targets)
 
     shape = jnp.broadcast_shapes(d.shape, (1, *multipliers.shape[1:]))
     _, (filters, targets) = lax.scan(round_, jnp.ones(shape, d.dtype), multipliers)
     return filters, targets
+
+
+def iterated_tikhonov(
+    eigenvalues: ArrayLike, multiplier: ArrayLike, count: ArrayLike
+) -> Float[Array, "..."]:
+    """Ridge fits to what the fits before have left over: F = I - (c (c I + D)^-1)^m.
+
+    From f_0 = 0, m times  f <- f + A (y - f),  A = D (c I + D)^-1: boosting with a ridge fit
+    ("twicing" for m = 2). It weakens the regularisation with every step, as self-distillation
+    strengthens it.
+
+    Args:
+        eigenvalues: d, any shape, not negative.
+        multiplier: c, positive, of a shape that broadcasts against d.
+        count: m, the number of fits, zero or positive.
+
+    Raises:
+        ValueError, TypeError: an argument out of its range.
+
+    Source: Engl, Hanke and Neubauer 1996, *Regularization of Inverse Problems*, section 5.1;
+    docs/theory.md, section 8.
+
+    Example:
+        >>> iterated_tikhonov(jnp.array([0.0, 1.0]), 1.0, 2).tolist()  # 1 - 1/4
+        [0.0, 0.75]
+    """
+    d = _eigenvalues(eigenvalues)
+    c = _in_range("multiplier", multiplier, lambda c: c > 0, "positive")
+    m = _in_range("count", count, lambda m: m >= 0, "zero or positive")
+    return -jnp.expm1(-m * jnp.log1p(d / c))
+
+
+def truncated(eigenvalues: ArrayLike, rank: int) -> Float[Array, "m ..."]:
+    """Principal components: F = 1 for the ``rank`` largest eigenvalues, 0 for the others.
+
+    Of equal eigenvalues the later ones are kept; those that are 0 never are.
+
+    Args:
+        eigenvalues: d, shape (m,) or (m, Q), not negative.
+        rank: how many are kept, zero or positive.
+
+    Raises:
+        ValueError, TypeError: an argument out of its range.
+
+    Source: Engl, Hanke and Neubauer 1996, *Regularization of Inverse Problems*, section 4.1.
+
+    Example:
+        >>> truncated(jnp.array([0.0, 0.5, 2.0, 3.0]), 2).tolist()
+        [0.0, 0.0, 1.0, 1.0]
+    """
+    d = _eigenvalues(eigenvalues)
+    rank = as_count("rank", rank, at_least=0)
+    position = jnp.argsort(jnp.argsort(d, axis=0), axis=0)  # from the smallest
+    return ((position >= len(d) - rank) & (d > 0)).astype(d.dtype)
+
+
+def gradient_descent(eigenvalues: ArrayLike, step: ArrayLike, count: int) -> Float[Array, "..."]:
+    """Gradient descent on the loss ||f - y||^2/(2K) from f = 0: F = I - (I - step D)^count.
+
+    On the training points  f <- f + step G (y - f),  ``count`` times. For small steps it is
+    :func:`gradient_flow` at the time step * count.
+
+    Args:
+        eigenvalues: d, any shape, not negative.
+        step: the learning rate, positive, below 2/d_max.
+        count: how many steps, zero or positive.
+
+    Raises:
+        ValueError, TypeError: an argument out of its range; a step of 2/d_max or more, for which
+            the iteration diverges.
+
+    Source: Engl, Hanke and Neubauer 1996, *Regularization of Inverse Problems*, section 6.1
+    (Landweber's iteration).
+
+    Example:
+        >>> gradient_descent(jnp.array([0.0, 1.0]), 0.5, 2).tolist()  # 1 - 1/4
+        [0.0, 0.75]
+    """
+    d = _eigenvalues(eigenvalues)
+    step = _in_range("step", step, lambda step: step > 0, "positive")
+    count = as_count("count", count, at_least=0)
+    moved = step * d
+    if not is_traced(moved) and not every(lambda moved: moved < 2, moved):
+        raise ValueError(
+            f"step must be below 2/d_max, or gradient descent diverges; step * d_max is "
+            f"{format_number(float(jnp.max(moved)))}."
+        )
+    # Where steps are small, 1 - (1 - x)^count cancels.
+    small = moved < 0.5
+    by_logarithm = -jnp.expm1(count * jnp.log1p(-jnp.where(small, moved, 0)))
+    return jnp.where(small, by_logarithm, 1 - (1 - moved) ** count)
 
 
 def gradient_flow(eigenvalues: ArrayLike, time: ArrayLike) -> Float[Array, "..."]:
@@ -92,3 +197,27 @@ def gradient_flow(eigenvalues: ArrayLike, time: ArrayLike) -> Float[Array, "..."
         [0.0]
     """
     return -jnp.expm1(-jnp.asarray(time) * jnp.asarray(eigenvalues))
+
+
+def divided_by_eigenvalues(
+    filter_: Float[Array, "m *Q"], eigenvalues: Float[Array, " m"]
+) -> Float[Array, "m *Q"]:
+    """F(d)/d, the filter of the dual coefficients; 0 where d = 0.
+
+    There it could be anything: sum_k v_k g(., x_k) is the zero function for every v with G v = 0.
+    """
+    d = eigenvalues.reshape(-1, *(1 for _ in filter_.shape[1:]))
+    return jnp.where(d > 0, filter_ / jnp.where(d > 0, d, 1), 0)
+
+
+def _eigenvalues(value: ArrayLike) -> Float[Array, "..."]:
+    return _in_range("eigenvalues", value, lambda d: d >= 0, "zero or positive")
+
+
+def _in_range(
+    name: str, value: ArrayLike, condition: Callable[[Any], Any], expected: str
+) -> Float[Array, "..."]:
+    array = as_float_array(name, value)
+    if not is_traced(array) and not every(condition, array):
+        raise ValueError(f"{name} must be {expected}; got {value}.")
+    return array

@@ -18,6 +18,7 @@ slowly is replaced by a bisection of log c.
 
 import dataclasses
 import enum
+from collections.abc import Callable
 from typing import NamedTuple, no_type_check
 
 import jax
@@ -27,6 +28,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sdntk._arguments import ArrayLike, as_count, as_float_array, as_positive, every, is_traced
 from sdntk._linalg import matmul
+from sdntk.theory.newton import Bracket, Residual, Root, find_root
 
 #: Newton steps after which the solver gives up; the hardest of the adversarial spectra in the tests
 #: take 20.
@@ -114,35 +116,42 @@ def solve_multiplier(
 
 @jax.jit
 def _solve(d: Float[Array, " m"], z: Float[Array, " m"], s2: Float[Array, ""]) -> Multiplier:
-    of_range = range_part(d)
-    z2, null2 = of_range.split(z)
-    return solve(of_range, z2, null2, s2, jnp.zeros_like(s2))
+    support = support_of(d)
+    return solve(support, support.split(z), s2, jnp.zeros_like(s2))
 
 
-class Range(NamedTuple):
-    """The eigenvalues d_k > 0, in the shape of all: where d_k = 0 a harmless 1 stands, with labels
-    that are 0.
-    """
+class SquaredLabels(NamedTuple):
+    """z_k^2 on the support of the spectrum, and what lies outside it."""
+
+    kept: Float[Array, " m"]  # z_k^2 where d_k > 0, else 0
+    null: Float[Array, ""]  # n0^2: the sum of z_k^2 where d_k = 0
+
+
+class Support(NamedTuple):
+    """The eigenvalues d_k > 0, in the shape of all: a harmless 1 stands where d_k = 0."""
 
     d: Float[Array, " m"]
     d_min: Float[Array, ""]
     d_max: Float[Array, ""]
     kept: Bool[Array, " m"]
 
-    def split(self, z: Float[Array, " m"]) -> tuple[Float[Array, " m"], Float[Array, ""]]:
-        """The squared labels of the range, and the sum n0^2 of those of the null space."""
+    def split(self, z: Float[Array, " m"]) -> SquaredLabels:
+        """The squared labels on the support and in the null space."""
         z2 = z**2
-        return jnp.where(self.kept, z2, 0), jnp.sum(jnp.where(self.kept, 0, z2))
+        return SquaredLabels(
+            kept=jnp.where(self.kept, z2, 0), null=jnp.sum(jnp.where(self.kept, 0, z2))
+        )
 
 
-def range_part(d: Float[Array, " m"]) -> Range:
+def support_of(d: Float[Array, " m"]) -> Support:
     """Deflate the null space of the eigenvalues."""
     kept = d > 0
-    return Range(jnp.where(kept, d, 1), jnp.min(jnp.where(kept, d, jnp.inf)), jnp.max(d), kept)
+    d_min = jnp.min(jnp.where(kept, d, jnp.inf))
+    return Support(jnp.where(kept, d, 1), d_min, jnp.max(d), kept)
 
 
 class Deflated(NamedTuple):
-    """A fit on the range: what is left of norm and radius once the null space has had its share."""
+    """A fit on the support: what the null space has left of norm and radius."""
 
     n: Float[Array, ""]  # || z restricted to d_k > 0 ||
     s: Float[Array, ""]  # sqrt(s^2 - n0^2), n0 = || z restricted to d_k = 0 ||
@@ -150,25 +159,30 @@ class Deflated(NamedTuple):
     status: Int[Array, ""]  # a Status; a norm within rounding of s counts as equal to it
 
 
-def deflate(
-    of_range: Range, z2: Float[Array, " m"], null2: Float[Array, ""], s2: Float[Array, ""]
-) -> Deflated:
-    """The fit on the range with squared labels z2, null-space norm null2 = n0^2 and radius s2 = s^2
-    = K eps.
-    """
-    n2 = weighted_sums(jnp.ones_like(z2), weights=z2)[0]
-    n, s = jnp.sqrt(n2), jnp.sqrt(jnp.maximum(s2 - null2, 0))
-    gap = (n2 + null2 - s2) / (
-        n + s
-    )  # n^2 - s^2 of the range is that of the whole: positive unless collapsed
-    slack = 2 * jnp.finfo(z2.dtype).eps * z2.size**0.5
-    norm, n0, radius = jnp.sqrt(n2 + null2), jnp.sqrt(null2), jnp.sqrt(s2)
+def deflate(support: Support, z2: SquaredLabels, s2: Float[Array, ""]) -> Deflated:
+    """The fit on the support, for the radius s^2 = K eps."""
+    n2 = weighted_sums(jnp.ones_like(z2.kept), weights=z2.kept)[0]
+    n = jnp.sqrt(n2)
+    s = jnp.sqrt(jnp.maximum(s2 - z2.null, 0))
+    # n^2 - s^2 on the support is that of the whole: positive unless collapsed.
+    gap = (n2 + z2.null - s2) / (n + s)
+
+    slack = 2 * jnp.finfo(z2.kept.dtype).eps * z2.kept.size**0.5
+    norm, radius, n0 = jnp.sqrt(n2 + z2.null), jnp.sqrt(s2), jnp.sqrt(z2.null)
     collapsed = norm <= radius * (1 + slack)
-    infeasible = ~of_range.kept.all() & (radius <= n0 + slack * norm)
-    status = jnp.where(
-        collapsed, Status.COLLAPSED, jnp.where(infeasible, Status.INFEASIBLE, Status.ACTIVE)
-    )
-    return Deflated(n, s, gap, status.astype(jnp.int32))
+    infeasible = ~support.kept.all() & (radius <= n0 + slack * norm)
+    return Deflated(n, s, gap, as_status(collapsed, infeasible))
+
+
+def as_status(collapsed: Bool[Array, ""], infeasible: Bool[Array, ""]) -> Int[Array, ""]:
+    """The :class:`Status` of a fit; collapse counts first."""
+    unless_collapsed = jnp.where(infeasible, Status.INFEASIBLE, Status.ACTIVE)
+    return jnp.where(collapsed, Status.COLLAPSED, unless_collapsed).astype(jnp.int32)
+
+
+def without_root(status: Int[Array, ""]) -> Float[Array, ""]:
+    """What stands for the multiplier of a fit that is not active: infinity if collapsed, or nan."""
+    return jnp.where(status == Status.COLLAPSED, jnp.inf, jnp.nan)
 
 
 def weighted_sums(*rows: Float[Array, " m"], weights: Float[Array, " m"]) -> Float[Array, " r"]:
@@ -179,123 +193,85 @@ def weighted_sums(*rows: Float[Array, " m"], weights: Float[Array, " m"]) -> Flo
 
 
 def solve(
-    of_range: Range,
-    z2: Float[Array, " m"],
-    null2: Float[Array, ""],
-    s2: Float[Array, ""],
-    guess: Float[Array, ""],
+    support: Support, z2: SquaredLabels, s2: Float[Array, ""], guess: Float[Array, ""]
 ) -> Multiplier:
-    """:func:`solve_multiplier` on split labels, for use inside jitted code: s2 = K eps, and a guess
-    at c (or 0).
+    """:func:`solve_multiplier` on split labels, for use inside jitted code.
+
+    Args:
+        support: of the eigenvalues.
+        z2: squared labels, split by it.
+        s2: s^2 = K eps.
+        guess: at c, or 0.
     """
-    fit = lax.stop_gradient(deflate(of_range, z2, null2, s2))
-    root, iterations = _root(
-        *lax.stop_gradient((of_range.d, z2, fit, guess, of_range.d_min, of_range.d_max))
-    )
-    root = implicit_root(root, of_range.d, z2, s2 - null2, fit.status == Status.ACTIVE)
-    no_root = jnp.where(fit.status == Status.COLLAPSED, jnp.inf, jnp.nan)
-    return Multiplier(jnp.where(fit.status == Status.ACTIVE, root, no_root), fit.status, iterations)
+    fit = lax.stop_gradient(deflate(support, z2, s2))
+    active = fit.status == Status.ACTIVE
+    root = _root(*lax.stop_gradient((support, z2.kept, fit, guess)))
+
+    def squared_residual(c: Float[Array, ""]) -> Residual:
+        a = 1 / (1 + support.d / c)
+        return Residual(*weighted_sums(a**2, 2 * a**2 * (1 - a), weights=z2.kept))
+
+    c = implicit_root(root.value, squared_residual, s2 - z2.null, active)
+    return Multiplier(jnp.where(active, c, without_root(fit.status)), fit.status, root.iterations)
 
 
 def implicit_root(
-    c: Float[Array, ""],
-    d: Float[Array, " m"],
-    z2: Float[Array, " m"],
-    s2: Float[Array, ""],
-    active: Bool[Array, ""],
-) -> Float[Array, ""]:
-    """A constant c, known to solve sum_k z_k^2 (c/(c + d_k))^2 = s^2, with the derivatives that
-    this equation gives it.
+    c: Float[Array, "*Q"],
+    squared_residual: Callable[[Float[Array, "*Q"]], Residual],
+    s2: Float[Array, "*Q"],
+    active: Bool[Array, "*Q"],
+) -> Float[Array, "*Q"]:
+    """A constant c, known to solve h^2(c) = s^2, with the derivatives that this equation gives it.
 
     Two Newton steps in log c, whose value is rounding and left out, have the derivatives of the
     root up to the third. (``jax.custom_jvp`` would do for the first: inside a scan, JAX loses such
     rules on the way to second ones.)
+
+    Args:
+        c: the root.
+        squared_residual: h^2 and its derivative by log c, as a function of c.
+        s2: s^2.
+        active: where it is false, c is no root, and gets no derivatives.
     """
     x = jnp.zeros_like(c)
     for _ in range(2):
-        a = 1 / (1 + d / (c * jnp.exp(x)))
-        h2, slope = weighted_sums(a**2, 2 * a**2 * (1 - a), weights=z2)
-        x = x - jnp.where(active, h2 - s2, 0) / jnp.where(active & (slope > 0), slope, 1)
+        h2 = squared_residual(c * jnp.exp(x))
+        excess = jnp.where(active, h2.value - s2, 0)
+        x = x - excess / jnp.where(active & (h2.slope > 0), h2.slope, 1)
     return c * jnp.exp(x - lax.stop_gradient(x))
 
 
-def _root(
-    d: Float[Array, " m"],
-    z2: Float[Array, " m"],
-    fit: Deflated,
-    guess: Float[Array, ""],
-    d_min: Float[Array, ""],
-    d_max: Float[Array, ""],
-) -> tuple[Float[Array, ""], Int[Array, ""]]:
-    """The root c of sum_k z_k^2 (c/(c + d_k))^2 = s^2, and the iterations it took; 1, at once,
-    unless the fit is active.
-    """
+def _root(support: Support, z2: Float[Array, " m"], fit: Deflated, guess: Float[Array, ""]) -> Root:
+    """The root of sum_k z_k^2 (c/(c + d_k))^2 = s^2; 1, at once, unless the fit is active."""
     eps = float(jnp.finfo(z2.dtype).eps)
     active = fit.status == Status.ACTIVE
-    # The bounds (23), a little wider so that a root on one of them (a single eigenvalue) lies
-    # inside.
+
+    # The bounds (23), a little wider so that a root on one of them (a single eigenvalue) is inside.
     margin = 1 + eps**0.25
-    low = jnp.where(active, d_min * (fit.s / fit.gap) / margin, 1)
-    high = jnp.where(active, d_max * (fit.s / fit.gap) * margin, 1)
-    noise = eps * (4 + z2.size**0.5)  # rounding of F
+    low = jnp.where(active, support.d_min * (fit.s / fit.gap) / margin, 1)
+    high = jnp.where(active, support.d_max * (fit.s / fit.gap) * margin, 1)
+    bracket = Bracket(low, high)
 
-    def step(state: Float[Array, " 6"]) -> Float[Array, " 6"]:
-        c, low, high, last_move, iterations, _ = state
-        f, slope = _log_residual(c, d, z2, fit)
-        low, high = jnp.where(f < 0, c, low), jnp.where(f > 0, c, high)
-        move = -f / slope
-        newton, middle = c * jnp.exp(move), jnp.sqrt(low) * jnp.sqrt(high)
-        accepted = (low <= newton) & (newton <= high) & (jnp.abs(move) <= last_move / 2)
-        at_root = jnp.abs(f) <= noise
-        # Newton's error after a step is below 3 move^2: below 50 eps after a step under 4
-        # sqrt(eps).
-        converged = (
-            at_root | (accepted & (jnp.abs(move) <= 4 * eps**0.5)) | (high <= low * (1 + 4 * eps))
-        )
-        c_next = jnp.where(at_root, c, jnp.where(accepted, newton, middle))
-        return jnp.stack(
-            [
-                c_next,
-                low,
-                high,
-                jnp.abs(jnp.log(c_next / c)),
-                iterations + 1,
-                converged.astype(c.dtype),
-            ]
-        )
-
-    def running(state: Float[Array, " 6"]) -> Bool[Array, ""]:
-        *_, iterations, converged = state
-        return (converged == 0) & (iterations < MAX_ITERATIONS)
-
-    # The state is one array: on the CPU, six scalars would be scheduled one by one, at the price of
-    # the sums themselves.
-    first = jnp.where((low < guess) & (guess < high), guess, low)
-    state = jnp.stack(
-        [
-            first,
-            low,
-            high,
-            jnp.full_like(first, jnp.inf),
-            jnp.zeros_like(first),
-            (~active).astype(first.dtype),
-        ]
+    return find_root(
+        lambda c: _log_residual(c, support.d, z2, fit),
+        bracket,
+        jnp.where(bracket.holds(guess), guess, low),
+        noise=eps * (4 + z2.size**0.5),
+        active=active,
+        max_iterations=MAX_ITERATIONS,
     )
-    c, *_, iterations, _ = lax.while_loop(running, step, state)
-    return c, iterations.astype(jnp.int32)
 
 
 def _log_residual(
     c: Float[Array, ""], d: Float[Array, " m"], z2: Float[Array, " m"], fit: Deflated
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+) -> Residual:
     """F = log( (h/s) (n - s)/(n - h) ) and its derivative by log c."""
     w = 1 / (c + d)
     a, b = c * w, d * w  # a + b = 1
-    a2 = (
-        a * (fit.n / fit.s)
-    ) ** 2  # h^2 = sum z^2 a^2 is s^2 at the root: so scaled, it neither over- nor underflows
+    # h^2 = sum z^2 a^2 is s^2 at the root: so scaled, it neither over- nor underflows.
+    a2 = (a * (fit.n / fit.s)) ** 2
     h2, h2_slope, one_minus_a2 = weighted_sums(a2, a2 * b, b * (1 + a), weights=z2) / fit.n**2
     h = jnp.sqrt(h2)  # h/s
     s = fit.s / fit.n
     g = one_minus_a2 / (1 + h * s)  # (n - h)/n, summed without cancellation
-    return jnp.log(h * (fit.gap / fit.n) / g), h2_slope / h2 * (1 + h * s / g)
+    return Residual(jnp.log(h * (fit.gap / fit.n) / g), h2_slope / h2 * (1 + h * s / g))

@@ -84,7 +84,7 @@ def test_chains_are_the_dense_path_s(case):
     run, exact = (
         sdntk.distill(KERNEL, X, y, method=m, **options) for m in ("tridiagonal", "dense")
     )
-    assert run.method == "tridiagonal: as asked for"
+    assert (run.method, run.method_reason) == ("tridiagonal", "as asked for")
     assert run.filters is None
     for name in ("status", "active_rounds"):
         np.testing.assert_array_equal(getattr(run, name), getattr(exact, name))
@@ -169,7 +169,7 @@ def test_the_reflections_written_out_are_those_that_are_run():
     from sdntk.spectra.tridiagonal import _reflected
 
     spectrum = sdntk.tridiagonalise(sdntk.gram(KERNEL, X))
-    reflections, columns = (spectrum.reflectors, spectrum.factors), Y[1:]
+    reflections, columns = (spectrum.reflectors, spectrum.taus), Y[1:]
     for transpose in (True, False):
         closed = jax.make_jaxpr(lambda b, t=transpose: _reflected(reflections, b, transpose=t))(
             columns

@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sdntk
-from sdntk.theory.multiplier import MAX_ITERATIONS, range_part, solve
+from sdntk.theory.multiplier import MAX_ITERATIONS, solve, support_of
 
 
 @jax.jit
 def solve_all(d, z, s2):
     def one(item):
         d, z, s2 = item
-        of_range = range_part(d)
-        return solve(of_range, *of_range.split(z), s2, jnp.zeros_like(s2))
+        support = support_of(d)
+        return solve(support, support.split(z), s2, jnp.zeros_like(s2))
 
     return jax.lax.map(one, (d, z, s2))
 

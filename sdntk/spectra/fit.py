@@ -1,0 +1,278 @@
+"""A fit: a filter on a spectrum, and what it predicts.
+
+Every method of this library maps rotated labels z to fitted coordinates F(d) z and dual
+coefficients F(d)/d z (docs/theory.md, section 5). Whatever has these is a fit: a filter of your own
+(:func:`fit_filter`), or a round of self-distillation.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from sdntk._arguments import ArrayLike, as_float_array, as_labels, as_points, every, is_traced
+from sdntk._linalg import matmul
+from sdntk._pytrees import pytree
+from sdntk.gram_matrices.compute import gram
+from sdntk.kernels import Kernel, KernelFunction
+from sdntk.spectra.base import AbstractSpectrum, as_column
+from sdntk.theory.filters import divided_by_eigenvalues
+
+#: Predictions are made so many bytes of the cross-Gram matrix at a time.
+CROSS_BYTES = 2**28
+
+
+class Predictor:
+    """What predicts from dual coefficients a: f(x) = g_x^T a (Mobahi et al. 2020, Prop. 1).
+
+    Attributes:
+        spectrum: of the Gram matrix.
+        kernel: the kernel, if known (then :meth:`predict` works).
+        x: the training points, if known.
+    """
+
+    spectrum: AbstractSpectrum
+    kernel: Any
+    x: Any
+
+    def compute_duals(self) -> Float[Array, "..."]:
+        """The dual coefficients, computed anew."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def dual_coefficients(self) -> Float[Array, "..."]:
+        """A = V^T F(d)/d z: f(x) = g_x^T a. Computed once, when first asked for."""
+        if is_traced(self):
+            return self.compute_duals()
+        with jax.ensure_compile_time_eval():  # kept for later: it must not belong to any trace
+            return self.compute_duals()
+
+    def predict(self, x_new: ArrayLike) -> Float[Array, "..."]:
+        """F at new points, of every round where there are several.
+
+        Args:
+            x_new: points, shape (n, ...).
+
+        Returns:
+            f(x_new), shape (n,) or (n, Q), after an axis T for a chain.
+
+        Raises:
+            ValueError: bad points, or no kernel is known (use :meth:`predict_from`).
+        """
+        if self.kernel is None or self.x is None:
+            raise ValueError(
+                "this run knows no kernel, since it was made from a spectrum only: "
+                "use run.predict_from(sdntk.gram(kernel, x_new, x))."
+            )
+        return predict_all([self], self.kernel, self.x, x_new)[0]
+
+    def predict_from(self, cross_gram: ArrayLike) -> Float[Array, "..."]:
+        """F at new points, given ``gram(kernel, x_new, x)``, shape (n, K) (eqs. 16, 44)."""
+        num_points = self.spectrum.num_points
+        duals = self.dual_coefficients
+        cross = as_float_array("cross_gram", cross_gram, dtype=duals.dtype)
+        if cross.ndim != 2 or cross.shape[1] != num_points:
+            raise ValueError(
+                f"cross_gram must have shape (n, {num_points}), as gram(kernel, x_new, x) has; its "
+                f"shape is {cross.shape}."
+            )
+        axis = self._points_axis
+        columns = jnp.moveaxis(duals, axis, 0)
+        values = matmul(cross, columns.reshape(num_points, -1))
+        return jnp.moveaxis(values.reshape(-1, *columns.shape[1:]), 0, axis)
+
+    @property
+    def _points_axis(self) -> int:
+        """Which axis of the dual coefficients is that of the points."""
+        return 0
+
+
+def predict_all(
+    fits: Sequence[Predictor], kernel: KernelFunction, x: ArrayLike, x_new: ArrayLike
+) -> list[Float[Array, "..."]]:
+    """The predictions of several fits at new points, from one pass over the cross-Gram matrix.
+
+    Args:
+        fits: of one kernel and the same training points.
+        kernel: theirs.
+        x: the training points, shape (K, ...).
+        x_new: points, shape (n, ...).
+    """
+    new = as_points("x_new", x_new)
+    itemsize = jnp.result_type(float).itemsize
+    rows = max(1, CROSS_BYTES // (np.shape(x)[0] * itemsize))
+    parts: list[list[Array]] = [[] for _ in fits]
+    for start in range(0, len(new), rows):
+        cross = gram(kernel, new[start : start + rows], x)
+        for fit, done in zip(fits, parts, strict=True):
+            done.append(fit.predict_from(cross))
+    return [
+        jnp.concatenate(done, axis=fit._points_axis) for fit, done in zip(fits, parts, strict=True)
+    ]
+
+
+@pytree
+class SpectralFit(Predictor):
+    """A filter on a spectrum: one fit of K points and Q outputs.
+
+    The axis Q is there when the labels have one.
+
+    Attributes:
+        spectrum: of the Gram matrix, in a basis of m vectors.
+        fitted_coordinates: F(d) z, shape (m,) or (m, Q).
+        dual_coordinates: F(d)/d z, likewise; 0 where d = 0.
+        filter: F(d), shape (m,) or (m, Q); None for a round on a spectrum without eigenvectors.
+        kernel: the kernel, if known (then :meth:`predict` works).
+        x: the training points, if known.
+    """
+
+    spectrum: AbstractSpectrum
+    fitted_coordinates: Float[Array, "m *Q"]
+    dual_coordinates: Float[Array, "m *Q"]
+    filter: Float[Array, "m *q"] | None
+    kernel: Any = None
+    x: Float[Array, "K ..."] | None = None
+
+    @property
+    def fitted(self) -> Float[Array, "K *Q"]:
+        """F on the training points, V^T F(d) z, shape (K,) or (K, Q)."""
+        return _unrotate(self.spectrum, self.fitted_coordinates)
+
+    def compute_duals(self) -> Float[Array, "K *Q"]:
+        """A = V^T F(d)/d z, shape (K,) or (K, Q)."""
+        return _unrotate(self.spectrum, self.dual_coordinates)
+
+    def __repr__(self) -> str:
+        shape = self.fitted_coordinates.shape[1:]
+        outputs = f", {shape[0]} outputs" if shape else ""
+        kernel = "" if self.kernel is None else f", {kernel_name(self.kernel)}"
+        return f"SpectralFit({self.spectrum.num_points} points{outputs}{kernel})"
+
+
+@jax.jit
+def _unrotate(spectrum: AbstractSpectrum, z: Float[Array, "m *P"]) -> Float[Array, "K *P"]:
+    return spectrum.unrotate(z)
+
+
+def fit_filter(
+    spectrum: AbstractSpectrum,
+    y: ArrayLike,
+    filter: ArrayLike | Callable[[Array], Array],  # noqa: A002 (the contract's name)
+    kernel: KernelFunction | None = None,
+    x: ArrayLike | None = None,
+) -> SpectralFit:
+    """A fit by a spectral filter of your own: f = V^T F(D) V y on the training points.
+
+    Its dual coefficients are a = V^T (F(D)/D) V y, 0 where d = 0, so that f(x) = g_x^T a anywhere.
+
+    Args:
+        spectrum: what :func:`sdntk.decompose` returns, or :func:`sdntk.krylov` for its own labels.
+        y: labels, shape (K,) or (K, Q).
+        filter: F, an array of shape (m,) (or (m, Q), one for each output) in the order of
+            ``spectrum.eigenvalues``, or a function of d that returns one, such as
+            ``lambda d: sdntk.filters.ridge(d, 0.1)``. It must be 0 where d = 0: no function of the
+            space has a part there.
+        kernel: the kernel of the spectrum, where :meth:`SpectralFit.predict` is wanted.
+        x: its training points, shape (K, ...), with the kernel.
+
+    Returns:
+        A :class:`SpectralFit` with ``fitted``, ``dual_coefficients``, ``predict`` and
+        ``predict_from``.
+
+    Raises:
+        TypeError, ValueError: a spectrum of another type or without eigenvectors; wrong shapes, nan
+            or inf; a filter that is not 0 where d = 0; a kernel without points, or the reverse.
+
+    Source: Lo Gerfo et al. 2008, *Spectral Algorithms for Supervised Learning*; docs/theory.md,
+    section 5.
+
+    Example:
+        Iterated Tikhonov regularisation:
+
+        >>> from sdntk import decompose, filters, gram, kernels
+        >>> kernel, x = kernels.rbf(0.3), jnp.linspace(0, 1, 20)
+        >>> spectrum = decompose(gram(kernel, x))
+        >>> twicing = lambda d: filters.iterated_tikhonov(d, 0.01, 2)
+        >>> fit = fit_filter(spectrum, jnp.sin(6 * x), twicing, kernel=kernel, x=x)
+        >>> fit.predict([0.25, 0.5]).round(2).tolist()
+        [0.97, 0.14]
+    """
+    check_spectrum(spectrum)
+    labels = as_labels("y", y, spectrum.num_points, dtype=spectrum.dtype)
+    d = spectrum.eigenvalues
+    if not spectrum.has_eigenvectors:
+        raise ValueError(
+            "spectrum must have eigenvectors, on which a filter acts, as what decompose(G) returns "
+            f"has; a {type(spectrum).__name__} has none."
+        )
+    values = _as_filter(filter, d, labels)
+    if (kernel is None) != (x is None):
+        raise ValueError("kernel and x must be given together, or both be left out.")
+    points = None
+    if x is not None:
+        points = as_points("x", x)
+        if len(points) != spectrum.num_points:
+            raise ValueError(
+                f"x must hold the {spectrum.num_points} training points of the spectrum; it holds "
+                f"{len(points)}."
+            )
+    z = spectrum.rotate(labels)
+    by_output = values.reshape(*values.shape, *(1 for _ in range(z.ndim - values.ndim)))
+    duals = divided_by_eigenvalues(by_output, d) * z
+    return SpectralFit(spectrum, by_output * z, duals, values, as_pytree_kernel(kernel), points)
+
+
+def _as_filter(
+    value: ArrayLike | Callable[[Array], Array],
+    d: Float[Array, " m"],
+    labels: Float[Array, "K *Q"],
+) -> Float[Array, "m *q"]:
+    given = value(d) if callable(value) else value
+    values = as_float_array("filter", given, dtype=d.dtype)
+    shapes = (d.shape, (*d.shape, *labels.shape[1:]))
+    if values.shape not in shapes:
+        raise ValueError(
+            f"filter must have shape {shapes[0]}, one number for each eigenvalue"
+            + (f", or {shapes[1]}, for each output" if labels.ndim == 2 else "")
+            + f"; its shape is {values.shape}."
+        )
+    outside = jnp.where(as_column(d, values) > 0, 0, values)
+    if not is_traced(outside) and not every(lambda part: part == 0, outside):
+        raise ValueError(
+            "filter must be 0 where an eigenvalue is 0, since no function of the space has a part "
+            f"there; it reaches {float(np.abs(np.asarray(outside)).max()):g}."
+        )
+    return values
+
+
+def check_spectrum(spectrum: Any) -> None:
+    """Refuse what is no spectrum.
+
+    Raises:
+        TypeError: with its type.
+    """
+    if not isinstance(spectrum, AbstractSpectrum):
+        raise TypeError(
+            "spectrum must be what decompose(G), tridiagonalise(G) or krylov(operator, y, ...) "
+            f"returns; got {type(spectrum).__name__}."
+        )
+
+
+def as_pytree_kernel(kernel: KernelFunction | None) -> Any:
+    """A kernel that may stand in a pytree: the library's are pytrees, any other function is wrapped
+    as one without leaves.
+    """
+    if kernel is None or isinstance(kernel, Kernel):
+        return kernel
+    return jax.tree_util.Partial(kernel)
+
+
+def kernel_name(kernel: Any) -> str:
+    """A kernel for a repr."""
+    if isinstance(kernel, jax.tree_util.Partial):
+        return getattr(kernel.func, "__name__", repr(kernel.func))
+    return type(kernel).__name__

@@ -1,0 +1,166 @@
+"""Every round's fit, given its multiplier, and what a change of the Gram matrix does to it.
+
+Fit t has dual coefficients a_t = (c_t I + G)^-1 y_t, f_t = G a_t. In a basis that is held constant
+while G moves away from the G_0 that it simplifies, this is, exactly,
+
+    a_t = (c_t I + G_0)^-1 (y_t - e_t),      f_t = G_0 a_t + e_t,      e_t = (G - G_0) a_t:
+
+a change of G acts on a round as a change of its targets, and of its fit. So derivatives by G need
+no derivatives of eigenvectors, which do not exist where eigenvalues coincide: e_t is zero and has
+the tangent dG a_t, all else is the recurrence's own. Eliminating a_t gives the resolvent formulas
+for dc and dz (docs/numerics.md, "Derivatives").
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from sdntk._linalg import matmul
+from sdntk.spectra.base import AbstractSpectrum
+from sdntk.theory.mixing import mix_targets
+from sdntk.theory.multiplier import implicit_root
+from sdntk.theory.newton import Residual
+
+
+class Rounds(NamedTuple):
+    """Every round's fit, in the basis of a spectrum.
+
+    Attributes:
+        multipliers: c_t, shape (T,) or (T, Q); infinite once collapsed.
+        targets: V y_t, shape (T, m) or (T, m, Q).
+        duals: V a_t, likewise; 0 once collapsed.
+        fitted: V f_t, likewise; 0 once collapsed.
+    """
+
+    multipliers: Float[Array, "T *Q"]
+    targets: Float[Array, "T m *P"]
+    duals: Float[Array, "T m *P"]
+    fitted: Float[Array, "T m *P"]
+
+
+class _Given(NamedTuple):
+    """What a round is given: leaves have a leading axis T."""
+
+    multiplier: Float[Array, "T *Q"]
+    shift: Float[Array, "T m *P"]  # V e_t
+
+
+class _Chain(NamedTuple):
+    """What all rounds share."""
+
+    spectrum: AbstractSpectrum
+    z: Float[Array, "m *P"]
+    ground_truth_weight: Float[Array, ""]
+    s2: Float[Array, "*Q"] | None
+
+
+def replay(
+    spectrum: AbstractSpectrum,
+    z: Float[Array, "m *P"],
+    multipliers: Float[Array, "T *Q"],
+    ground_truth_weight: Float[Array, ""],
+    s2: Float[Array, "*Q"] | None = None,
+) -> Rounds:
+    """Every round's fit with multipliers that are known.
+
+    Args:
+        spectrum: any; one that carries its Gram matrix gives derivatives by it.
+        z: the rotated labels.
+        multipliers: c_t, infinite once collapsed.
+        ground_truth_weight: alpha.
+        s2: s^2 = K eps, when the multipliers solve for it and are to have the derivatives that this
+            gives them; None when they have theirs.
+    """
+    unmoved = jnp.zeros((len(multipliers), *z.shape), z.dtype)
+    if spectrum.matrix is None:
+        chain = _Chain(spectrum, z, ground_truth_weight, s2)
+        return _all_rounds(chain, _Given(multipliers, unmoved))
+
+    constant: Any = lax.stop_gradient(spectrum)  # the matrix says all about it
+    chain = _Chain(constant, z, ground_truth_weight, s2)
+    rounds = _all_rounds(chain, _Given(multipliers, unmoved))
+
+    # V e_t for every round: V (G - G_0) V^T times the duals.
+    duals = jnp.moveaxis(rounds.duals, 1, 0)
+    on_points = constant.unrotate(duals).reshape(constant.num_points, -1)
+    change = _change_times(spectrum.matrix, on_points)
+    shifts = constant.rotate(change).reshape(duals.shape)
+    return _all_rounds(chain, _Given(multipliers, jnp.moveaxis(shifts, 0, 1)))
+
+
+def _all_rounds(chain: _Chain, given: _Given) -> Rounds:
+    spectrum, z = chain.spectrum, chain.z
+
+    def one_round(
+        targets: Float[Array, "m *P"], now: _Given
+    ) -> tuple[Float[Array, "m *P"], Rounds]:
+        moved = targets - now.shift
+        c = now.multiplier
+        if chain.s2 is not None:
+            c = _with_derivatives(spectrum, c, moved, chain.s2)
+
+        active = ~jnp.isinf(c)  # not collapsed
+        columns = active[None] if c.ndim else active
+        duals = spectrum.resolvent(jnp.where(active, c, 1), moved)
+        duals = jnp.where(columns, duals, 0)
+        fitted = jnp.where(columns, spectrum.apply(duals) + now.shift, 0)
+        following = mix_targets(z, fitted, chain.ground_truth_weight)
+        return following, Rounds(c, targets, duals, fitted)
+
+    return lax.scan(one_round, z, given)[1]
+
+
+def _with_derivatives(
+    spectrum: AbstractSpectrum,
+    multiplier: Float[Array, "*Q"],
+    targets: Float[Array, "m *P"],
+    s2: Float[Array, "*Q"],
+) -> Float[Array, "*Q"]:
+    """The multiplier, with the derivatives that |c (c I + G)^-1 u| = s gives it."""
+    active = jnp.isfinite(multiplier)
+    over = 0 if targets.ndim == 1 + multiplier.ndim else (0, 1)  # joint outputs share a multiplier
+
+    def squared_residual(c: Float[Array, "*Q"]) -> Residual:
+        duals = spectrum.resolvent(c, targets)
+        h2 = c**2 * jnp.sum(duals**2, axis=over)
+        again = spectrum.apply(spectrum.resolvent(c, duals))
+        return Residual(h2, 2 * c**2 * jnp.sum(duals * again, axis=over))
+
+    constant = lax.stop_gradient(jnp.where(active, multiplier, 1))
+    root = implicit_root(constant, squared_residual, s2, active)
+    return jnp.where(active, root, lax.stop_gradient(multiplier))
+
+
+def _change_times(matrix: Float[Array, "K K"], vectors: Float[Array, "K n"]) -> Float[Array, "K n"]:
+    """(G - G_0) times vectors, with G_0 the constant G: zero, but its derivatives by G are not."""
+    matrix = _once_differentiable(matrix)  # the vectors are right to first order in G no more
+    return matmul(matrix - lax.stop_gradient(matrix), vectors)
+
+
+@jax.custom_jvp
+def _once_differentiable(matrix: Float[Array, "K K"]) -> Float[Array, "K K"]:
+    return matrix
+
+
+@_once_differentiable.defjvp
+def _once_differentiable_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return _once_differentiable(*primals), tangents[0] * _one(*primals)
+
+
+@jax.custom_jvp
+def _one(matrix: Float[Array, "K K"]) -> Float[Array, ""]:
+    """1, which refuses to be differentiated. A factor, since linearisation drops what is merely
+    called.
+    """
+    return jnp.ones((), matrix.dtype)
+
+
+@_one.defjvp
+def _one_jvp(primals: Any, tangents: Any) -> Any:
+    raise NotImplementedError(
+        "Second derivatives with respect to the Gram matrix (kernel hyperparameters, points) are "
+        "not available."
+    )
