@@ -83,7 +83,7 @@ def exact_recurrence(d, z, eps, rounds, digits=50):
         for _ in range(rounds):
             if mpmath.fsum(v**2 for v in z) <= s2:
                 break
-            c = _exact_root(d, z, s2)
+            c = exact_root(d, z, s2)
             residual = [v * c / (c + e) for v, e in zip(z, d, strict=True)]
             slope = mpmath.fsum(r**2 * e / (c + e) for r, e in zip(residual, d, strict=True))
             history.append((c, list(z), s2 / slope))
@@ -91,7 +91,7 @@ def exact_recurrence(d, z, eps, rounds, digits=50):
         return history, z
 
 
-def _exact_root(d, z, s2):
+def exact_root(d, z, s2):
     """Newton's monotone iteration in mu = 1/c on the concave 1/||z/(1 + mu d)|| (Reinsch 1971):
     another algorithm.
     """

@@ -1,32 +1,25 @@
-"""How far a chain on a Krylov spectrum is from the chain on the Gram matrix itself: bounds from
-what Lanczos knows.
+"""A-posteriori error bounds of a chain of self-distillation on a Krylov spectrum.
 
-Three things part the two.
+How far are multipliers and fits that the recurrence finds on Ritz values from those of the Gram
+matrix itself? Each function here is one inequality, proved on the page docs/krylov_bounds.md, and
+:eq:`krylov-6` is the sixth of them. The proofs have two parts:
 
-* With the chain's multipliers fixed, the resolvent of T in place of G's errs, on coordinates p, by
-  at most
+* multipliers fixed: every resolvent errs by its residual, and what follows contracts the error;
+* multipliers moved: each solves |c (c + G)^{-1} x_t| = s, and a root moves by the error of the left
+  side over its slope. Squared norms are known to second order in the residuals.
 
-      tau_i(p) = |B E_m^T (T + c_i)^{-1} p|,
-
-  and what comes after contracts it: a product of filters is off by at most the sum of its tau, each
-  of the coordinates that the filters before it left. Filters are free to change places, so the fit
-  f_t = A_0 .. A_t y takes them in the order A_t, .., A_0: the large multipliers of late rounds
-  smooth what the small ones are applied to.
-* The multiplier of a round is a root of h = |c (c + G)^{-1} x_t| = s. Squared norms are known to
-  second order in the above (as those of Gauss quadrature are): the cross term is a product of two
-  residuals. A root moves by the error of h^2 over its slope, and the roots before it move the
-  targets: |d log x_t / d log c_i| <= q_i = c_i/(c_i + d) in the basis of G.
-* Rounding acts like a perturbation of G. And squared norms are rounded: near collapse all hangs on
-  |u_t|^2 - s^2, their small difference.
+Symbols, here and there: W the Ritz vectors, D = diag(d) the Ritz values, R their residuals; for
+round t the multiplier c_t, the targets u_t, the filters a_t = d/(c_t + d) and q_t = 1 - a_t, the
+residual p_t = q_t u_t and the fit a_t u_t, all of them coordinates on the Ritz vectors.
 """
 
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sdntk._linalg import matmul
 from sdntk.spectra.base import ErrorBounds
@@ -34,9 +27,78 @@ from sdntk.spectra.lanczos import ROUNDING
 from sdntk.theory import filters
 from sdntk.theory.multiplier import Status
 
-#: Shifts of log c that are larger, all rounds together, are not bounded: within them slopes are
-#: steady to 10%.
+#: Multipliers are bounded while their shifts of log c, of all rounds together, stay below this.
 LARGEST_SHIFT = 0.02
+
+#: At least exp(4 LARGEST_SHIFT) = 1.0833, by which the ratio of an error to the slope may grow
+#: within the largest shift, :eq:`krylov-10`; the rest is for rounding of the bound itself.
+SLOPE_SLACK = 1.11
+
+#: At least exp(LARGEST_SHIFT) = 1.0203, by which a fit's derivative may grow, :eq:`krylov-12`.
+FIT_SLACK = 1.03
+
+
+class RitzPairs(NamedTuple):
+    """What Lanczos knows of G, :eq:`krylov-1`: G W = W D + V_+ R + F with |F| <= perturbation."""
+
+    d: Float[Array, " M"]
+    residuals: Float[Array, "r M"]
+    perturbation: Float[Array, ""]
+
+    def residual_filters(self, c: Float[Array, " T"]) -> Float[Array, "T M"]:
+        """q_i = c_i/(c_i + d) of every round."""
+        return c[:, None] / (c[:, None] + self.d[None])
+
+
+class Errors(NamedTuple):
+    """A bound in two parts, of any shape: more Lanczos steps reduce the first one only."""
+
+    lanczos: Float[Array, "..."]
+    rounding: Float[Array, "..."]
+
+    @property
+    def total(self) -> Float[Array, "..."]:
+        """The bound."""
+        return self.lanczos + self.rounding
+
+
+class FixedRound(NamedTuple):
+    """Round t, for P outputs, with all multipliers fixed.
+
+    Attributes:
+        t: its number.
+        status: a :class:`sdntk.Status`.
+        c: the multiplier; 1 once the chain has ended.
+        of_teacher: 1 - alpha_t, the weight of the last fit in the targets; 0 in round 0.
+        targets: u_t.
+        residual: p_t.
+        errors: of the residual and of the fit, :eq:`krylov-3`.
+        fit_error: of the fit, a sharper one, :eq:`krylov-4`.
+        overlap: how far G leads the residual out of the Krylov space, :eq:`krylov-5`.
+    """
+
+    t: Int[Array, "*T"]
+    status: Int[Array, "*T"]
+    c: Float[Array, "*T"]
+    of_teacher: Float[Array, "*T"]
+    targets: Float[Array, "*T M P"]
+    residual: Float[Array, "*T M P"]
+    errors: Errors
+    fit_error: Float[Array, "*T"]
+    overlap: Float[Array, "*T"]
+
+
+class Inherited(NamedTuple):
+    """What a round's bound takes over from the rounds before it.
+
+    Attributes:
+        shifts: bounds on |log c - log c_i| of every round i so far, c the exact chain's; 0 for the
+            rounds to come; infinite where there is no bound.
+        fit_error: of the last fit.
+    """
+
+    shifts: Float[Array, " T"]
+    fit_error: Float[Array, ""]
 
 
 @partial(jax.jit, static_argnames="by_tolerance")
@@ -58,143 +120,252 @@ def error_bounds(
         d: the Ritz values of a :class:`sdntk.spectra.krylov_spectrum.KrylovSpectrum`.
         z: its rotated labels.
         residuals: of its Ritz pairs.
-        perturbation: that rounding amounts to.
+        perturbation: the norm of the perturbation that rounding amounts to.
         multipliers: c_t of the chain on it, infinite once collapsed.
         status: of its rounds.
         s: sqrt(K eps), the radius of every round.
-        alpha: the ground truth's weight.
+        alpha: the ground truth's weight, in [0, 1].
         by_tolerance: whether the multipliers came from the tolerance, or were given and are exact.
     """
+    # Relative to the largest label: squares of small numbers would be zero.
     largest = jnp.max(jnp.abs(z))
-    nothing = largest == 0  # labels of zeros
-    z, s = (
-        values / jnp.where(nothing, 1, largest) for values in (z, s)
-    )  # squares of small numbers are zero
-    c = jnp.where(status == Status.ACTIVE, multipliers, 1.0)
-    _, diagonals = filters.distillation(
-        d, jnp.where(status == Status.ACTIVE, multipliers, jnp.inf), alpha
+    scale = jnp.where(largest > 0, largest, 1)
+    z = z / scale
+    s = s / scale
+
+    ritz = RitzPairs(d, residuals, perturbation)
+    rounds = fixed_rounds(ritz, z, multipliers, status, alpha)
+
+    def next_round(before: Inherited, now: FixedRound) -> tuple[Inherited, ErrorBounds]:
+        shifts = before.shifts
+        if by_tolerance:
+            shift = multiplier_shift(ritz, rounds.c, now, s, shifts)
+            shifts = shifts.at[now.t].set(shift)
+        error = fit_error(ritz, rounds.c, now, shifts)
+        relative = relative_fit_error(error, jnp.linalg.norm(now.targets - now.residual))
+        relative = jnp.where(largest > 0, relative, 0.0)  # fits to zeros are zeros
+
+        certain = collapse_is_certain(now, before.fit_error, s) & (now.status == Status.COLLAPSED)
+        once_ended = jnp.where(certain, 0.0, jnp.inf)
+        active = now.status == Status.ACTIVE
+        bounds = ErrorBounds(
+            multipliers=jnp.where(active, multiplier_error(shifts[now.t]), once_ended),
+            fitted=jnp.where(active, relative, once_ended),
+        )
+        return Inherited(shifts, jnp.where(active, error, once_ended)), bounds
+
+    start = Inherited(jnp.zeros_like(rounds.c), jnp.zeros_like(s))
+    return lax.scan(next_round, start, rounds)[1]
+
+
+def fixed_rounds(
+    ritz: RitzPairs,
+    z: Float[Array, "M P"],
+    multipliers: Float[Array, " T"],
+    status: Int[Array, " T"],
+    alpha: Float[Array, ""],
+) -> FixedRound:
+    """Every round of the chain with multipliers c_t, stacked; :eq:`krylov-3` to :eq:`krylov-5`."""
+    active = status == Status.ACTIVE
+    c = jnp.where(active, multipliers, 1.0)
+    of_teacher = jnp.full_like(c, 1 - alpha).at[0].set(0)
+    filter_of_targets = filters.distillation(
+        ritz.d, jnp.where(active, multipliers, jnp.inf), alpha
+    )[1]
+    targets = filter_of_targets[:, :, None] * z[None]
+    q = ritz.residual_filters(c)
+    residual = q[:, :, None] * targets
+    return FixedRound(
+        t=jnp.arange(len(c)),
+        status=status,
+        c=c,
+        of_teacher=of_teacher,
+        targets=targets,
+        residual=residual,
+        errors=accumulated_errors(ritz, c, targets, of_teacher),
+        fit_error=fixed_fit_errors(ritz, c, z, of_teacher),
+        overlap=overlaps(ritz, c, residual),
     )
-    targets = diagonals[..., None] * z[None]  # u_t
-    own = jax.vmap(lambda u, c: _resolvent_errors(d, residuals, perturbation, u, c))(targets, c)
-    of_norms = ROUNDING * jnp.finfo(z.dtype).eps  # rounding of squared norms, as a fraction
-    q = (c[:, None] / (c[:, None] + d[None]))[..., None]  # c_t (c_t + T)^{-1} of every round
-    shrunk = q * targets
-    backwards = partial(_run_backwards, d, residuals, perturbation, c)
-    cross = backwards(shrunk, own=c)[0][:, 0]
-    of_fits = [
-        _mixed(errors, alpha) for errors in backwards(jnp.broadcast_to(z, targets.shape), own=None)
-    ]
-    rounds = jnp.arange(len(c))
-
-    def round_(carry: Any, now: Any) -> tuple[Any, ErrorBounds]:
-        (exact, rounded, before, shifts), (t, u, p, tau, rounding, cross, of_fit) = carry, now
-        exact, rounded, kept = exact + tau, rounded + rounding, u - p
-        fixed, size_p = exact + rounded, jnp.linalg.norm(p)
-
-        def known(v: Array) -> Array:
-            """tau_i(v) of every round i, rounding included."""
-            tau, rounding = jax.vmap(lambda c: _resolvent_errors(d, residuals, perturbation, v, c))(
-                c
-            )
-            return tau + rounding
-
-        # How h^2/2 moves with log c of the rounds before, at most, and with this round's own, at
-        # least.
-        doubt = fixed * (2 * size_p + fixed) + size_p * known(p)
-        by_others = jnp.sum(
-            jnp.where(rounds < t, shifts * (jnp.sum(p[None] ** 2 * q, axis=(1, 2)) + doubt), 0)
-        )
-        slope = jnp.sum(p**2 * (1 - q[t])) - doubt[t]
-        off = (
-            exact * cross
-            + size_p * rounded
-            + fixed**2 / 2
-            + by_others
-            + of_norms * (jnp.sum(u**2) + s**2) / 2
-        )
-        shift = 1.11 * off / jnp.where(slope > 0, slope, 1)
-        allowed = (slope > 0) & (shift + jnp.sum(shifts) <= LARGEST_SHIFT)
-        shifts = shifts.at[t].set(jnp.where(allowed, shift, jnp.inf) if by_tolerance else 0)
-        moves = jnp.sqrt(jnp.sum((kept[None] * q) ** 2, axis=(1, 2))) + known(kept) + fixed
-        error = sum(of_fit) + 1.03 * jnp.sum(jnp.where(shifts > 0, shifts * moves, 0))
-        size = jnp.linalg.norm(kept)
-        relative = jnp.where(nothing, 0.0, jnp.where(size > error, error / (size - error), jnp.inf))
-        bounds = ErrorBounds(jnp.expm1(shifts[t]), relative)
-        # No doubt that a collapsed round is one; what is infeasible by a Krylov spectrum need not
-        # be so.
-        below = (jnp.linalg.norm(u) + before) * (1 + of_norms) <= s
-        ended = jnp.where((status[t] == Status.COLLAPSED) & below, 0.0, jnp.inf)
-        active = status[t] == Status.ACTIVE
-        bounds = jax.tree.map(lambda bound: jnp.where(active, bound, ended), bounds)
-        rest = 1 - alpha
-        after = (
-            rest * exact,
-            rest * rounded,
-            rest * jnp.where(active, error, ended),
-            jnp.where(active, shifts, 0 * shifts),
-        )
-        return after, bounds
-
-    zero = jnp.zeros_like(s)
-    start = (zero, zero, zero, jnp.zeros_like(c))
-    return lax.scan(round_, start, (rounds, targets, shrunk, *own, cross, of_fits))[1]
 
 
-def _resolvent_errors(
-    d: Float[Array, " M"],
-    residuals: Float[Array, "r M"],
-    perturbation: Float[Array, ""],
-    p: Float[Array, "M P"],
-    c: Array,
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """tau(p) of the shift c, and what rounding adds to it."""
-    shrunk = p / (c + d)[:, None]
-    return jnp.linalg.norm(matmul(residuals, shrunk)), perturbation * jnp.linalg.norm(shrunk)
+def resolvent_errors(ritz: RitzPairs, p: Float[Array, "M P"], c: Float[Array, ""]) -> Errors:
+    """Of G (c + G)^{-1} W p, for which W D (c + D)^{-1} p stands, :eq:`krylov-2`.
+
+    The same bounds hold for c (c + G)^{-1} W p and W c (c + D)^{-1} p.
+    """
+    resolved = p / (c + ritz.d)[:, None]
+    return Errors(
+        lanczos=jnp.linalg.norm(matmul(ritz.residuals, resolved)),
+        rounding=ritz.perturbation * jnp.linalg.norm(resolved),
+    )
 
 
-def _run_backwards(
-    d: Float[Array, " M"],
-    residuals: Float[Array, "r M"],
-    perturbation: Float[Array, ""],
+def every_resolvent_error(
+    ritz: RitzPairs, p: Float[Array, "M P"], c: Float[Array, " T"]
+) -> Float[Array, " T"]:
+    """The totals of :func:`resolvent_errors` for the multiplier of each round."""
+    return jax.vmap(lambda c_i: resolvent_errors(ritz, p, c_i).total)(c)
+
+
+def accumulated_errors(
+    ritz: RitzPairs,
     c: Float[Array, " T"],
-    p: Float[Array, "T M P"],
-    *,
-    own: Float[Array, " T"] | None,
-) -> tuple[Float[Array, "T T"], Float[Array, "T T"]]:
-    """Sums of tau_i and of its rounding over i = t, .., k, the filters of these rounds applied to
-    p_t in this order.
+    targets: Float[Array, "T M P"],
+    of_teacher: Float[Array, " T"],
+) -> Errors:
+    """Of every round's residual and fit, multipliers fixed, :eq:`krylov-3`.
 
-    Shape (t, k) for the rounds t and k <= t; round t's own filter is d/(c_t + d), or own/(c_t + d).
-    They bound the error of A_k .. A_t p_t, and |V_{m+1}^T A_k .. A_t V p_t|.
+    A round inherits 1 - alpha_t times the errors of the round before, and adds its resolvent's.
+    """
+    own = jax.vmap(partial(resolvent_errors, ritz))(targets, c)
+    shares = teacher_shares(of_teacher)
+    return Errors(matmul(shares, own.lanczos), matmul(shares, own.rounding))
+
+
+def teacher_shares(of_teacher: Float[Array, " T"]) -> Float[Array, "T T"]:
+    """What share of fit i is left in the targets of round t: prod over j = i+1..t of 1 - alpha_j.
+
+    Shape (t, i); 1 for i = t and 0 for i > t.
+    """
+    t, i = jnp.indices((len(of_teacher), len(of_teacher)))
+    factors = jnp.where(t > i, of_teacher[:, None], 1)
+    return jnp.where(t >= i, jnp.cumprod(factors, axis=0), 0)
+
+
+def fixed_fit_errors(
+    ritz: RitzPairs,
+    c: Float[Array, " T"],
+    z: Float[Array, "M P"],
+    of_teacher: Float[Array, " T"],
+) -> Float[Array, " T"]:
+    """Of every round's fit, multipliers fixed, :eq:`krylov-4`.
+
+    The fit is a mean of products A_t .. A_k of filters, with weights alpha_k times the teacher's
+    share. Late filters are applied first: their large multipliers smooth what follows.
+    """
+    every_z = jnp.broadcast_to(z, (len(c), *z.shape))
+    a = filters.ridge(ritz.d[None], c[:, None])
+    weights = teacher_shares(of_teacher) * (1 - of_teacher)[None]
+    return jnp.sum(weights * product_errors(ritz, c, every_z, own=a).total, axis=1)
+
+
+def overlaps(
+    ritz: RitzPairs, c: Float[Array, " T"], residual: Float[Array, "T M P"]
+) -> Float[Array, " T"]:
+    """Of every round, how far |V_+^T Q_i A_{i+1} .. A_{t-1} Q_t W p_t| is from 0 for any i <= t,
+    :eq:`krylov-5`.
+    """
+    q = ritz.residual_filters(c)
+    return product_errors(ritz, c, residual, own=q).total[:, 0]
+
+
+def product_errors(
+    ritz: RitzPairs, c: Float[Array, " T"], p: Float[Array, "T M P"], *, own: Float[Array, "T M"]
+) -> Errors:
+    """Of A_k .. A_{t-1} B_t W p_t: sums of resolvent errors over i = t, .., k, :eq:`krylov-4`.
+
+    Args:
+        ritz: the Ritz pairs.
+        c: the multipliers.
+        p: what the product of each round t is applied to.
+        own: the filter B_t of each round on the Ritz values, a_t or q_t.
+
+    Returns:
+        Sums of shape (t, k); those for k > t are zero.
     """
     rounds = jnp.arange(len(c))
 
-    def back(
-        carry: tuple[Array, Array, Array], i: Array
-    ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array]]:
-        p, residual, rounding = carry
-        found = jax.vmap(lambda p: _resolvent_errors(d, residuals, perturbation, p, c[i]))(p)
-        numerator = jnp.broadcast_to(d[None, :, None], p.shape)
-        if own is not None:
-            numerator = jnp.where((rounds == i)[:, None, None], own[i], numerator)
-        inside = i <= rounds
-        residual, rounding = (
-            s + jnp.where(inside, e, 0) for s, e in zip((residual, rounding), found, strict=True)
-        )
-        p = jnp.where(inside[:, None, None], numerator * p / (c[i] + d)[None, :, None], p)
-        return (p, residual, rounding), (residual, rounding)
+    def apply_filter(left: Float[Array, "T M P"], i: Array) -> tuple[Array, Errors]:
+        """Filter i, on what the filters t, .., i+1 have left of p_t, for every round t >= i."""
+        a = filters.ridge(ritz.d, c[i])[None]
+        which = jnp.where((rounds == i)[:, None], own, a)
+        errors = jax.vmap(lambda p: resolvent_errors(ritz, p, c[i]))(left)
+        begun = rounds >= i
+        left = jnp.where(begun[:, None, None], which[:, :, None] * left, left)
+        return left, Errors(*(jnp.where(begun, error, 0) for error in errors))
 
-    zero = jnp.zeros_like(c)
-    residual, rounding = lax.scan(back, (p, zero, zero), rounds, reverse=True)[1]
-    return residual.T, rounding.T
+    each = lax.scan(apply_filter, p, rounds, reverse=True)[1]
+    return Errors(*(jnp.cumsum(error[::-1], axis=0)[::-1].T for error in each))
 
 
-def _mixed(errors: Float[Array, "T T"], alpha: Float[Array, ""]) -> Float[Array, " T"]:
-    """The error of the fit A_t P_t z, from those of A_k .. A_t z, of which alpha makes a weighted
-    mean.
+def residual_norm_error(now: FixedRound, s: Float[Array, ""]) -> Float[Array, ""]:
+    """Of |c_t (c_t + G)^{-1} x_t|^2 / 2, for which s^2 / 2 stands, :eq:`krylov-6`.
+
+    Second order in what more steps would mend; the last term is what rounding leaves of the
+    equation |p_t| = s.
     """
-    t, k = jnp.indices(errors.shape)
-    weights = jnp.where(k <= t, (1 - alpha) ** jnp.maximum(t - k, 0), 0) * jnp.where(
-        k > 0, alpha, 1
+    errors = now.errors
+    noise = ROUNDING * jnp.finfo(s.dtype).eps
+    return (
+        errors.lanczos * now.overlap
+        + errors.rounding * jnp.linalg.norm(now.residual)
+        + errors.total**2 / 2
+        + noise * (jnp.sum(now.targets**2) + s**2) / 2
     )
-    return jnp.sum(weights * errors, axis=1)
+
+
+def form_errors(
+    ritz: RitzPairs, c: Float[Array, " T"], v: Float[Array, "M P"], error: Float[Array, ""]
+) -> Float[Array, " T"]:
+    """Of <x, Q_i x> for every round i, for which sum v^2 q_i stands, where |x - W v| <= error,
+    :eq:`krylov-7`. The same for A_i and a_i.
+    """
+    size = jnp.linalg.norm(v)
+    return error * (2 * size + error) + size * every_resolvent_error(ritz, v, c)
+
+
+def multiplier_shift(
+    ritz: RitzPairs,
+    c: Float[Array, " T"],
+    now: FixedRound,
+    s: Float[Array, ""],
+    shifts: Float[Array, " T"],
+) -> Float[Array, ""]:
+    """Of log c_t, given bounds on the shifts of the rounds before, :eq:`krylov-10`.
+
+    Infinite where too little is known: then round t need not even be active.
+    """
+    q = ritz.residual_filters(c)
+    squares = jnp.sum(now.residual**2, axis=1)
+    doubts = form_errors(ritz, c, now.residual, now.errors.total)
+    earlier = jnp.sum(shifts * (matmul(q, squares) + doubts))  # (8): later shifts are zero
+    slope = jnp.sum(squares * (1 - q[now.t])) - doubts[now.t]
+
+    positive = slope > 0
+    shift = SLOPE_SLACK * (residual_norm_error(now, s) + earlier) / jnp.where(positive, slope, 1)
+    within = positive & (shift + jnp.sum(shifts) <= LARGEST_SHIFT)
+    return jnp.where(within, shift, jnp.inf)
+
+
+def multiplier_error(shift: Float[Array, ""]) -> Float[Array, ""]:
+    """|c_t - c| / c for a shift of log c, :eq:`krylov-11`."""
+    return jnp.expm1(shift)
+
+
+def fit_error(
+    ritz: RitzPairs, c: Float[Array, " T"], now: FixedRound, shifts: Float[Array, " T"]
+) -> Float[Array, ""]:
+    """Of the fit A_t x_t of the exact chain, its own multipliers included, :eq:`krylov-12`."""
+    q = ritz.residual_filters(c)
+    fit = now.targets - now.residual
+    moved = jnp.linalg.norm(q[:, :, None] * fit[None], axis=(1, 2))
+    sensitivity = moved + every_resolvent_error(ritz, fit, c) + now.errors.total
+    return now.fit_error + FIT_SLACK * jnp.sum(shifts * sensitivity)
+
+
+def relative_fit_error(error: Float[Array, ""], size: Float[Array, ""]) -> Float[Array, ""]:
+    """|f_t - f| / |f|, where f_t is of this size and |f_t - f| <= error, :eq:`krylov-13`."""
+    known = size > error
+    return jnp.where(known, error / jnp.where(known, size - error, 1), jnp.inf)
+
+
+def collapse_is_certain(
+    now: FixedRound, last_fit_error: Float[Array, ""], s: Float[Array, ""]
+) -> Bool[Array, ""]:
+    """Whether the exact chain's targets are within the radius, too, :eq:`krylov-14`.
+
+    What is infeasible on a Krylov spectrum proves nothing: G may express what T cannot.
+    """
+    noise = ROUNDING * jnp.finfo(s.dtype).eps
+    size = jnp.linalg.norm(now.targets) + now.of_teacher * last_fit_error
+    return size * (1 + noise) <= s
