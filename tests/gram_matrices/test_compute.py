@@ -116,9 +116,10 @@ EIGHT_DEVICES = """
     in_memory = len(used)
     used.clear()
     stored = sdntk.gram(kernel, x, block_size=8, path=sys.argv[1])
-    print(json.dumps([in_memory, len(used), np.abs(tiled - whole).max(), bool((np.asarray(stored) ==
-    tiled).all())])) print(sdntk.decompose(tiled).rank)  # the result lies on one device, and is
-    used like any other committed = jax.device_put(np.float64(2.0), jax.devices()[3])
+    same_bits = bool((np.asarray(stored) == tiled).all())
+    print(json.dumps([in_memory, len(used), np.abs(tiled - whole).max(), same_bits]))
+    print(sdntk.decompose(tiled).rank)  # the result lies on one device, and is used like any other
+    committed = jax.device_put(np.float64(2.0), jax.devices()[3])
     derived = sdntk.gram(sdntk.kernels.rbf(tiled.max()), x, block_size=8)
     held = sdntk.gram(lambda x, t: committed * (x @ t.T), x, block_size=8)
     assert np.abs(np.asarray(held) - 2 * np.asarray(whole)).max() < 1e-15

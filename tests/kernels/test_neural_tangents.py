@@ -30,18 +30,18 @@ ADAPTER = Path(_neural_tangents.__file__)
 #: Names and values of every module of JAX; to be run before and after. What the package imports of
 #: JAX comes first.
 SNAPSHOT = """
-import sys, jax, jax.core, jax.extend.core, jax.extend.linear_util, jax.interpreters.ad,
-jax.experimental.ode import jax.example_libraries.stax, jax.scipy.linalg, jax.scipy.special
+import sys, jax, jax.core, jax.extend.core, jax.extend.linear_util, jax.interpreters.ad
+import jax.experimental.ode, jax.example_libraries.stax, jax.scipy.linalg, jax.scipy.special
 def snapshot():
     ours = lambda name: name.split(".")[0] in ("jax", "jaxlib")
     return {name: dict(vars(module)) for name, module in list(sys.modules.items()) if ours(name)}
 def assert_same(before, after):
     assert before.keys() <= after.keys() and "jax.util" not in after and "jax.core" in after
     for name, names in before.items():
-        new = {key for key in after[name] if key not in names and f"{name}.{key}" not in
-        sys.modules} assert not new and names.keys() <= after[name].keys(), (name, new, names.keys()
-        - after[name].keys()) assert all(after[name][key] is value for key, value in names.items()),
-          name
+        added, removed = after[name].keys() - names.keys(), names.keys() - after[name].keys()
+        added = {key for key in added if f"{name}.{key}" not in sys.modules}
+        assert not added and not removed, (name, added, removed)
+        assert all(after[name][key] is value for key, value in names.items()), name
     assert not hasattr(jax.core, "Primitive") and not hasattr(jax.interpreters.ad, "zeros_like_p")
 """
 
@@ -71,8 +71,9 @@ with ThreadPoolExecutor(8) as pool:
     modules = list(pool.map(lambda _: sdntk.kernels.load_neural_tangents(), range(8)))
 assert_same(before, snapshot())
 from neural_tangents import predict, stax
-assert all(nt is sys.modules["neural_tangents"] for nt in modules) and modules[0].stax is stax and
-stax.Dense assert not any(name.split(".")[0] in ("tensorflow", "tf2jax") for name in sys.modules)
+assert all(nt is sys.modules["neural_tangents"] for nt in modules)
+assert modules[0].stax is stax and stax.Dense
+assert not any(name.split(".")[0] in ("tensorflow", "tf2jax") for name in sys.modules)
 assert not hasattr(modules[0], "experimental") and "neural_tangents.experimental" not in sys.modules
 """,
         "-X",  # compiled anew, so that warnings of the compiler are heard too
@@ -107,8 +108,7 @@ for module in ("utils.rules", "stax.linear", "empirical"):
         raise AssertionError("it did not fail")
     adapter._forget = forget
     assert_same(before, snapshot())
-    assert "neural_tangents.experimental" not in sys.modules and "neural_tangents" not in
-    sys.modules
+    assert not {"neural_tangents", "neural_tangents.experimental"} & sys.modules.keys()
 assert any(name.startswith("neural_tangents.") for name in sys.modules)
 assert adapter.load_neural_tangents().stax.Dense
 assert_same(before, snapshot())
