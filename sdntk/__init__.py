@@ -9,7 +9,7 @@ from sdntk import architectures, datasets, kernels
 from sdntk._warnings import warn_renamed
 from sdntk.distillation import Distillation, distill, distill_spectrum
 from sdntk.gram_matrices.compute import gram
-from sdntk.gram_matrices.products import Products, products
+from sdntk.gram_matrices.operator import Products, products
 from sdntk.gram_matrices.store import GramStore
 from sdntk.spectra.base import ErrorBounds, PrecisionWarning
 from sdntk.spectra.choose import Method

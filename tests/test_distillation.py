@@ -315,7 +315,7 @@ def test_nothing_recompiles_when_only_values_change(outputs):
     jitted = [
         distillation._distill,
         distillation._dual_coefficients,
-        sdntk.kernels._base._all_pairs,
+        sdntk.kernels.base._all_pairs,
     ]
     before = [f._cache_size() for f in jitted]
     run(x + 0.1, y * 2, 0.05, 0.5, 2.0)

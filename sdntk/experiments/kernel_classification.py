@@ -28,7 +28,7 @@ from sdntk.datasets import Dataset, balanced_subsets, label_noise, one_hot, stan
 from sdntk.distillation import Distillation, distill_spectrum
 from sdntk.experiments.records import Records
 from sdntk.gram_matrices.compute import gram
-from sdntk.gram_matrices.products import Products, products
+from sdntk.gram_matrices.operator import Products, products
 from sdntk.kernels import KernelFunction
 from sdntk.spectra.dense import Spectrum, decompose
 from sdntk.spectra.krylov import AccuracyError, krylov

@@ -12,7 +12,8 @@ from sdntk import _memory
 from sdntk._arguments import ArrayLike, as_count, as_float_dtype, as_points, is_traced
 from sdntk._progress import track
 from sdntk.gram_matrices.block_size import choose_block_size, work_bytes
-from sdntk.gram_matrices.store import GramStore, compute_stored
+from sdntk.gram_matrices.store import GramStore
+from sdntk.gram_matrices.store_writing import compute_stored
 from sdntk.gram_matrices.tiles import Tiling, as_values, compute_tiles, put
 from sdntk.kernels import KernelFunction
 

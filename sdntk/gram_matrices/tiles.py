@@ -58,6 +58,37 @@ class Tiling:
         """Whether a tile holds its own transpose."""
         return self.symmetric and tile[0] == tile[1]
 
+    def places(self, tile: Tile) -> list[tuple[tuple[slice, slice], bool]]:
+        """Where a tile stands in the matrix, and whether transposed there."""
+        rows, columns = self.slices(tile)
+        mirrored = self.symmetric and not self.is_diagonal(tile)
+        return [((rows, columns), False), *([((columns, rows), True)] if mirrored else [])]
+
+
+def reach(key: Any, length: int) -> range:
+    """The indices that a slice or an integer picks from an axis."""
+    if isinstance(key, slice):
+        return range(*key.indices(length))
+    if not -length <= key < length:
+        raise IndexError(f"index {key} is out of bounds for an axis of {length}.")
+    return range(key % length, key % length + 1)
+
+
+def within(overlap: tuple[slice, slice], place: tuple[slice, slice]) -> tuple[slice, ...]:
+    """An overlap, counted from where a place begins."""
+    return tuple(
+        slice(o.start - s.start, o.stop - s.start) for o, s in zip(overlap, place, strict=True)
+    )
+
+
+def overlap(place: tuple[slice, slice], rows: slice, columns: slice) -> tuple[slice, slice] | None:
+    """What a place and a rectangle have in common."""
+    r, c = (
+        slice(max(a.start, b.start), min(a.stop, b.stop))
+        for a, b in zip(place, (rows, columns), strict=True)
+    )
+    return (r, c) if r.start < r.stop and c.start < c.stop else None
+
 
 def local_devices() -> list[jax.Device | None]:
     """The devices that share the work: all local ones; None, JAX's own choice, where there is but

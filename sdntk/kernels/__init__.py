@@ -5,8 +5,8 @@ Anything that maps arrays of points (n1, ...) and (n2, ...) to an (n1, n2) array
 lambda too.
 """
 
-from sdntk.kernels._base import Kernel, KernelFunction
 from sdntk.kernels._neural_tangents import load_neural_tangents
+from sdntk.kernels.base import Kernel, KernelFunction
 from sdntk.kernels.green import brownian_bridge, brownian_motion, cubic_spline, periodic_spline
 from sdntk.kernels.neural import empirical_ntk, nngp, ntk, tangent_kernel
 from sdntk.kernels.stationary import matern, rbf

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sdntk._arguments import as_count
-from sdntk._pytrees import register
-from sdntk.kernels._base import Kernel
+from sdntk._pytrees import pytree
+from sdntk.kernels.base import Kernel
 
 
-@register
+@pytree
 class CubicSpline(Kernel):
     """The kernel that :func:`cubic_spline` returns."""
 
@@ -49,7 +49,7 @@ def cubic_spline() -> CubicSpline:
     return CubicSpline()
 
 
-@register
+@pytree
 class BrownianBridge(Kernel):
     """The kernel that :func:`brownian_bridge` returns."""
 
@@ -79,7 +79,7 @@ def brownian_bridge() -> BrownianBridge:
     return BrownianBridge()
 
 
-@register
+@pytree
 class BrownianMotion(Kernel):
     """The kernel that :func:`brownian_motion` returns."""
 
@@ -120,7 +120,7 @@ _BERNOULLI_IN_V = {
 }
 
 
-@register
+@pytree
 class PeriodicSpline(Kernel):
     """The kernel that :func:`periodic_spline` returns."""
 

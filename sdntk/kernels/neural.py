@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sdntk._arguments import ArrayLike, as_count, as_points
-from sdntk._pytrees import register
+from sdntk._pytrees import pytree
 from sdntk.architectures import (
     Activation,
     Architecture,
@@ -195,7 +195,7 @@ def _check_images(network: Any, shape: tuple[int, ...]) -> None:
         )
 
 
-@register
+@pytree
 class EmpiricalNTK:
     """The kernel that :func:`empirical_ntk` returns: a pytree whose leaves are the network's
     numbers.

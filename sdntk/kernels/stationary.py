@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 
 from sdntk._arguments import ArrayLike, as_scale, is_traced
 from sdntk._linalg import safe_sqrt
-from sdntk._pytrees import register
-from sdntk.kernels._base import Kernel
+from sdntk._pytrees import pytree
+from sdntk.kernels.base import Kernel
 
 
 def _squared_distance(
@@ -37,7 +37,7 @@ def _squared_distance(
     return jnp.sum(jnp.clip((x - t) / scale, -1e4, 1e4) ** 2) * again
 
 
-@register
+@pytree
 class RBF(Kernel):
     """The kernel that :func:`rbf` returns."""
 
@@ -69,7 +69,7 @@ def rbf(length_scale: ArrayLike = 1.0) -> RBF:
     return RBF(as_scale("length_scale", length_scale))
 
 
-@register
+@pytree
 class Matern(Kernel):
     """The kernel that :func:`matern` returns."""
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from sdntk import _memory
 from sdntk._arguments import ArrayLike, is_traced
 from sdntk.gram_matrices.compute import gram
-from sdntk.gram_matrices.products import Products, products
+from sdntk.gram_matrices.operator import Products, products
 from sdntk.kernels import Kernel, KernelFunction
 from sdntk.kernels.neural import EmpiricalNTK, InfiniteWidth
 from sdntk.spectra.base import AbstractSpectrum

@@ -22,7 +22,7 @@ from sdntk._arguments import (
 )
 from sdntk._progress import Bar
 from sdntk._warnings import renamed_arguments
-from sdntk.gram_matrices.products import Products
+from sdntk.gram_matrices.operator import Products
 from sdntk.spectra.krylov_spectrum import KrylovSpectrum, ritz_spectrum
 from sdntk.spectra.lanczos import Lanczos, lanczos_extend, lanczos_init
 from sdntk.theory.recurrence import ChainSpec, MultiplierPath, Outputs

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sdntk._linalg import matmul
-from sdntk.gram_matrices.products import Products
+from sdntk.gram_matrices.operator import Products
 
 #: Lanczos vectors are kept in pieces of about this number, of whole blocks: never is more than one
 #: of them partly empty.

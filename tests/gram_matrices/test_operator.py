@@ -11,7 +11,7 @@ import pytest
 
 import sdntk
 from sdntk import _memory
-from sdntk.gram_matrices.products import products
+from sdntk.gram_matrices.operator import products
 
 X = jax.random.normal(jax.random.key(0), (57, 4))
 KERNEL = sdntk.kernels.matern(1.5, 2.0)
