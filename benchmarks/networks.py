@@ -19,7 +19,8 @@ from benchmarks import report
 from benchmarks.gram import take_turns
 from sdntk import architectures, losses
 from sdntk.networks import FiniteWidth
-from sdntk.training.train import Training, train
+from sdntk.training.state import Training
+from sdntk.training.train import train
 
 SETTINGS: dict[str, Any] = {
     "seeds": 8,

@@ -20,7 +20,8 @@ from benchmarks import report
 from benchmarks.gram import take_turns
 from sdntk import losses
 from sdntk.experiments.paper_figures import NETWORKS
-from sdntk.training.train import Training, train
+from sdntk.training.state import Training
+from sdntk.training.train import train
 
 SETTINGS: dict[str, Any] = {
     "images": "64 of 32 x 32 x 3, random",

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from sdntk import networks
     from sdntk.experiments.comparison import compare, exponents
     from sdntk.training import losses, optimisers
+    from sdntk.training.course import Trained
     from sdntk.training.rounds import distill_networks
-    from sdntk.training.train import Stop, Trained, Training, train
+    from sdntk.training.state import Stop, Training
+    from sdntk.training.train import train
 
 __version__ = "0.1.0"
 
@@ -72,9 +74,9 @@ __all__ = [
 
 #: The networks' side is imported on use: Flax and optax take long to import.
 _ON_USE = {
-    "Stop": "sdntk.training.train",
-    "Trained": "sdntk.training.train",
-    "Training": "sdntk.training.train",
+    "Stop": "sdntk.training.state",
+    "Trained": "sdntk.training.course",
+    "Training": "sdntk.training.state",
     "compare": "sdntk.experiments.comparison",
     "distill_networks": "sdntk.training.rounds",
     "exponents": "sdntk.experiments.comparison",

@@ -31,7 +31,7 @@ from sdntk.training.ensemble import Build, Ensemble, members
 from sdntk.training.losses import squared_error
 from sdntk.training.optimisers import GaussNewton, gauss_newton
 from sdntk.training.rounds import Round, distill_networks
-from sdntk.training.train import Stop, Training
+from sdntk.training.state import Stop, Training
 
 #: Gauss-Newton to a gradient norm of 1e-7: what is left of the gap is the width's, not the
 #: optimiser's.

@@ -32,8 +32,9 @@ from sdntk.experiments.network_classification import (
     with_rows,
 )
 from sdntk.experiments.records import Records
+from sdntk.training.course import is_over
 from sdntk.training.ensemble import Build, fastest_size, to_all_devices
-from sdntk.training.train import Course, Stop, is_over
+from sdntk.training.state import Course, Stop
 
 #: In place of a round's number, for the key of the network that is stopped early.
 _FRESH = 2**31 - 1

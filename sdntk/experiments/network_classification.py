@@ -26,21 +26,11 @@ from sdntk._progress import Bar
 from sdntk._pytrees import register
 from sdntk.experiments.checkpoints import Checkpoints
 from sdntk.experiments.records import Records
+from sdntk.training.course import Trained, advance, as_ensemble, begin, end, fresh, is_over
 from sdntk.training.ensemble import Build, Ensemble, fastest_size, spread, to_all_devices
 from sdntk.training.rounds import next_targets, require_targets
-from sdntk.training.train import (
-    Course,
-    Stop,
-    Trained,
-    Training,
-    advance,
-    as_ensemble,
-    begin,
-    check_arguments,
-    end,
-    fresh,
-    is_over,
-)
+from sdntk.training.state import Course, Stop, Training
+from sdntk.training.train import check_arguments
 
 #: Settings of a training that are functions, of which nothing says whether they are the same.
 _NAMELESS = ("loss", "optimiser", "augment")

@@ -23,7 +23,7 @@ from sdntk.experiments.records import Records
 from sdntk.training import losses
 from sdntk.training.augmentation import crop_and_flip
 from sdntk.training.rounds import require_targets
-from sdntk.training.train import Training
+from sdntk.training.state import Training
 
 NETWORKS = {
     "resnet18": networks.resnet18,

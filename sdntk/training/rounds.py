@@ -9,16 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from sdntk._arguments import ArrayLike, as_count, as_float_array, as_points, as_unit_interval
+from sdntk.training.course import Trained
 from sdntk.training.ensemble import Build, fastest_size
 from sdntk.training.losses import Loss, predictions
-from sdntk.training.train import (
-    Stop,
-    Trained,
-    Training,
-    check_arguments,
-    require_keys,
-    train_groups,
-)
+from sdntk.training.state import Stop, Training
+from sdntk.training.train import check_arguments, require_keys, train_groups
 
 #: What round t learns of round t - 1: its predictions, or the class that it gives the most.
 Targets = Literal["soft", "hard"]
@@ -65,7 +60,7 @@ def distill_networks(
         keys: a JAX key for each chain; round t uses ``jax.random.fold_in(key, t)``.
         x: points, shape (K, ...).
         y: labels, shape (K, Q): one-hot for the losses of softmax.
-        training: how a round is trained, a :class:`~sdntk.training.train.Training`.
+        training: how a round is trained, a :class:`~sdntk.training.state.Training`.
         rounds: T.
         targets: "soft", or "hard": the one-hot vector of the largest prediction.
         ground_truth_weight: alpha, between 0 and 1.

@@ -23,7 +23,7 @@ from sdntk.experiments.comparison import TO_THE_OPTIMUM, compare, exponents
 from sdntk.kernels import empirical_ntk, ntk
 from sdntk.training.optimisers import gauss_newton
 from sdntk.training.rounds import distill_networks
-from sdntk.training.train import Training
+from sdntk.training.state import Training
 
 ERF = fully_connected(2, activation="erf")
 COLUMNS = {

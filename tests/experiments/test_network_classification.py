@@ -27,7 +27,7 @@ from sdntk.experiments import network_classification
 from sdntk.experiments.checkpoints import Checkpoints
 from sdntk.experiments.network_classification import MEASURED, Chain, Classification, run
 from sdntk.experiments.records import Records
-from sdntk.training.train import Training
+from sdntk.training.state import Training
 
 STEPS = 60
 

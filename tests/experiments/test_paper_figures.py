@@ -28,7 +28,8 @@ from sdntk.experiments.checkpoints import Checkpoints
 from sdntk.experiments.paper_figures import FIGURES, Experiment, experiments, prepare
 from sdntk.experiments.records import Records
 from sdntk.reports import network_classification as network_report
-from sdntk.training.train import Training, train
+from sdntk.training.state import Training
+from sdntk.training.train import train
 
 #: One process for all figures: what they share is compiled once. Figures 4 and 7 have the same
 #: settings.

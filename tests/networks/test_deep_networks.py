@@ -16,7 +16,8 @@ from flax import nnx
 from sdntk import losses, networks
 from sdntk.training.augmentation import MARGIN, crop_and_flip
 from sdntk.training.optimisers import gauss_newton
-from sdntk.training.train import Training, train
+from sdntk.training.state import Training
+from sdntk.training.train import train
 
 COUNTS = {"resnet18": 11_173_962, "resnet50": 23_520_842, "vgg16": 14_728_266, "small_cnn": 24_458}
 

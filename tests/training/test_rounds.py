@@ -20,7 +20,8 @@ from sdntk.kernels import empirical_ntk, load_neural_tangents, tangent_kernel
 from sdntk.networks import FiniteWidth
 from sdntk.training.optimisers import gauss_newton
 from sdntk.training.rounds import distill_networks
-from sdntk.training.train import Stop, Training, train_groups
+from sdntk.training.state import Stop, Training
+from sdntk.training.train import train_groups
 
 X = jax.random.normal(jax.random.key(0), (15, 4))
 NEW = jax.random.normal(jax.random.key(1), (6, 4))

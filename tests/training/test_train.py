@@ -25,9 +25,11 @@ from helpers import with_virtual_devices
 from sdntk import losses
 from sdntk.architectures import convolutional, fully_connected
 from sdntk.networks import FiniteWidth
+from sdntk.training import course, ensemble, steps
 from sdntk.training import train as training
 from sdntk.training.optimisers import LeastSquares, gauss_newton
-from sdntk.training.train import Stop, Training, train
+from sdntk.training.state import Stop, Training
+from sdntk.training.train import train
 
 X = jax.random.normal(jax.random.key(0), (20, 5))
 Y = jnp.sin(X[:, :3])
@@ -141,7 +143,8 @@ EIGHT_DEVICES = """
     jax.config.update("jax_enable_x64", True)
     import sys; sys.path.insert(0, sys.argv[1])
     from test_training import X, Y, build
-    from sdntk.training.train import Training, train
+    from sdntk.training.state import Training
+    from sdntk.training.train import train
     keys = jax.random.split(jax.random.key(1), 8)
     settings = Training(optimiser=optax.adam(1e-2), steps=12, batch_size=4)
     spread, single, uneven = (train(build, keys, X, Y, settings, at_once=size) for size in (8, 1,
@@ -204,14 +207,14 @@ def test_points_in_parts_and_the_compiled_loop_change_nothing(monkeypatch):
         optimiser=optax.adam(1e-2), steps=12, batch_size=5, until_stationary=0.0, check_every=4
     )
     plain = train(build, KEYS[:1], X, Y, settings)
-    monkeypatch.setattr(training, "_AT_ONCE", 7)
+    monkeypatch.setattr(steps, "_AT_ONCE", 7)
     parts = train(build, KEYS[:1], X, Y, settings)
     np.testing.assert_allclose(parts.loss, plain.loss, rtol=1e-12)
     np.testing.assert_allclose(parts.stationarity, plain.stationarity, rtol=1e-12)
     monkeypatch.setattr(
-        training,
+        course,
         "_take_steps",
-        lambda moving, position, count, *fixed, **static: training._steps(
+        lambda moving, position, count, *fixed, **static: steps._steps(
             moving, *fixed, position, count, **static
         ),
     )
@@ -221,8 +224,8 @@ def test_points_in_parts_and_the_compiled_loop_change_nothing(monkeypatch):
 
 
 def test_points_are_ordered_by_other_keys_than_weights_are_drawn_with():
-    networks, order = training.fresh(build, KEYS, Training())
-    by_order = training.initialise(build, order)
+    networks, order = course.fresh(build, KEYS, Training())
+    by_order = ensemble.initialise(build, order)
     for a, b in zip(
         jax.tree.leaves(networks.params), jax.tree.leaves(by_order.params), strict=True
     ):
