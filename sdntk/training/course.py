@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from sdntk._pytrees import register
+from sdntk._pytrees import pytree
 from sdntk.training.ensemble import Build, Ensemble, initialise, spread
 from sdntk.training.state import _TRAINS, Course, Stop, Training, _Fixed, _Moving
 from sdntk.training.steps import (
@@ -20,7 +20,7 @@ from sdntk.training.steps import (
 )
 
 
-@register
+@pytree
 class Trained:
     """S networks at the end of their training.
 

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from sdntk._pytrees import register
+from sdntk._pytrees import pytree
 
 #: A fresh network from a random state.
 Build = Callable[[nnx.Rngs], nnx.Module]
 
 
-@register
+@pytree
 class Ensemble:
     """S networks f_s = network(theta_s), or with ``initial`` centred ones: less what it was at the
     initial weights.

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from sdntk._arguments import as_count
-from sdntk._pytrees import register
+from sdntk._pytrees import pytree
 from sdntk.training.augmentation import Augment
 from sdntk.training.ensemble import Modes
 from sdntk.training.losses import Loss, squared_error
@@ -88,7 +88,7 @@ class Training:
 _TRAINS = -1
 
 
-@register
+@pytree
 class _Moving:
     """What changes in training. Leaves have a leading axis s, a network each, but where one is
     looked at alone.
@@ -105,7 +105,7 @@ class _Moving:
     stationarity: Float[Array, "*s"]
 
 
-@register
+@pytree
 class _Fixed:
     """What does not. Leaves have a leading axis s, too."""
 
@@ -114,7 +114,7 @@ class _Fixed:
     offset: Float[Array, "*s K Q"] | None  # the initial outputs of centred networks
 
 
-@register
+@pytree
 class Course:
     """A group of networks in training: nothing but numbers, and so kept and gone on with as it
     is.

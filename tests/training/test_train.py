@@ -141,24 +141,26 @@ def test_same_keys_same_bits():
 EIGHT_DEVICES = """
     import jax, json, optax
     jax.config.update("jax_enable_x64", True)
-    import sys; sys.path.insert(0, sys.argv[1])
-    from test_training import X, Y, build
+    import sys; sys.path[:0] = sys.argv[1:]
+    from test_train import X, Y, build
     from sdntk.training.state import Training
     from sdntk.training.train import train
     keys = jax.random.split(jax.random.key(1), 8)
     settings = Training(optimiser=optax.adam(1e-2), steps=12, batch_size=4)
-    spread, single, uneven = (train(build, keys, X, Y, settings, at_once=size) for size in (8, 1,
-    6)) assert abs(uneven.ensemble.outputs(X) - single.ensemble.outputs(X)).max() < 1e-12
+    spread, single, uneven = (
+        train(build, keys, X, Y, settings, at_once=size) for size in (8, 1, 6)
+    )
+    outputs, expected = spread.ensemble.outputs(X), single.ensemble.outputs(X)
+    assert abs(uneven.ensemble.outputs(X) - expected).max() < 1e-12
     devices = len(jax.tree.leaves(spread.ensemble.params)[0].devices())
-    print(json.dumps([devices, float(abs(spread.ensemble.outputs(X) -
-    single.ensemble.outputs(X)).max())]))
+    print(json.dumps([devices, float(abs(outputs - expected).max())]))
 """
 
 
 @pytest.mark.slow
 def test_an_ensemble_is_spread_over_all_devices(request):
     ran = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(EIGHT_DEVICES), request.path.parent],
+        [sys.executable, "-c", textwrap.dedent(EIGHT_DEVICES), *request.path.parents[:2]],
         env=with_virtual_devices(8),
         capture_output=True,
         text=True,
