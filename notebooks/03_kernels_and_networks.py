@@ -30,6 +30,7 @@ from flax import nnx
 import sdntk
 from sdntk import architectures, kernels, losses
 from sdntk.experiments import comparison
+from sdntk.experiments.data import digits_problem
 from sdntk.networks import FiniteWidth
 from sdntk.reports import comparison as comparison_report
 
@@ -42,7 +43,7 @@ from sdntk.reports import comparison as comparison_report
 
 # %%
 erf = architectures.fully_connected(2, activation="erf")
-data = comparison.digits_problem(train=40, test=100)
+data = digits_problem(train=40, test=100)
 infinite = kernels.ntk(erf)(data.x, data.x)
 widths, errors = (32, 128, 512), []
 for width in widths:
@@ -154,8 +155,8 @@ fitted
 # targets, hard ones, or ground truth mixed in. A third of the labels are wrong here; accuracy is against the original ones.
 
 # %%
-noisy = comparison.digits_problem(train=200, test=200, label_noise=0.3)
-clean = comparison.digits_problem(train=200, test=200)
+noisy = digits_problem(train=200, test=200, label_noise=0.3)
+clean = digits_problem(train=200, test=200)
 training = sdntk.Training(
     loss=losses.squared_error_of_softmax, optimiser=optax.adam(3e-3), steps=300, batch_size=50
 )  # 75 epochs

@@ -18,6 +18,7 @@ from sdntk._progress import track
 from sdntk.architectures import DEFAULT_DEPTH, ArchitectureName, named_architecture
 from sdntk.datasets.named import DatasetName, load_named
 from sdntk.experiments.kernel_classification import Experiment, run
+from sdntk.experiments.paper_example import illustrate as distil_paper_example
 from sdntk.experiments.records import Records
 from sdntk.reports import kernel_classification as classification_report
 from sdntk.reports import paper_example as illustration
@@ -64,7 +65,7 @@ def illustrate(
     ),
 ) -> None:
     """The paper's example: a table of every quantity of the theory, and six figures."""
-    shown = illustration.illustrate(tolerance, rounds, seed)
+    shown = distil_paper_example(tolerance, rounds, seed)
     console = _console()
     console.print(illustration.table(shown))
     best = int(shown.test_error.argmin())
@@ -255,11 +256,11 @@ def compare(
     """Networks of finite width side by side with their kernel, on digits: the gap against width,
     round by round.
     """
-    from sdntk.experiments import comparison  # here: Flax and optax take seconds to import
+    from sdntk.experiments import comparison, data  # here: Flax and optax take seconds to import
     from sdntk.reports import comparison as comparison_report
 
     architecture = architectures.fully_connected(depth, activation=activation)
-    problem = comparison.digits_problem(train, test, label_noise)
+    problem = data.digits_problem(train, test, label_noise)
     table = comparison.compare(
         architecture,
         problem.x,

@@ -17,10 +17,10 @@ import scipy.stats
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from sdntk import datasets
 from sdntk._arguments import ArrayLike, as_count, as_labels, as_points
 from sdntk.architectures import Architecture
 from sdntk.distillation import Distillation, distill_spectrum
+from sdntk.experiments.data import Problem
 from sdntk.experiments.records import Records
 from sdntk.gram_matrices.compute import gram
 from sdntk.kernels import ntk
@@ -67,16 +67,6 @@ COLUMNS = [
     "kernel_error_initial",
     "kernel_error",
 ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """Data for both sides; labels (K, Q) and (n, Q), of which accuracies take the largest entry."""
-
-    x: Float[Array, "K ..."]
-    y: Float[Array, "K Q"]
-    x_test: Float[Array, "n ..."]
-    y_test: Float[Array, "n Q"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,28 +243,6 @@ def fits_in(folder: str | Path) -> pd.DataFrame:
     kernel, network.
     """
     return pd.read_parquet(Path(folder) / "fits.parquet")
-
-
-def digits_problem(train: int, test: int, label_noise: float = 0.0) -> Problem:
-    """The data of ``sdntk compare``: scikit-learn's digits, centred one-hot labels, always the same
-    draw.
-    """
-    data = datasets.digits(jax.random.key(0))
-    (rows,) = datasets.balanced_subsets(data.train_labels, [train], jax.random.key(1))
-    labels = datasets.label_noise(
-        data.train_labels[rows], label_noise, jax.random.key(2), data.num_classes
-    )
-    if not 0 < test <= len(data.test_labels):
-        raise ValueError(
-            f"test must be from 1 to {len(data.test_labels)}, the test images there are; got "
-            f"{test}."
-        )
-    x, x_test = datasets.standardise(data.train_images[rows], data.test_images[:test])
-    y, y_test = (
-        datasets.one_hot(of, data.num_classes, centred=True)
-        for of in (labels, data.test_labels[:test])
-    )
-    return Problem(*map(jnp.asarray, (x, y, x_test, y_test)))
 
 
 def _kernel_chain(

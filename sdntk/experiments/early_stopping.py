@@ -21,10 +21,10 @@ from sdntk._arguments import as_count
 from sdntk._progress import Bar
 from sdntk._pytrees import register
 from sdntk.experiments.checkpoints import Checkpoints
-from sdntk.experiments.network_classification import (
+from sdntk.experiments.data import Classification
+from sdntk.experiments.network_runs import (
     MEASURED,
     Chain,
-    Classification,
     advance_and_measure,
     begin_fresh,
     groups_left,

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from sdntk import _memory
 from sdntk._arguments import checked_before
@@ -26,6 +26,7 @@ from sdntk._linalg import matmul
 from sdntk._progress import track
 from sdntk.datasets import Dataset, balanced_subsets, label_noise, one_hot, standardise
 from sdntk.distillation import Distillation, distill_spectrum
+from sdntk.experiments.data import Draw
 from sdntk.experiments.records import Records
 from sdntk.gram_matrices.compute import gram
 from sdntk.gram_matrices.operator import Products, products
@@ -94,21 +95,6 @@ class Experiment:
         return bool(
             self.method == "krylov" or (self.method == "auto" and self.train > DENSE_IMAGES)
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class Draw:
-    """One seed's data: points with original and noisy labels. Held-out labels are as noisy as the
-    training labels.
-    """
-
-    x_train: Float[np.ndarray, "K H W C"]
-    x_new: Float[np.ndarray, "n H W C"]  # held-out images, then test images
-    clean: Int[np.ndarray, " K"]
-    noisy: Int[np.ndarray, " K"]
-    held_out: Int[np.ndarray, " n_held"]
-    test: Int[np.ndarray, " n_test"]
-    num_classes: int
 
 
 def draw(data: Dataset, experiment: Experiment, seed: int) -> Draw:

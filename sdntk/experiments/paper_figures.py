@@ -18,7 +18,8 @@ from sdntk import networks
 from sdntk._arguments import as_count
 from sdntk.datasets import Dataset, balanced_subset, label_noise, standardise
 from sdntk.experiments import early_stopping, network_classification
-from sdntk.experiments.network_classification import Chain, Classification
+from sdntk.experiments.data import Classification
+from sdntk.experiments.network_runs import Chain
 from sdntk.experiments.records import Records
 from sdntk.training import losses
 from sdntk.training.augmentation import crop_and_flip

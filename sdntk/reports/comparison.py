@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from sdntk.experiments.comparison import exponents
-from sdntk.reports.kernel_classification import mean_and_deviation
 from sdntk.reports.plotting import draw_envelope, label_rounds, round_colours
+from sdntk.reports.tables import mean_and_deviation
 
 PLUS_MINUS = r"\pm"
 GAPS = {"gap_train": "training points", "gap_test": "test points"}

@@ -14,6 +14,7 @@ from rich.table import Table
 from sdntk.experiments.kernel_classification import chosen_by
 from sdntk.experiments.records import Records
 from sdntk.reports.plotting import draw_envelope, draw_envelopes, draw_level, label_rounds
+from sdntk.reports.tables import mean_and_deviation
 
 
 def rounds_table(records: Records) -> Table:
@@ -238,9 +239,3 @@ def _chosen_on(records: Records) -> str:
     """How rounds and tolerances were chosen, in words."""
     held_out = chosen_by(records["rounds"]) == "held_out_accuracy"
     return "on held-out images" if held_out else "by hindsight on the test images"
-
-
-def mean_and_deviation(values: pd.Series) -> str:
-    """For a table: mean ± standard deviation, or the one value there is."""
-    mean, deviation = values.mean(), values.std(ddof=0)
-    return f"{mean:.4g} ± {deviation:.2g}" if deviation > 1e-12 * abs(mean) else f"{mean:.4g}"

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from sdntk.experiments.records import Records
-from sdntk.reports.kernel_classification import mean_and_deviation
 from sdntk.reports.plotting import draw_envelope, draw_envelopes, label_rounds
+from sdntk.reports.tables import mean_and_deviation
 from sdntk.training.state import Stop
 
 _TRAIN, _TEST, _STOPPED = "C0", "C3", "C2"

@@ -23,9 +23,11 @@ from flax import nnx
 
 import sdntk
 from sdntk import losses
-from sdntk.experiments import network_classification
+from sdntk.experiments import network_classification, network_runs
 from sdntk.experiments.checkpoints import Checkpoints
-from sdntk.experiments.network_classification import MEASURED, Chain, Classification, run
+from sdntk.experiments.data import Classification
+from sdntk.experiments.network_classification import run
+from sdntk.experiments.network_runs import MEASURED, Chain
 from sdntk.experiments.records import Records
 from sdntk.training.state import Training
 
@@ -214,12 +216,11 @@ def test_the_best_step_is_the_best_of_those_that_were_measured(undisturbed, tmp_
 
 
 def test_the_best_step_is_the_best_of_all_that_were_measured(tmp_path, monkeypatch):
-    seen, measure = [], network_classification.measure
-    monkeypatch.setattr(
-        network_classification,
-        "measure",
-        lambda *arguments: seen.append(measure(*arguments)) or seen[-1],
-    )
+    seen, measure = [], network_runs.measure
+    for module in (network_classification, network_runs):
+        monkeypatch.setattr(
+            module, "measure", lambda *arguments: seen.append(measure(*arguments)) or seen[-1]
+        )
     chain = Chain(
         Training(optimiser=optax.sgd(2.0), steps=40, batch_size=20), rounds=1, measure_every=4
     )

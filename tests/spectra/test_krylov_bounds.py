@@ -318,7 +318,8 @@ def test_9_within_the_largest_shift_slopes_are_steady(alpha):
         before = forms_and_sensitivities(known, c, alpha)
         for _ in range(5):
             shifts = rng.dirichlet(np.full(ROUNDS, 0.5)) * rng.choice([-1, 1], ROUNDS) * total
-            moved = np.array([v * mpmath.exp(mpmath.mpf(e)) for v, e in zip(c, shifts, strict=True)])
+            pairs = zip(c, shifts, strict=True)
+            moved = np.array([v * mpmath.exp(mpmath.mpf(e)) for v, e in pairs])
             after = forms_and_sensitivities(known, moved, alpha)
             assert after.slope >= before.slope * mpmath.exp(-2 * total)
             for i in range(t):
