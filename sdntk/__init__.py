@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from sdntk import architectures, datasets, kernels
 from sdntk._warnings import warn_renamed
-from sdntk.distillation import Distillation, distill, distill_spectrum
+from sdntk.distillation import distill, distill_spectrum
 from sdntk.gram_matrices.compute import gram
 from sdntk.gram_matrices.operator import Products, products
 from sdntk.gram_matrices.store import GramStore
 from sdntk.spectra.base import ErrorBounds, PrecisionWarning
+from sdntk.spectra.chain import Distillation
 from sdntk.spectra.choose import Method
 from sdntk.spectra.dense import Spectrum, decompose
 from sdntk.spectra.fit import SpectralFit, fit_filter
 from sdntk.spectra.krylov import AccuracyError, krylov
 from sdntk.spectra.krylov_spectrum import KrylovSpectrum
 from sdntk.spectra.tridiagonal import TridiagonalSpectrum, tridiagonalise
+from sdntk.storage import load
 from sdntk.theory import bounds, filters
 from sdntk.theory.multiplier import Multiplier, Status, solve_multiplier
 
@@ -63,6 +65,7 @@ __all__ = [
     "gram",
     "kernels",
     "krylov",
+    "load",
     "losses",
     "networks",
     "optimisers",

@@ -34,9 +34,10 @@ def rounds_as_text(title: str, columns: Mapping[str, Sequence[str]]) -> str:
     return "\n".join([title, *lines])
 
 
-def span(values: np.ndarray, format_: str = ".4g") -> str:
+def span(values: Any, format_: str = ".4g") -> str:
     """One number, or from the smallest to the largest of several; "-" where there is none."""
-    finite = np.ravel(values)[np.isfinite(np.ravel(values))]
+    flat = np.ravel(values)
+    finite = flat[np.isfinite(flat)]
     if finite.size == 0:
         return "-"
     low, high = format(finite.min(), format_), format(finite.max(), format_)

@@ -21,7 +21,7 @@ def warn(message: str, category: type[Warning]) -> None:
     Python's default filter shows a warning once for each line of code. If all pointed to one line
     of this library, only the first cause of a process would be shown.
     """
-    level = 1
+    level = 2  # 1 is this function
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and _is_ours(frame):
         frame, level = frame.f_back, level + 1

@@ -3,195 +3,27 @@ decomposition.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from sdntk._arguments import ArrayLike, as_labels, as_points, format_number, is_traced
-from sdntk._linalg import safe_sqrt
-from sdntk._pytrees import pytree
-from sdntk._summary import rounds_as_frame, rounds_as_text, span
 from sdntk._warnings import renamed_arguments, warn
 from sdntk.kernels import KernelFunction
-from sdntk.spectra.base import AbstractSpectrum, ErrorBounds, PrecisionWarning
-from sdntk.spectra.choose import Method, MethodName, choose_spectrum
+from sdntk.spectra.base import AbstractSpectrum, PrecisionWarning
+from sdntk.spectra.chain import Distillation, run_on_spectrum
+from sdntk.spectra.choose import MethodName, choose_spectrum
 from sdntk.spectra.fit import (
-    Predictor,
-    SpectralFit,
     as_pytree_kernel,
     check_spectrum,
-    kernel_name,
 )
-from sdntk.spectra.replay import Rounds, replay
 from sdntk.theory.multiplier import Status
 from sdntk.theory.recurrence import ChainSpec, Outputs
 
 #: machine_eps * d_max / c above which a multiplier is not to be trusted: it is then off by about
 #: this fraction.
 PRECISION_TOLERANCE = 1e-3
-
-
-@pytree
-class Distillation(Predictor):
-    """Every round of a chain of self-distillation: K points, Q outputs, T rounds.
-
-    The axis Q is there when the labels have one; with ``outputs="joint"`` the outputs share one
-    multiplier, so what belongs to a round (all but ``fitted`` and predictions) has no axis Q.
-
-    Attributes:
-        multipliers: c_t, shape (T,) or (T, Q), in the units of G; nan where the round is not
-            active.
-        status: a :class:`sdntk.Status` for each round, same shape, int32.
-        active_rounds: rounds before collapse, shape () or (Q,).
-        filters: the diagonal of B_t (eq. 45), shape (T, K) or (T, K, Q); 0 once collapsed. None on
-            the tridiagonal path.
-        fitted: f_t on the training points, shape (T, K) or (T, K, Q); 0 once collapsed.
-        training_loss: mean squared distance of f_t to round t's own targets, shape (T,) or (T, Q);
-            equals the tolerance in an active round. With "joint", the mean is over points and
-            outputs.
-        norms: the RKHS norm of f_t, shape (T,) or (T, Q); with "joint", of all outputs together.
-        iterations: Newton steps that each multiplier took, shape (T,) or (T, Q).
-        spectrum: the decomposed Gram matrix.
-        rotated_labels: z_0 = V y_0, shape (K,) or (K, Q).
-        ground_truth_weight: alpha.
-        error_bounds: of a Krylov run, how far multipliers and fitted values are from the exact
-            chain's at most.
-        kernel: the kernel, if known (then :meth:`predict` works).
-        x: the training points, if known.
-        method: how the spectrum was computed, a :class:`sdntk.Method`; None where it was given.
-        method_reason: why by this method, in words; transformations forget it.
-
-    Krylov runs have M Ritz vectors in place of K eigenvectors: ``filters`` are (T, M) or (T, M, Q).
-    """
-
-    multipliers: Float[Array, "T *Q"]
-    status: Int[Array, "T *Q"]
-    active_rounds: Int[Array, "*Q"]
-    filters: Any  # (T, K), (T, K, Q) or None
-    fitted: Float[Array, "T K *P"]
-    training_loss: Float[Array, "T *Q"]
-    norms: Float[Array, "T *Q"]
-    iterations: Int[Array, "T *Q"]
-    spectrum: AbstractSpectrum
-    rotated_labels: Float[Array, "m *P"]
-    ground_truth_weight: Float[Array, ""]
-    error_bounds: ErrorBounds | None = None
-    kernel: Any = None
-    x: Float[Array, "K ..."] | None = None
-    method: Method | None = dataclasses.field(default=None, metadata={"static": True})
-    method_reason: str = dataclasses.field(default="", metadata={"dropped": True})
-
-    @property
-    def eigenvalues(self) -> Float[Array, "m *Q"]:
-        """D, shape (K,), ascending, with those that are rounding set to zero; of Krylov runs Ritz
-        values, (M,) or (M, Q).
-        """
-        return self.spectrum.eigenvalues_for(self.rotated_labels)
-
-    @property
-    def targets(self) -> Float[Array, "T K *P"]:
-        """Each round's own targets, y_0 first and then alpha y_0 + (1 - alpha) f_{t-1}, shape (T,
-        K) or (T, K, Q).
-        """
-        return _leading(_replayed_targets(*self._to_replay()), len(self.status))
-
-    def compute_duals(self) -> Float[Array, "T K *P"]:
-        """a_t = V^T (c_t I + D)^-1 z_t, shape (T, K) or (T, K, Q): f_t(x) = g_x^T a_t (Prop. 1). 0
-        once collapsed.
-        """
-        return _leading(_replayed_duals(*self._to_replay()), len(self.status))
-
-    @property
-    def fits(self) -> list[SpectralFit]:
-        """Every round as a fit, with ``fitted``, ``dual_coefficients`` and ``predict``."""
-        rounds = _replay(*self._to_replay())
-        return [
-            SpectralFit(
-                spectrum=self.spectrum,
-                fitted_coordinates=rounds.fitted[t],
-                dual_coordinates=self.spectrum.without_null_space(rounds.duals[t]),
-                filter=None if self.filters is None else self.filters[t],
-                kernel=self.kernel,
-                x=self.x,
-            )
-            for t in range(len(self.status))
-        ]
-
-    def to_frame(self) -> Any:
-        """The rounds as a tidy pandas table.
-
-        Returns:
-            A row for each round (and output, where outputs have multipliers of their own) with the
-            columns round (, output), status, multiplier, training_loss, norm and iterations; of a
-            Krylov run also multiplier_error and fitted_error, bounds on relative errors.
-
-        Example:
-            >>> from sdntk import datasets, distill, kernels
-            >>> x, y = datasets.mobahi_example()
-            >>> run = distill(kernels.cubic_spline(), x, y, tolerance=0.045, rounds=5)
-            >>> run.to_frame()[["round", "status"]].tail(2).values.tolist()
-            [[3, 'active'], [4, 'collapsed']]
-        """
-        columns = {
-            "status": self._status_names(),
-            "multiplier": self.multipliers,
-            "training_loss": self.training_loss,
-            "norm": self.norms,
-            "iterations": self.iterations,
-        }
-        if self.error_bounds is not None:
-            columns["multiplier_error"] = self.error_bounds.multipliers
-            columns["fitted_error"] = self.error_bounds.fitted
-        return rounds_as_frame(columns)
-
-    def __repr__(self) -> str:
-        rounds, points = len(self.status), self.spectrum.num_points
-        parts = [f"{points} points", f"{rounds} rounds"]
-        if self.rotated_labels.ndim == 2:
-            parts.insert(1, f"{self.rotated_labels.shape[1]} outputs")
-        if self.kernel is not None:
-            parts.append(kernel_name(self.kernel))
-        if self.method is not None:
-            parts.append(self.method.value)
-        title = f"Distillation({', '.join(parts)})"
-        if is_traced(self):
-            return f"{title[:-1]}, traced)"
-        return rounds_as_text(
-            title,
-            {
-                "status": [_in_words(names) for names in self._status_names()],
-                "multiplier": [span(row) for row in np.asarray(self.multipliers)],
-                "training loss": [span(row) for row in np.asarray(self.training_loss)],
-                "norm": [span(row) for row in np.asarray(self.norms)],
-            },
-        )
-
-    def _status_names(self) -> np.ndarray:
-        names = np.array([status.name.lower() for status in Status])
-        return names[np.asarray(self.status)]
-
-    @property
-    def _points_axis(self) -> int:
-        return 1
-
-    def _to_replay(self) -> tuple[AbstractSpectrum, Array, Array, Array]:
-        """The arguments of :func:`replay`, for a number of rounds that few others share."""
-        c = jnp.where(self.status == Status.COLLAPSED, jnp.inf, self.multipliers)
-        missing = compiled_rounds(len(c)) - len(c)
-        if missing and not is_traced(self):
-            rest = np.full((missing, *c.shape[1:]), np.inf, c.dtype)
-            c = jnp.asarray(np.concatenate([np.asarray(c), rest]))
-        return self.spectrum, self.rotated_labels, c, self.ground_truth_weight
-
-
-def _in_words(names: np.ndarray) -> str:
-    """The status of a round: of all outputs, or how many are active."""
-    if (names == names.flat[0]).all():
-        return str(names.flat[0])
-    return f"{(names == 'active').sum()} of {names.size} active"
 
 
 @renamed_arguments(accuracy="rtol")
@@ -326,135 +158,15 @@ def distill_spectrum(
         outputs=outputs,
     )
     z = spectrum.rotate(labels)
-    run = _run(spectrum, z, chain)
+    run = run_on_spectrum(spectrum, z, chain)
     if not is_traced(run):
         _raise_if_infeasible(run, labels, chain)
         _warn_if_imprecise(run)
     return run
 
 
-def compiled_rounds(rounds: int) -> int:
-    """The number of rounds for which code is compiled: a few more, so that it serves others, too.
-
-    Up to 8 the next power of two, then the next multiple of 4, beyond 64 of an eighth of the power
-    of two below.
-    """
-    if rounds <= 8:
-        return 1 << (rounds - 1).bit_length()
-    unit = max(4, 1 << (rounds.bit_length() - 4))
-    return -(-rounds // unit) * unit
-
-
-def _run(spectrum: AbstractSpectrum, z: Float[Array, "m *P"], chain: ChainSpec) -> Distillation:
-    """The chain, checked; the spectrum of the result is the one given, not a copy."""
-    rounds = chain.rounds
-    padded = chain
-    if not is_traced(spectrum, z, chain):
-        padded = dataclasses.replace(chain, rounds=compiled_rounds(rounds))
-    outcome = _run_chain(spectrum.with_constant_basis(), z, padded, rounds)
-    filters = spectrum.filters(outcome.recurrence_multipliers, padded)
-
-    bounds = outcome.error_bounds
-    if bounds is not None:
-        bounds = ErrorBounds(*(_leading(bound, rounds) for bound in bounds))
-    return Distillation(
-        multipliers=_leading(outcome.multipliers, rounds),
-        status=_leading(outcome.status, rounds),
-        active_rounds=outcome.active_rounds,
-        filters=None if filters is None else _leading(filters, rounds),
-        fitted=_leading(outcome.fitted, rounds),
-        training_loss=_leading(outcome.training_loss, rounds),
-        norms=_leading(outcome.norms, rounds),
-        iterations=_leading(outcome.iterations, rounds),
-        spectrum=spectrum,
-        rotated_labels=z,
-        ground_truth_weight=chain.ground_truth_weight,
-        error_bounds=bounds,
-    )
-
-
-class _Outcome(NamedTuple):
-    """What a chain adds to its spectrum and labels: attributes of :class:`Distillation`, and the
-    multipliers as the recurrence has them, infinite once collapsed.
-    """
-
-    recurrence_multipliers: Float[Array, "T *Q"]
-    multipliers: Float[Array, "T *Q"]
-    status: Int[Array, "T *Q"]
-    active_rounds: Int[Array, "*Q"]
-    fitted: Float[Array, "T K *P"]
-    training_loss: Float[Array, "T *Q"]
-    norms: Float[Array, "T *Q"]
-    iterations: Int[Array, "T *Q"]
-    error_bounds: ErrorBounds | None
-
-
-@jax.jit
-def _run_chain(
-    spectrum: AbstractSpectrum, z: Float[Array, "m *P"], chain: ChainSpec, rounds: int | Array
-) -> _Outcome:
-    """The chain; of its rounds, which may be a few more, the first ``rounds`` count as active."""
-    path = spectrum.multiplier_path(z, chain)
-    s2 = None
-    if spectrum.multipliers_are_constant:
-        s2 = chain.squared_radius(spectrum.num_points, z)
-    done = replay(spectrum, z, path.multipliers, chain.ground_truth_weight, s2)
-
-    # Residuals y_t - f_t = c_t a_t; of a collapsed round the targets themselves.
-    c, active = done.multipliers, path.status == Status.ACTIVE
-    rows = c.reshape(len(c), 1, *c.shape[1:], *(1 for _ in range(z.ndim - c.ndim)))
-    collapsed = jnp.isinf(rows)
-    residuals = jnp.where(collapsed, done.targets, jnp.where(collapsed, 1, rows) * done.duals)
-
-    over = 1 if c.ndim == z.ndim else (1, 2)  # joint outputs are summed over, too
-    num_residuals = chain.num_residuals(spectrum.num_points, z)
-    squared_norms = jnp.sum(done.duals * done.fitted, axis=over) / spectrum.num_points
-    asked = jnp.arange(len(c)).reshape(-1, *(1 for _ in active.shape[1:])) < rounds
-    return _Outcome(
-        recurrence_multipliers=c,
-        multipliers=jnp.where(active, c, jnp.nan),
-        status=path.status,
-        active_rounds=jnp.sum(active & asked, axis=0, dtype=jnp.int32),
-        fitted=_unrotate(spectrum, done.fitted),
-        training_loss=jnp.sum(residuals**2, axis=over) / num_residuals,
-        norms=safe_sqrt(squared_norms),
-        iterations=path.iterations,
-        error_bounds=spectrum.error_bounds(path, chain),
-    )
-
-
-@jax.jit
-def _replay(spectrum: AbstractSpectrum, z: Array, c: Array, weight: Array) -> Rounds:
-    return replay(spectrum, z, c, weight)
-
-
-@jax.jit
-def _replayed_targets(spectrum: AbstractSpectrum, z: Array, c: Array, weight: Array) -> Array:
-    return _unrotate(spectrum, replay(spectrum, z, c, weight).targets)
-
-
-@jax.jit
-def _replayed_duals(spectrum: AbstractSpectrum, z: Array, c: Array, weight: Array) -> Array:
-    duals = replay(spectrum, z, c, weight).duals
-    return _unrotate(spectrum, jax.vmap(spectrum.without_null_space)(duals))
-
-
-def _unrotate(spectrum: AbstractSpectrum, z: Float[Array, "T m *P"]) -> Float[Array, "T K *P"]:
-    """All rounds and outputs back from the basis in one matrix product."""
-    return jnp.moveaxis(spectrum.unrotate(jnp.moveaxis(z, 1, 0)), 0, 1)
-
-
-def _leading(array: Array, count: int) -> Array:
-    """The first entries. On a CPU through the host: slicing would be compiled for every count."""
-    if len(array) == count:
-        return array
-    if is_traced(array) or not array.is_fully_addressable or jax.default_backend() != "cpu":
-        return array[:count]
-    return jax.device_put(np.asarray(array)[:count], array.sharding)
-
-
 def _raise_if_infeasible(run: Distillation, labels: Float[Array, "K *P"], chain: ChainSpec) -> None:
-    infeasible = np.asarray(run.status == Status.INFEASIBLE).any(axis=0)
+    infeasible = (np.asarray(run.status) == Status.INFEASIBLE).any(axis=0)
     if not infeasible.any():
         return
     floor = np.asarray(run.spectrum.floor(labels))

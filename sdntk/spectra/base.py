@@ -8,6 +8,7 @@ Ritz values) and coordinates on their vectors, of :class:`AbstractSpectrum` wher
 
 import abc
 import dataclasses
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from sdntk import _archive
 from sdntk._arguments import ArrayLike, as_labels
 from sdntk.theory import filters
 from sdntk.theory.recurrence import ChainSpec, MultiplierPath, run_chain
@@ -137,6 +139,14 @@ class AbstractSpectrum(abc.ABC):
     def describe_null_space(self) -> str:
         """For a message: how many eigenvalues are zero."""
         return f"{self.num_points - int(self.rank)} of {self.num_points}"
+
+    def save(self, path: str | Path) -> None:
+        """Write the spectrum to a file, from which :func:`sdntk.load` reads it again.
+
+        Args:
+            path: the file, NumPy's .npz; one that is there is replaced.
+        """
+        _archive.save(path, self)
 
     def with_constant_basis(self) -> "AbstractSpectrum":
         """The same, but for derivatives: those of a traced matrix go through the matrix alone."""

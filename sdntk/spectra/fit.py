@@ -5,8 +5,10 @@ coefficients F(d)/d z (docs/theory.md, section 5). Whatever has these is a fit: 
 (:func:`fit_filter`), or a round of self-distillation.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from sdntk import _archive
 from sdntk._arguments import ArrayLike, as_float_array, as_labels, as_points, every, is_traced
 from sdntk._linalg import matmul
 from sdntk._pytrees import pytree
 from sdntk.gram_matrices.compute import gram
-from sdntk.kernels import Kernel, KernelFunction
+from sdntk.kernels import KernelFunction
 from sdntk.spectra.base import AbstractSpectrum, as_column
 from sdntk.theory.filters import divided_by_eigenvalues
 
@@ -80,15 +83,36 @@ class Predictor:
                 f"cross_gram must have shape (n, {num_points}), as gram(kernel, x_new, x) has; its "
                 f"shape is {cross.shape}."
             )
-        axis = self._points_axis
-        columns = jnp.moveaxis(duals, axis, 0)
-        values = matmul(cross, columns.reshape(num_points, -1))
-        return jnp.moveaxis(values.reshape(-1, *columns.shape[1:]), 0, axis)
+        return _times_duals(cross, duals, self._points_axis)
+
+    def save(self, path: str | Path) -> None:
+        """Write all of it to a file, from which :func:`sdntk.load` reads it again.
+
+        A kernel that is no kernel of this library is left out.
+
+        Args:
+            path: the file, NumPy's .npz; one that is there is replaced.
+        """
+        try:
+            _archive.save(path, self)
+        except _archive.NotSavedError:
+            without: Any = self
+            _archive.save(path, dataclasses.replace(without, kernel=None))
 
     @property
     def _points_axis(self) -> int:
         """Which axis of the dual coefficients is that of the points."""
         return 0
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _times_duals(
+    cross: Float[Array, "n K"], duals: Float[Array, "..."], axis: int
+) -> Float[Array, "..."]:
+    """The cross-Gram matrix times dual coefficients, ``axis`` being that of the points."""
+    columns = jnp.moveaxis(duals, axis, 0)
+    values = matmul(cross, columns.reshape(len(columns), -1))
+    return jnp.moveaxis(values.reshape(-1, *columns.shape[1:]), 0, axis)
 
 
 def predict_all(
@@ -266,7 +290,7 @@ def as_pytree_kernel(kernel: KernelFunction | None) -> Any:
     """A kernel that may stand in a pytree: the library's are pytrees, any other function is wrapped
     as one without leaves.
     """
-    if kernel is None or isinstance(kernel, Kernel):
+    if kernel is None or not jax.tree_util.all_leaves([kernel]):
         return kernel
     return jax.tree_util.Partial(kernel)
 

@@ -380,10 +380,14 @@ EIGHT_DEVICES = """
     mesh = jax.make_mesh((8,), ("points",), axis_types=(AxisType.Auto,))
     rows = jax.device_put(G, NamedSharding(mesh, PartitionSpec("points")))
     sources = {"one": sdntk.products(G), "sharded": sdntk.products(rows)}
-    sources |= {f"keep={k}": sdntk.products(KERNELS["matern"], X, keep=k, block_size=60) for k in
-    (True, False)} sources["disk"] = sdntk.products(sdntk.gram(KERNELS["matern"], X,
-    path=sys.argv[2], block_size=60)) held = len({tile.device for _, tile in
-    sources["keep=True"].source()}) options = {"tolerance": 0.05, "rounds": 4}
+    sources |= {
+        f"keep={k}": sdntk.products(KERNELS["matern"], X, keep=k, block_size=60)
+        for k in (True, False)
+    }
+    store = sdntk.gram(KERNELS["matern"], X, path=sys.argv[2], block_size=60)
+    sources["disk"] = sdntk.products(store)
+    held = len({tile.device for _, tile in sources["keep=True"].source()})
+    options = {"tolerance": 0.05, "rounds": 4}
     runs = {}
     for name, source in sources.items():
         spectrum = sdntk.krylov(source, y, **options)

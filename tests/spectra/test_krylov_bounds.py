@@ -18,9 +18,9 @@ from helpers import as_float, exact_root
 
 import sdntk
 from sdntk.spectra import krylov_bounds as kb
-from sdntk.spectra.lanczos import ROUNDING, begin, extend
+from sdntk.spectra.lanczos import ROUNDING, lanczos_extend, lanczos_init
 from sdntk.theory.multiplier import Status
-from sdntk.theory.recurrence import Chain, run_chain
+from sdntk.theory.recurrence import ChainSpec, run_chain
 
 POINTS, STEPS, OUTPUTS, ROUNDS = 20, 4, 2, 4
 EPS = 2.0**-52
@@ -378,7 +378,7 @@ class Chained(NamedTuple):
 
 @jax.jit
 def _run_chain(d, z, level, alpha):
-    return run_chain(d, z, Chain(level, alpha, ROUNDS, True, True), z.size)
+    return run_chain(d, z, ChainSpec(level, None, alpha, ROUNDS, True), len(z))
 
 
 def chained(seed, *, delta, alpha, fraction=0.1, steps=STEPS):
@@ -534,10 +534,12 @@ def test_a1_rounding_of_the_lanczos_process():
         rng = np.random.default_rng(seed)
         g = np.sort(10.0 ** rng.uniform(-8, 0, 30))
         y = rng.normal(size=(30, 3)) * g[:, None] ** rng.uniform(0, 1)
-        process = extend(begin(jnp.asarray(y)), sdntk.products(jnp.diag(jnp.asarray(g))), steps)
+        process = lanczos_extend(
+            lanczos_init(jnp.asarray(y)), sdntk.products(jnp.diag(jnp.asarray(g))), steps
+        )
         count = steps * process.width
         basis = exact(np.concatenate(process.basis)[:count].T)
-        together = np.concatenate([basis, exact(process.blocks[1])], axis=1)
+        together = np.concatenate([basis, exact(process.block)], axis=1)
         for _ in range(2):  # the nearest with orthonormal columns, those of zeros apart
             together = together @ (3 * exact(np.eye(together.shape[1])) - together.T @ together) / 2
         basis, beyond = together[:, :count], together[:, count:]

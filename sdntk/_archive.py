@@ -1,0 +1,133 @@
+"""One object in one file: arrays and plain data in NumPy's .npz format, nothing that runs.
+
+Frozen dataclasses and NamedTuples of this library are written field by field under their class's
+name, and read back by a caller who says which classes he accepts. No pickle on either side.
+"""
+
+import dataclasses
+import enum
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+#: Of the format. A file of another one is refused.
+VERSION = 1
+_HEADER = "header"
+
+
+class NotSavedError(TypeError):
+    """An object that cannot be written: a function, an object of another library."""
+
+
+def save(path: str | Path, value: Any) -> None:
+    """Write an object, all of it or nothing: to a temporary file that is then renamed.
+
+    Raises:
+        NotSavedError: a part of it is neither plain data, nor an array, nor a class of this
+            library.
+    """
+    path = Path(path)
+    arrays: dict[str, np.ndarray] = {}
+    header = {"format": "sdntk", "version": VERSION, "value": _encode(value, arrays)}
+    arrays[_HEADER] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load(path: str | Path, classes: Mapping[str, type]) -> Any:
+    """The object in a file.
+
+    Args:
+        path: the file.
+        classes: those that may be in it, by name.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: it holds something else, or is damaged; or its
+            numbers are in float64, and x64 is off.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"path {path} holds no file.")
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            header = json.loads(bytes(file[_HEADER]))
+            if header.get("format") != "sdntk" or header.get("version") != VERSION:
+                raise ValueError(f"its format is {header.get('format')} {header.get('version')}")
+            return _decode(header["value"], file, classes)
+    except (zipfile.BadZipFile, EOFError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise ValueError(_complaint(path, error)) from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(_complaint(path, error)) from None
+
+
+def _complaint(path: Path, error: Exception) -> str:
+    return f"path {path} does not hold what sdntk has saved, or is damaged: {error}."
+
+
+def _encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if value is None or type(value) in _PLAIN:
+        return value
+    if isinstance(value, enum.Enum):
+        return {"enum": type(value).__name__, "value": value.value}
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        name = f"array{len(arrays)}"
+        arrays[name] = np.asarray(value)
+        return {"array": name}
+    if type(value) is tuple:
+        return {"tuple": [_encode(item, arrays) for item in value]}
+    names = field_names(type(value))
+    if names is None or not type(value).__module__.startswith("sdntk."):
+        raise NotSavedError(f"{value!r}, a {type(value).__name__}, cannot be saved.")
+    fields = {name: _encode(getattr(value, name), arrays) for name in names}
+    return {"class": type(value).__name__, "fields": fields}
+
+
+_PLAIN = (bool, int, float, str)
+
+
+def _decode(value: Any, arrays: Mapping[str, np.ndarray], classes: Mapping[str, type]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if "array" in value:
+        return _as_jax(arrays[value["array"]])
+    if "tuple" in value:
+        return tuple(_decode(item, arrays, classes) for item in value["tuple"])
+    kind = classes[value["enum"] if "enum" in value else value["class"]]
+    if "enum" in value:
+        return kind(value["value"])
+    if set(value["fields"]) != set(field_names(kind) or ()):
+        raise ValueError(f"the fields of {kind.__name__} are others")
+    return kind(**{name: _decode(v, arrays, classes) for name, v in value["fields"].items()})
+
+
+def _as_jax(array: np.ndarray) -> Any:
+    if array.dtype != jax.dtypes.canonicalize_dtype(array.dtype) and array.dtype.kind == "f":
+        raise ValueError(
+            f"its numbers are {array.dtype}, which needs x64: jax.config.update("
+            "'jax_enable_x64', True) before anything else"
+        )
+    return jnp.asarray(array)
+
+
+def field_names(kind: type) -> list[str] | None:
+    """The names of the fields of a dataclass or NamedTuple; None for any other class."""
+    if dataclasses.is_dataclass(kind):
+        return [field.name for field in dataclasses.fields(kind) if field.init]
+    return list(getattr(kind, "_fields", ())) or None

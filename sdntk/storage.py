@@ -1,0 +1,112 @@
+"""Runs and spectra in files: what took minutes is not lost with the process."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from sdntk import _archive, architectures
+from sdntk.kernels import KernelFunction, green, stationary
+from sdntk.kernels.neural import InfiniteWidth
+from sdntk.spectra.base import AbstractSpectrum, ErrorBounds
+from sdntk.spectra.chain import Distillation
+from sdntk.spectra.choose import Method
+from sdntk.spectra.dense import Spectrum
+from sdntk.spectra.fit import SpectralFit, as_pytree_kernel
+from sdntk.spectra.krylov_spectrum import KrylovSpectrum
+from sdntk.spectra.tridiagonal import TridiagonalSpectrum
+
+_CLASSES: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (
+        Distillation,
+        SpectralFit,
+        Spectrum,
+        TridiagonalSpectrum,
+        KrylovSpectrum,
+        ErrorBounds,
+        Method,
+        InfiniteWidth,
+        stationary.RBF,
+        stationary.Matern,
+        green.BrownianBridge,
+        green.BrownianMotion,
+        green.CubicSpline,
+        green.PeriodicSpline,
+        architectures.Architecture,
+        architectures.Activation,
+        architectures.AveragePool,
+        architectures.Conv,
+        architectures.Dense,
+        architectures.Flatten,
+        architectures.GlobalAveragePool,
+    )
+}
+
+
+def load(path: str | Path, *, kernel: KernelFunction | None = None) -> Any:
+    """A run, a fit or a spectrum that its ``save`` has written.
+
+    Kernels of this library are saved with a run, but for those of finite networks and of
+    neural-tangents' own functions; other functions are not, and are given again here.
+
+    Args:
+        path: the file.
+        kernel: for a run whose kernel was not saved.
+
+    Returns:
+        What was saved: a :class:`sdntk.Distillation`, :class:`sdntk.SpectralFit`,
+        :class:`sdntk.Spectrum`, :class:`sdntk.TridiagonalSpectrum` or
+        :class:`sdntk.KrylovSpectrum`.
+
+    Raises:
+        FileNotFoundError: there is no such file. ValueError: it holds something else or is damaged;
+            its numbers are in float64 and x64 is off; a kernel is given for what has one or takes
+            none.
+
+    Example:
+        >>> import tempfile
+        >>> from sdntk import datasets, distill, kernels
+        >>> x, y = datasets.mobahi_example()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = distill(kernels.cubic_spline(), x, y, tolerance=0.045, rounds=5)
+        ...     run.save(f"{folder}/run.npz")
+        ...     again = load(f"{folder}/run.npz")
+        >>> bool((again.predict([0.25]) == run.predict([0.25])).all())
+        True
+    """
+    value = _archive.load(path, _CLASSES)
+    try:
+        _check_shapes(value)
+    except Exception as error:  # of JAX, about shapes; whatever it is, the file is not ours
+        raise ValueError(
+            f"path {path} does not hold what sdntk has saved, or is damaged: shapes of its arrays "
+            f"do not go together ({type(error).__name__})."
+        ) from None
+    if kernel is None:
+        return value
+    if not isinstance(value, Distillation | SpectralFit) or value.kernel is not None:
+        raise ValueError(f"kernel must be left out: {path} holds one already, or takes none.")
+    return dataclasses.replace(value, kernel=as_pytree_kernel(kernel))
+
+
+def _check_shapes(value: Any) -> None:
+    """Raise unless the arrays go together: traced, nothing is computed."""
+    if isinstance(value, AbstractSpectrum):
+        z = jax.ShapeDtypeStruct(_coordinates(value), value.dtype)
+        on_points = jax.eval_shape(lambda spectrum, z: spectrum.unrotate(z), value, z)
+        assert on_points.shape == (value.num_points,)
+        return
+    if not isinstance(value, Distillation | SpectralFit):
+        raise TypeError(type(value).__name__)
+    _check_shapes(value.spectrum)
+    duals = jax.eval_shape(lambda run: run.compute_duals(), value)
+    assert duals.shape == jax.eval_shape(lambda run: run.fitted, value).shape
+    if value.x is not None:
+        assert len(value.x) == value.spectrum.num_points
+
+
+def _coordinates(spectrum: AbstractSpectrum) -> tuple[int]:
+    return (jnp.shape(spectrum.eigenvalues)[0],)

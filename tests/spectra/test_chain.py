@@ -1,0 +1,143 @@
+"""A run as an object.
+
+Must hold: repr within 15 lines however many rounds and outputs, also while traced; to_frame tidy; a
+second Krylov run with another number of steps compiles nothing anew, nor does another number of
+rounds that the same code serves; warnings name the user's line; old names of arguments warn.
+"""
+
+import json
+import subprocess
+import sys
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+import sdntk
+from sdntk import kernels
+from sdntk.spectra.chain import compiled_rounds
+
+X = jax.random.normal(jax.random.key(0), (60, 2))
+Y = jnp.stack([jnp.sin(X[:, 0]), jnp.cos(2 * X[:, 1])], axis=1)
+KERNEL = kernels.matern(1.5, 1.0)
+
+
+def test_repr_shows_every_round():
+    x, y = sdntk.datasets.mobahi_example()
+    run = sdntk.distill(kernels.cubic_spline(), x, y, tolerance=0.045, rounds=5)
+    lines = repr(run).splitlines()
+    assert lines[0] == "Distillation(11 points, 5 rounds, CubicSpline, dense)"
+    assert lines[1].split() == ["round", "status", "multiplier", "training", "loss", "norm"]
+    assert lines[2].split()[:3] == ["0", "active", "2.705e-06"]
+    assert lines[6].split()[:3] == ["4", "collapsed", "-"]
+
+
+@pytest.mark.parametrize("outputs", ["separate", "joint"])
+@pytest.mark.parametrize("rounds", [1, 12, 13, 200])
+def test_repr_keeps_within_15_lines(rounds, outputs):
+    run = sdntk.distill(KERNEL, X, Y, tolerance=0.2, rounds=rounds, outputs=outputs)
+    lines = repr(run).splitlines()
+    assert len(lines) <= 15
+    assert max(map(len, lines)) <= 100
+    assert "2 outputs" in lines[0]
+    assert lines[-1].split()[0] == str(rounds - 1)
+
+
+def test_repr_while_traced():
+    shown = []
+    jax.jit(lambda y: shown.append(repr(sdntk.distill(KERNEL, X, y, tolerance=0.1, rounds=2))))(Y)
+    assert shown == ["Distillation(60 points, 2 outputs, 2 rounds, Matern, dense, traced)"]
+
+
+def test_to_frame_is_tidy():
+    run = sdntk.distill(KERNEL, X, Y, tolerance=0.2, rounds=3, method="krylov")
+    frame = run.to_frame()
+    assert list(frame.columns) == [
+        "round", "output", "status", "multiplier", "training_loss", "norm", "iterations",
+        "multiplier_error", "fitted_error",
+    ]  # fmt: skip
+    assert len(frame) == 6
+    row = frame[(frame["round"] == 1) & (frame["output"] == 1)].iloc[0]
+    np.testing.assert_array_equal(row["multiplier"], run.multipliers[1, 1])
+    assert row["status"] in ("active", "collapsed")
+    joint = sdntk.distill(KERNEL, X, Y, tolerance=0.2, rounds=3, outputs="joint").to_frame()
+    assert list(joint.columns)[:2] == ["round", "status"]
+    assert isinstance(joint, pd.DataFrame)
+    assert len(joint) == 3
+
+
+def test_the_reason_of_a_method_is_forgotten_by_transformations_and_part_of_no_key():
+    run = sdntk.distill(KERNEL, X, Y, tolerance=0.2, rounds=2, method="auto")
+    assert (run.method, run.method_reason) == (sdntk.Method.DENSE, "60 points are few")
+    again = sdntk.distill(KERNEL, X, Y, tolerance=0.2, rounds=2, method="dense")
+    assert again.method_reason != run.method_reason
+    assert jax.tree.structure(run) == jax.tree.structure(again)
+
+
+def test_compiled_rounds_serve_several_and_waste_little():
+    for rounds in range(1, 600):
+        compiled = compiled_rounds(rounds)
+        assert rounds <= compiled <= max(8, 1.15 * rounds + 4)
+        assert compiled_rounds(compiled) == compiled
+    assert len({compiled_rounds(rounds) for rounds in range(1, 101)}) < 30
+
+
+#: Counts every compilation of XLA, the smallest too.
+COUNTING = """
+import jax, json
+import jax.numpy as jnp
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_enable_compilation_cache", False)
+count = [0]
+def listen(event, duration, **_):
+    count[0] += event == "/jax/core/compile/backend_compile_duration"
+jax.monitoring.register_event_duration_secs_listener(listen)
+import sdntk
+x = jax.random.normal(jax.random.key(0), (400, 3))
+y = jnp.sin(x[:, :2]) + 0.3 * jax.random.normal(jax.random.key(1), (400, 2))
+kernel, new = sdntk.kernels.matern(1.5, 0.7), x[:7] + 0.1
+def counted(**options):
+    before = count[0]
+    run = sdntk.distill(kernel, x, y, **options)
+    run.dual_coefficients, run.targets, run.to_frame(), repr(run)
+    if options.get("method") == "krylov":
+        run.predict(new), run.fits[0].fitted
+    return count[0] - before, int(getattr(run.spectrum, "steps", 0))
+found = {}
+krylov = {"tolerance": 0.02, "rounds": 4, "method": "krylov"}
+found["krylov"] = [counted(**krylov, rtol=rtol) for rtol in (1e-2, 1e-8, 1e-5)]
+found["rounds"] = [counted(tolerance=0.1, rounds=rounds) for rounds in (8, 7, 5, 6)]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_other_steps_and_other_rounds_compile_nothing_anew():
+    done = subprocess.run([sys.executable, "-c", COUNTING], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    (first, few), (second, many), (third, some) = found["krylov"]
+    assert first > 0
+    assert len({few, some, many}) == 3
+    assert second == third == 0
+    first, *others = (compilations for compilations, _ in found["rounds"])
+    assert first > 0
+    assert others == [0, 0, 0]
+
+
+def test_warnings_name_the_users_line():
+    spectrum = sdntk.Spectrum(jnp.array([1e-13, 1e-12, 1.0]), jnp.eye(3), 2.2e-16)
+    calls = [
+        lambda: sdntk.distill_spectrum(spectrum, [1.0, 1.0, 1.0], tolerance=0.1, rounds=1),
+        lambda: sdntk.decompose(np.eye(3, dtype=np.float32)),
+        lambda: sdntk.distill(KERNEL, X, Y, tolerance=0.1, rounds=1, accuracy=1e-3),
+    ]
+    for call in calls:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call()
+        assert [warning.filename for warning in caught] == [__file__]
+    assert "argument accuracy of distill has been renamed to rtol" in str(caught[0].message)

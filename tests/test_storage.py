@@ -1,0 +1,156 @@
+"""Runs, fits and spectra in files.
+
+Must hold: what is loaded equals what was saved, bit by bit, predictions too; kernels of the library
+come back, others are given again; a write is all or nothing; nothing in a file is run (no pickle);
+a file of something else, a damaged or hand-made one, one in float64 with x64 off: refused by name.
+"""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sdntk
+from sdntk import _archive, architectures, filters, kernels
+
+X = jax.random.normal(jax.random.key(0), (30, 2))
+Y = jnp.stack([jnp.sin(X[:, 0]), jnp.cos(2 * X[:, 1])], axis=1)
+NEW = X[:4] + 0.1
+KERNELS = {
+    "rbf": kernels.rbf([1.0, 2.0]),
+    "matern": kernels.matern(2.5, 0.7),
+    "ntk": kernels.ntk(architectures.fully_connected(2)),
+}
+
+
+def same_leaves(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(left, right)
+        assert jnp.asarray(left).dtype == jnp.asarray(right).dtype
+
+
+@pytest.mark.parametrize("method", ["dense", "tridiagonal", "krylov"])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_run_comes_back(method, kernel, tmp_path):
+    run = sdntk.distill(KERNELS[kernel], X, Y, tolerance=0.1, rounds=3, method=method)
+    run.save(tmp_path / "new" / "run.npz")
+    again = sdntk.load(tmp_path / "new" / "run.npz")
+    same_leaves(run, again)
+    assert (again.method, again.method_reason) == (run.method, run.method_reason)
+    np.testing.assert_array_equal(again.predict(NEW), run.predict(NEW))
+    assert repr(again) == repr(run)
+
+
+def test_spectra_and_fits_come_back(tmp_path):
+    matrix = sdntk.gram(KERNELS["rbf"], X)
+    spectra = [
+        sdntk.decompose(matrix),
+        sdntk.tridiagonalise(matrix),
+        sdntk.krylov(sdntk.products(matrix), Y, tolerance=0.1, rounds=2),
+    ]
+    for spectrum in spectra:
+        spectrum.save(tmp_path / "spectrum.npz")  # in place of the one before
+        again = sdntk.load(tmp_path / "spectrum.npz")
+        same_leaves(spectrum, again)
+        np.testing.assert_array_equal(
+            sdntk.distill_spectrum(again, Y, tolerance=0.1, rounds=2).fitted,
+            sdntk.distill_spectrum(spectrum, Y, tolerance=0.1, rounds=2).fitted,
+        )
+    fit = sdntk.fit_filter(spectra[0], Y, lambda d: filters.ridge(d, 0.1))
+    fit.save(tmp_path / "fit.npz")
+    again = sdntk.load(tmp_path / "fit.npz", kernel=KERNELS["rbf"])
+    np.testing.assert_array_equal(again.fitted, fit.fitted)
+
+
+def test_a_kernel_of_the_users_is_given_again(tmp_path):
+    kernel = lambda x, t: (1 + x @ t.T) ** 2  # noqa: E731
+    run = sdntk.distill(kernel, X, Y, tolerance=0.4, rounds=1)
+    run.save(tmp_path / "run.npz")
+    again = sdntk.load(tmp_path / "run.npz")
+    with pytest.raises(ValueError, match="knows no kernel"):
+        again.predict(NEW)
+    again = sdntk.load(tmp_path / "run.npz", kernel=kernel)
+    np.testing.assert_array_equal(again.predict(NEW), run.predict(NEW))
+    sdntk.distill(KERNELS["rbf"], X, Y, tolerance=0.3, rounds=2).save(tmp_path / "run.npz")
+    with pytest.raises(ValueError, match="kernel must be left out"):
+        sdntk.load(tmp_path / "run.npz", kernel=kernel)
+
+
+def test_a_write_is_all_or_nothing(tmp_path, monkeypatch):
+    spectrum = sdntk.decompose(np.diag([1.0, 2.0]))
+    spectrum.save(tmp_path / "spectrum.npz")
+
+    def breaks_off(file, **_):
+        file.write(b"half of it")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(_archive.np, "savez", breaks_off)
+    with pytest.raises(OSError, match="no space left"):
+        sdntk.decompose(np.diag([3.0, 4.0])).save(tmp_path / "spectrum.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["spectrum.npz"]
+    same_leaves(sdntk.load(tmp_path / "spectrum.npz"), spectrum)
+
+
+def forge(path, change, **arrays):
+    """A file whose header is changed, or some of its arrays."""
+    with np.load(path) as file:
+        content = dict(file)
+    header = json.loads(bytes(content["header"]))
+    change(header)
+    text = json.dumps(header).replace('"NESTED"', '{"tuple": [' * 10_000 + "1" + "]}" * 10_000)
+    content["header"] = np.frombuffer(text.encode(), np.uint8)
+    np.savez(path, **(content | arrays))
+
+
+FORGED = {
+    "another format": lambda header: header.update(format="zarr"),
+    "another version": lambda header: header.update(version=99),
+    "another class": lambda header: header["value"].update({"class": "Popen"}),
+    "a field more": lambda header: header["value"]["fields"].update(more=1),
+    "a field less": lambda header: header["value"]["fields"].pop("eigenvalues"),
+    "no array": lambda header: header["value"]["fields"].update(eigenvalues={"array": "none"}),
+    "nested": lambda header: header["value"]["fields"].update(eigenvalues="NESTED"),
+    "no object": lambda header: header.update(value=3),
+}
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_hand_made_files_are_refused(case, tmp_path):
+    path = tmp_path / "spectrum.npz"
+    sdntk.decompose(np.diag([1.0, 2.0])).save(path)
+    forge(path, FORGED[case])
+    with pytest.raises(ValueError, match=r"path .*spectrum.npz does not hold what sdntk has saved"):
+        sdntk.load(path)
+
+
+def test_arrays_that_do_not_go_together_objects_and_other_files_are_refused(tmp_path):
+    path = tmp_path / "spectrum.npz"
+    sdntk.decompose(np.diag([1.0, 2.0])).save(path)
+    forge(path, lambda _: None, array1=np.zeros((3, 3)))
+    with pytest.raises(ValueError, match="does not hold what sdntk has saved"):
+        sdntk.load(path)
+    with np.load(path) as file:
+        content = dict(file)
+    np.savez(path, **(content | {"array0": np.array([print], dtype=object)}))
+    with pytest.raises(ValueError, match="does not hold what sdntk has saved"):
+        sdntk.load(path)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match="does not hold what sdntk has saved"):
+        sdntk.load(path)
+    path.write_text("no archive")
+    with pytest.raises(ValueError, match="does not hold what sdntk has saved"):
+        sdntk.load(path)
+    with pytest.raises(FileNotFoundError, match="holds no file"):
+        sdntk.load(tmp_path / "nothing.npz")
+
+
+def test_float64_with_x64_off_is_refused_by_name(tmp_path):
+    sdntk.decompose(np.diag([1.0, 2.0])).save(tmp_path / "spectrum.npz")
+    with (
+        jax.enable_x64(False),
+        pytest.raises(ValueError, match=r"float64, which needs x64: jax.config.update"),
+    ):
+        sdntk.load(tmp_path / "spectrum.npz")
