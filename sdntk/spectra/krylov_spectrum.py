@@ -177,7 +177,7 @@ def _ritz_pairs(process: Lanczos, machine_epsilon: float) -> _RitzPairs:
             f"{format_number(float(d[-1]))}, and rounding does not explain it."
         )
     zero = d <= num_points * eps * size
-    dropped = np.abs(d[zero]).max(initial=0)
+    dropped = np.abs(d[zero]).max(initial=0) + float(process.discarded)
     perturbation = jnp.asarray(ROUNDING * eps * size + dropped, d.dtype)
     return _RitzPairs(np.where(zero, 0, d), vectors, perturbation)
 

@@ -38,6 +38,7 @@ class Lanczos:
         previous, block: V_m and V_{m+1}, shape (K, r) each; columns are zero where the Krylov space
             is exhausted.
         size: the largest entry of T.
+        discarded: the norm of all couplings that were taken for zero.
     """
 
     labels: Float[Array, "K *Q"]
@@ -48,6 +49,7 @@ class Lanczos:
     previous: Float[Array, "K r"]
     block: Float[Array, "K r"]
     size: Float[Array, ""]
+    discarded: Float[Array, ""]
 
     @property
     def steps(self) -> int:
@@ -104,6 +106,7 @@ def lanczos_init(labels: Float[Array, "K *Q"]) -> Lanczos:
         previous=jnp.zeros_like(block),
         block=block,
         size=jnp.zeros((), dtype),
+        discarded=jnp.zeros((), dtype),
     )
 
 
@@ -115,7 +118,8 @@ def lanczos_extend(process: Lanczos, operator: Products, steps: int) -> Lanczos:
     copies of Ritz values, and takes about 2.5 times as many steps.
     """
     basis, diagonals, couplings = [*process.basis], [*process.diagonals], [*process.couplings]
-    previous, block, size = process.previous, process.block, process.size
+    previous, block = process.previous, process.block
+    size, discarded = process.size, process.discarded
     width = process.width
     per_piece = max(1, PIECE // width)
     coupling = jnp.zeros((width, width), block.dtype)
@@ -127,11 +131,11 @@ def lanczos_extend(process: Lanczos, operator: Products, steps: int) -> Lanczos:
             basis.append(jnp.zeros((per_piece * width, len(block)), block.dtype))
         basis[-1] = _put(basis[-1], block, (step % per_piece) * width)
 
-        new = _step(previous, block, coupling, operator(block), size)
+        new = _step(previous, block, coupling, operator(block), size, discarded)
         directions = new.directions
         for piece in basis:
             directions = _orthogonalise(directions, piece)
-        previous, size = block, new.size
+        previous, size, discarded = block, new.size, new.discarded
         block, coupling = _orthonormalise(directions, new.coupling)
 
         diagonals.append(new.diagonal)
@@ -145,6 +149,7 @@ def lanczos_extend(process: Lanczos, operator: Products, steps: int) -> Lanczos:
         previous=previous,
         block=block,
         size=size,
+        discarded=discarded,
     )
 
 
@@ -160,6 +165,7 @@ class _Step(NamedTuple):
     directions: Float[Array, "K r"]  # V, orthonormal
     coupling: Float[Array, "r r"]  # B: what G adds to the last two blocks is V B
     size: Float[Array, ""]  # the largest entry of T
+    discarded: Float[Array, ""]  # the norm of all couplings that were taken for zero
 
 
 @jax.jit
@@ -169,6 +175,7 @@ def _step(
     coupling: Float[Array, "r r"],
     product: Float[Array, "K r"],
     size: Float[Array, ""],
+    discarded: Float[Array, ""],
 ) -> _Step:
     """One step, given G times its block."""
     diagonal = matmul(block.T, product)
@@ -178,8 +185,14 @@ def _step(
     size = jnp.maximum(size, jnp.max(jnp.abs(coupling)))
     rounding = ROUNDING * jnp.finfo(product.dtype).eps * (size + jnp.linalg.norm(diagonal))
     diagonal = (diagonal + diagonal.T) / 2
-    directions, coupling = _orthonormal(w, rounding)
-    return _Step(diagonal, directions, coupling, jnp.maximum(size, jnp.max(jnp.abs(diagonal))))
+    found = _orthonormal(w, rounding)
+    return _Step(
+        diagonal,
+        found.columns,
+        found.coupling,
+        size=jnp.maximum(size, jnp.max(jnp.abs(diagonal))),
+        discarded=jnp.hypot(discarded, found.discarded),
+    )
 
 
 @partial(jax.jit, donate_argnames="w")
@@ -196,13 +209,19 @@ def _orthonormalise(
     return jnp.where(jnp.diagonal(rest)[None] == 0, 0, w), matmul(rest, coupling)
 
 
-def _orthonormal(
-    w: Float[Array, "K r"], least: Float[Array, ""]
-) -> tuple[Float[Array, "K r"], Float[Array, "r r"]]:
+class _Orthonormal(NamedTuple):
+    columns: Float[Array, "K r"]
+    coupling: Float[Array, "r r"]
+    discarded: Float[Array, ""]  # the norm of what was taken for zero
+
+
+def _orthonormal(w: Float[Array, "K r"], least: Float[Array, ""]) -> _Orthonormal:
     """Orthonormal columns V and B with W = V B, singular values of at most ``least`` and their
     columns set to zero.
     """
     columns, triangular = jnp.linalg.qr(w)
     left, sizes, right = jnp.linalg.svd(triangular)
+    discarded = jnp.linalg.norm(jnp.where(sizes <= least, sizes, 0))
     sizes = jnp.where(sizes <= least, 0, sizes)
-    return jnp.where(sizes[None] > 0, matmul(columns, left), 0), sizes[:, None] * right
+    kept = jnp.where(sizes[None] > 0, matmul(columns, left), 0)
+    return _Orthonormal(kept, sizes[:, None] * right, discarded)
