@@ -7,6 +7,7 @@ digits. The assumptions on rounding that the page names (A1, A2) are tested on t
 recurrence themselves. Tight: bounds of resolvents to a proved factor, the others to those observed.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -14,11 +15,13 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from helpers import as_float, exact_root
+from helpers import exact_root
 
 import sdntk
 from sdntk.spectra import krylov_bounds as kb
+from sdntk.spectra.krylov_spectrum import ritz_spectrum
 from sdntk.spectra.lanczos import ROUNDING, lanczos_extend, lanczos_init
+from sdntk.theory import filters
 from sdntk.theory.multiplier import Status
 from sdntk.theory.recurrence import ChainSpec, run_chain
 
@@ -69,6 +72,7 @@ def orthonormalised(columns, basis):
     return basis
 
 
+@functools.cache  # for the tests that share it
 def problem(seed, *, delta=0.0, steps=STEPS):
     """Block Lanczos at 50 digits, from OUTPUTS labels; Ritz pairs rounded, F exact."""
     rng = np.random.default_rng(seed)
@@ -191,16 +195,17 @@ def test_3_errors_of_targets_residuals_and_fits():
     for known, c, alpha in fixed_chains(6):
         rounds = fixed(known, c, alpha)
         targets, fits = exact_targets(known.g, known.labels, exact(c), alpha)
+        inherited = 0.0
         for t in range(ROUNDS):
             now, residual = one_round(rounds, t), targets[t] - fits[t]
             bound = float(now.errors.total)
-            inherited = bound - float(_resolvent_errors(known.ritz, now.targets, c[t]).total)
-            assert size(targets[t] - known.basis @ exact(now.targets)) <= inherited + 1e-15
+            assert size(targets[t] - known.basis @ exact(now.targets)) <= inherited
             for truth, found in ((residual, now.residual), (fits[t], now.targets - now.residual)):
                 error = size(truth - known.basis @ exact(found))
                 assert error <= bound
                 ratios.append(bound / float(error))
-    assert np.median(ratios) < 10
+            inherited = (1 - alpha) * bound
+    assert np.median(ratios) < 20
 
 
 def test_4_errors_of_fits_with_the_late_filters_first():
@@ -234,9 +239,8 @@ def test_5_overlap_with_the_directions_that_are_still_unknown():
             assert float(now.overlap) <= 100 * largest
 
 
-def test_6_squared_norms_of_residuals_to_second_order():
-    """Second order: much less than the first-order bound |p_t| times the residual's error."""
-    ratios, orders = [], []
+def test_6_squared_norms_of_residuals():
+    ratios = []
     for known, c, alpha in fixed_chains(6):
         rounds = fixed(known, c, alpha)
         targets, fits = exact_targets(known.g, known.labels, exact(c), alpha)
@@ -247,10 +251,20 @@ def test_6_squared_norms_of_residuals_to_second_order():
             bound = float(_norm_error(now, s))
             assert error <= bound
             ratios.append(bound / float(error))
-            if known.ritz.perturbation < 1e-12:
-                orders.append(bound / float(s * now.errors.total))
-    assert np.median(ratios) < 30
-    assert np.median(orders) < 0.1
+    assert np.median(ratios) < 100
+
+
+def test_6_is_of_second_order():
+    """Once more steps are taken, far below |p_t| times the error of the residual."""
+    shares = {4: [], 8: []}
+    for steps, found in shares.items():
+        for seed in range(6):
+            rounds = fixed(problem(seed, steps=steps), multipliers_of(seed), 0.0)
+            for t in range(ROUNDS):
+                now = one_round(rounds, t)
+                s = jnp.linalg.norm(now.residual)
+                found.append(float(_norm_error(now, s) / (s * now.errors.total)))
+    assert np.median(shares[8]) < 0.02 < np.median(shares[4])
 
 
 def test_7_quadratic_forms():
@@ -318,8 +332,9 @@ def test_9_within_the_largest_shift_slopes_are_steady(alpha):
         before = forms_and_sensitivities(known, c, alpha)
         for _ in range(5):
             shifts = rng.dirichlet(np.full(ROUNDS, 0.5)) * rng.choice([-1, 1], ROUNDS) * total
-            pairs = zip(c, shifts, strict=True)
-            moved = np.array([v * mpmath.exp(mpmath.mpf(e)) for v, e in pairs])
+            moved = np.array(
+                [v * mpmath.exp(mpmath.mpf(e)) for v, e in zip(c, shifts, strict=True)]
+            )
             after = forms_and_sensitivities(known, moved, alpha)
             assert after.slope >= before.slope * mpmath.exp(-2 * total)
             for i in range(t):
@@ -381,6 +396,7 @@ def _run_chain(d, z, level, alpha):
     return run_chain(d, z, ChainSpec(level, None, alpha, ROUNDS, True), len(z))
 
 
+@functools.cache
 def chained(seed, *, delta, alpha, fraction=0.1, steps=STEPS):
     """A chain to a tolerance, on the Ritz values and exactly."""
     known = problem(seed, delta=delta, steps=steps)
@@ -526,29 +542,41 @@ def test_all_together(fraction):
     assert ended > 0 or fraction < 0.4
 
 
-def test_a1_rounding_of_the_lanczos_process():
+def with_a_weak_coupling(seed):
+    """Labels in four dimensions, which G leaves by couplings that the process takes for zero."""
+    rng = np.random.default_rng(seed)
+    G = np.diag(np.concatenate([np.ones(4), rng.uniform(0.1, 1, 26)]))
+    G[:4, 4:8] = G[4:8, :4] = 30 * EPS * np.eye(4)
+    return G, np.concatenate([rng.normal(size=(4, 4)), np.zeros((26, 4))])
+
+
+def of_any_condition(seed):
+    rng = np.random.default_rng(seed)
+    g = np.sort(10.0 ** rng.uniform(-8, 0, 30))
+    return np.diag(g), rng.normal(size=(30, 3)) * g[:, None] ** rng.uniform(0, 1)
+
+
+@pytest.mark.parametrize("made", [of_any_condition, with_a_weak_coupling])
+@pytest.mark.parametrize("steps", [1, 6, 12])
+def test_a1_rounding_of_the_lanczos_process(made, steps):
     """Assumption A1: there are orthonormal vectors near those computed, for which F, and what of
-    the labels they miss, are below ROUNDING units; exhausted spaces included.
+    the labels they miss, are below the perturbation; exhausted spaces included.
     """
-    for seed, steps in ((0, 3), (1, 6), (2, 9), (3, 12)):
-        rng = np.random.default_rng(seed)
-        g = np.sort(10.0 ** rng.uniform(-8, 0, 30))
-        y = rng.normal(size=(30, 3)) * g[:, None] ** rng.uniform(0, 1)
-        process = lanczos_extend(
-            lanczos_init(jnp.asarray(y)), sdntk.products(jnp.diag(jnp.asarray(g))), steps
-        )
-        count = steps * process.width
-        basis = exact(np.concatenate(process.basis)[:count].T)
-        together = np.concatenate([basis, exact(process.block)], axis=1)
-        for _ in range(2):  # the nearest with orthonormal columns, those of zeros apart
-            together = together @ (3 * exact(np.eye(together.shape[1])) - together.T @ together) / 2
-        basis, beyond = together[:, :count], together[:, count:]
-        left = exact(g)[:, None] * basis - basis @ exact(process.projected)
-        left[:, -process.width :] -= beyond @ exact(process.couplings[-1])
-        missed = exact(y) - basis[:, : process.width] @ exact(process.start)
-        of_labels = max(float(size(m) / size(v)) for m, v in zip(missed.T, y.T, strict=True))
-        total = np.linalg.norm(rounded(left), 2) / g.max() + 2 * of_labels
-        assert total < ROUNDING * EPS
+    G, y = made(steps)
+    process = lanczos_extend(lanczos_init(jnp.asarray(y)), sdntk.products(jnp.asarray(G)), steps)
+    count = steps * process.width
+    together = np.concatenate([*process.basis[0][:count], *process.block.T])
+    together = exact(together.reshape(-1, len(y)).T)
+    for _ in range(2):  # the nearest with orthonormal columns, those of zeros apart
+        together = together @ (3 * exact(np.eye(together.shape[1])) - together.T @ together) / 2
+    basis, beyond = together[:, :count], together[:, count:]
+    left = exact(G) @ basis - basis @ exact(process.projected)
+    left[:, -process.width :] -= beyond @ exact(process.couplings[-1])
+    missed = exact(y) - basis[:, : process.width] @ exact(process.start)
+    of_labels = max(float(size(m) / size(v)) for m, v in zip(missed.T, y.T, strict=True))
+    perturbation = float(ritz_spectrum(process, machine_epsilon=EPS).perturbation)
+    assert np.linalg.norm(rounded(left), 2) + 2 * of_labels * np.linalg.norm(G, 2) < perturbation
+    assert perturbation < 5 * ROUNDING * EPS
 
 
 @pytest.mark.parametrize("closeness", [1e-1, 1e-4, 1e-8, 1e-11])
@@ -588,8 +616,7 @@ def test_rounds_without_labels_and_with_given_multipliers_are_known():
     bounds = of(known.z)
     assert not np.asarray(bounds.multipliers).any()
     _, fits = exact_targets(known.g, known.labels, exact(arguments["multipliers"]), 0.0)
-    found = kb.filters.distillation(ritz.d, arguments["multipliers"])[0][:, :, None] * known.z[None]
+    found = filters.distillation(ritz.d, arguments["multipliers"])[0][:, :, None] * known.z[None]
     for fit, coordinates, bound in zip(fits, found, bounds.fitted, strict=True):
         assert size(known.basis @ exact(coordinates) - fit) <= float(bound) * size(fit)
     assert not np.asarray(of(0 * known.z).fitted).any()
-    assert as_float([fits[0][0, 0]]).shape == (1,)
