@@ -111,7 +111,7 @@ def time_case(name: str, size: int) -> list[dict[str, Any]]:
     if size <= BASELINES_TO:
         rows += _baselines(name, size, np.asarray(matrix), x, np.asarray(y), chain, exact)
     if name == MATERN:
-        product, read = sdntk.products(matrix), jax.jit(jnp.sum)
+        product, read = sdntk.as_operator(matrix), jax.jit(jnp.sum)
         reading, timing = (
             measure(lambda: read(matrix), repeats=15),
             measure(lambda: product(y[:, None]), repeats=15),
@@ -124,7 +124,7 @@ def time_case(name: str, size: int) -> list[dict[str, Any]]:
 
 
 def _by_krylov(matrix: jax.Array, y: jax.Array, chain: dict[str, Any]) -> sdntk.Distillation:
-    spectrum = sdntk.krylov(sdntk.products(matrix), y, **chain, rtol=SETTINGS["accuracy"])
+    spectrum = sdntk.krylov(sdntk.as_operator(matrix), y, **chain, rtol=SETTINGS["accuracy"])
     return sdntk.distill_spectrum(spectrum, y, **chain)
 
 

@@ -9,7 +9,8 @@ from sdntk import architectures, datasets, kernels
 from sdntk._warnings import warn_renamed
 from sdntk.distillation import distill, distill_spectrum
 from sdntk.gram_matrices.compute import gram
-from sdntk.gram_matrices.operator import Products, products
+from sdntk.gram_matrices.operator import GramOperator, as_operator, kernel_operator
+from sdntk.gram_matrices.operator import products as products  # an old name, which warns
 from sdntk.gram_matrices.store import GramStore
 from sdntk.spectra.base import ErrorBounds, PrecisionWarning
 from sdntk.spectra.chain import Distillation
@@ -38,12 +39,12 @@ __all__ = [
     "AccuracyError",
     "Distillation",
     "ErrorBounds",
+    "GramOperator",
     "GramStore",
     "KrylovSpectrum",
     "Method",
     "Multiplier",
     "PrecisionWarning",
-    "Products",
     "SpectralFit",
     "Spectrum",
     "Status",
@@ -52,6 +53,7 @@ __all__ = [
     "Training",
     "TridiagonalSpectrum",
     "architectures",
+    "as_operator",
     "bounds",
     "compare",
     "datasets",
@@ -63,13 +65,13 @@ __all__ = [
     "filters",
     "fit_filter",
     "gram",
+    "kernel_operator",
     "kernels",
     "krylov",
     "load",
     "losses",
     "networks",
     "optimisers",
-    "products",
     "solve_multiplier",
     "train",
     "tridiagonalise",
@@ -92,7 +94,9 @@ _ON_USE = {
 
 _MODULES = {"losses", "networks", "optimisers"}
 #: Old names: where the new one is, and what it is called.
-_RENAMED: dict[str, tuple[str, str]] = {}
+_RENAMED: dict[str, tuple[str, str]] = {
+    "Products": ("sdntk.gram_matrices.operator", "GramOperator"),
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,11 +6,9 @@ tracer, which has a shape and a dtype but no values; there the checks of values 
 checks of shapes stay.
 """
 
-import contextlib
-import contextvars
 import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -36,29 +34,12 @@ def is_traced(*values: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
-_checked_before = contextvars.ContextVar("_checked_before", default=False)
-
-
-@contextlib.contextmanager
-def checked_before() -> Iterator[None]:
-    """Inside, values count as good: they have been looked at, and to look again takes time, and a
-    copy from the device.
-    """
-    token = _checked_before.set(True)
-    try:
-        yield
-    finally:
-        _checked_before.reset(token)
-
-
 def every(condition: Callable[[Any], Any], array: Array) -> bool:
     """Whether the condition holds for every entry of an array that is not traced.
 
     In NumPy: nothing is compiled for a check, and it works while something else is traced. Of an
     array that several processes share, each looks at its own part.
     """
-    if _checked_before.get():
-        return True
     shared = isinstance(array, jax.Array) and not array.is_fully_addressable
     parts = [shard.data for shard in array.addressable_shards] if shared else [array]
     return all(bool(np.all(condition(np.asarray(part)))) for part in parts)
@@ -114,6 +95,18 @@ def as_points(name: str, value: ArrayLike) -> Float[Array, "K ..."]:
             f"{points.shape}."
         )
     return points
+
+
+def require_one_shape(
+    name1: str, points1: Float[Array, "n1 ..."], name2: str, points2: Float[Array, "n2 ..."]
+) -> None:
+    """Refuse two sets of points of different shapes; single numbers may be (n,) or (n, 1)."""
+    shape1, shape2 = points1.shape[1:], points2.shape[1:]
+    single_numbers = points1.size == len(points1) and points2.size == len(points2)
+    if shape1 != shape2 and not single_numbers:
+        raise ValueError(
+            f"{name1} and {name2} must hold points of one shape; theirs are {shape1} and {shape2}."
+        )
 
 
 def as_labels(name: str, value: ArrayLike, num_points: int, *, dtype: Any) -> Float[Array, "K *Q"]:

@@ -193,7 +193,9 @@ def test_mixed_second_derivatives_are_right_and_those_by_the_kernel_are_refused(
 def test_of_a_krylov_spectrum_those_by_the_tolerance():
     x, y = SCATTERED, labels(SCATTERED, 2)
     tolerance = 0.1 * jnp.mean(y**2, axis=0)
-    krylov = sdntk.krylov(sdntk.products(matern(1.5, 1.0), x), y, tolerance=tolerance, rounds=3)
+    krylov = sdntk.krylov(
+        sdntk.kernel_operator(matern(1.5, 1.0), x), y, tolerance=tolerance, rounds=3
+    )
     dense = sdntk.decompose(sdntk.gram(matern(1.5, 1.0), x))
 
     def fitted(spectrum, tolerance):
@@ -216,6 +218,8 @@ def test_of_a_krylov_spectrum_those_by_the_tolerance():
     with pytest.raises(NotImplementedError, match="cannot be traced"):
         jax.grad(
             lambda y: jnp.sum(
-                sdntk.krylov(sdntk.products(matern(1.5, 1.0), x), y, tolerance=0.1, rounds=3).labels
+                sdntk.krylov(
+                    sdntk.kernel_operator(matern(1.5, 1.0), x), y, tolerance=0.1, rounds=3
+                ).labels
             )
         )(y)

@@ -42,10 +42,10 @@ SHARED = """
         evaluated.append(len(a) * len(b))
         return kernel(a, b)
     sources = {
-        "rows": sdntk.products(G),
-        "kept": sdntk.products(counted, x, keep=True, block_size=50),
-        "recomputed": sdntk.products(kernel, x, keep=False, block_size=50),
-        "disk": sdntk.products(sdntk.gram(kernel, x, path=f"{folder}/G", block_size=50)),
+        "rows": sdntk.as_operator(G),
+        "kept": sdntk.kernel_operator(counted, x, keep=True, block_size=50),
+        "recomputed": sdntk.kernel_operator(kernel, x, keep=False, block_size=50),
+        "disk": sdntk.as_operator(sdntk.gram(kernel, x, path=f"{folder}/G", block_size=50)),
     }
     answers = {"evaluated": sum(evaluated)}
     for name, source in sources.items():
@@ -66,7 +66,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     kernel, chain = matern(1.5, 2.0), {"tolerance": 0.1, "rounds": 4}
     G = sdntk.gram(kernel, x, path=tmp_path / "G", block_size=50)
     alone = sdntk.distill_spectrum(
-        sdntk.krylov(sdntk.products(np.asarray(G)), y, **chain), y, **chain
+        sdntk.krylov(sdntk.as_operator(np.asarray(G)), y, **chain), y, **chain
     )
 
     with socket.socket() as free:

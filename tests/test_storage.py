@@ -49,7 +49,7 @@ def test_spectra_and_fits_come_back(tmp_path):
     spectra = [
         sdntk.decompose(matrix),
         sdntk.tridiagonalise(matrix),
-        sdntk.krylov(sdntk.products(matrix), Y, tolerance=0.1, rounds=2),
+        sdntk.krylov(sdntk.as_operator(matrix), Y, tolerance=0.1, rounds=2),
     ]
     for spectrum in spectra:
         spectrum.save(tmp_path / "spectrum.npz")  # in place of the one before

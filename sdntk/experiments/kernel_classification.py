@@ -21,7 +21,6 @@ import pandas as pd
 from jaxtyping import Array, Float
 
 from sdntk import _memory
-from sdntk._arguments import checked_before
 from sdntk._linalg import matmul
 from sdntk._progress import track
 from sdntk.datasets import Dataset, balanced_subsets, label_noise, one_hot, standardise
@@ -29,8 +28,8 @@ from sdntk.distillation import Distillation, distill_spectrum
 from sdntk.experiments.data import Draw
 from sdntk.experiments.records import Records
 from sdntk.gram_matrices.compute import gram
-from sdntk.gram_matrices.operator import Products, products
-from sdntk.kernels import KernelFunction
+from sdntk.gram_matrices.operator import GramOperator, as_operator, kernel_operator
+from sdntk.kernels.base import KernelFunction, kernel_block
 from sdntk.spectra.dense import Spectrum, decompose
 from sdntk.spectra.krylov import AccuracyError, krylov
 from sdntk.spectra.krylov_spectrum import KrylovSpectrum
@@ -256,11 +255,11 @@ def _products(
     x: Float[np.ndarray, "K ..."],
     experiment: Experiment,
     store: Path | None,
-) -> Products:
+) -> GramOperator:
     """The Gram matrix of the Krylov method, in memory or on the disk."""
     if store is None:
-        return products(kernel, x, keep=True, dtype=experiment.gram_dtype)
-    return products(gram(kernel, x, path=store, dtype=experiment.gram_dtype))
+        return kernel_operator(kernel, x, keep=True, dtype=experiment.gram_dtype)
+    return as_operator(gram(kernel, x, path=store, dtype=experiment.gram_dtype))
 
 
 #: Predictions are made of all rounds of all chains together, at so many images from so many
@@ -283,20 +282,17 @@ def _predictions(
         """In parts: images are on the device, and their Gram matrix is, as few at a time."""
         terms = (
             matmul(
-                jnp.asarray(gram(kernel, images, known[part], block_size=_FROM)),
+                kernel_block(kernel, jnp.asarray(images), jnp.asarray(known[part])),
                 jnp.asarray(columns[part]),
             )
-            * len(known[part])
             for part in parts
         )
         return np.asarray(sum(terms)) / len(known)
 
     starts = range(0, len(new), _AT_ONCE)
-    with (
-        checked_before()
-    ):  # the images were, when they were standardised: not once more for every block
-        blocks = track(starts, f"Predictions at {len(new)} images", len(starts))
-        values = np.concatenate([at(new[start : start + _AT_ONCE]) for start in blocks])
+    # The images were checked when they were standardised: not once more for every block.
+    blocks = track(starts, f"Predictions at {len(new)} images", len(starts))
+    values = np.concatenate([at(new[start : start + _AT_ONCE]) for start in blocks])
     ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
     return [
         np.moveaxis(part.reshape(-1, *shape), 0, 1)

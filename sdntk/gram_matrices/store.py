@@ -18,15 +18,14 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from sdntk import _memory
 from sdntk._arguments import is_traced
 from sdntk.gram_matrices.store_identity import Identity
-from sdntk.gram_matrices.tiles import Tile, Tiling, overlap, reach, within
+from sdntk.gram_matrices.tiles import Rectangle, Tile, Tiling
 
 #: Reads and writes that are under way at once.
 AHEAD = 8
 
 
 class GramStore(NDArrayOperatorsMixin):
-    """A Gram matrix on disk, which works wherever an array does: it is read when values are asked
-    for.
+    """A Gram matrix on disk that works wherever an array does: values are read when they are used.
 
     ``store[a:b, c:d]`` reads a block; ``np.asarray(store)``, ``jnp.asarray(store)`` and operators
     read the whole (JAX's own functions ask for ``jnp.asarray(store)``). Of a symmetric matrix only
@@ -34,7 +33,10 @@ class GramStore(NDArrayOperatorsMixin):
     again by ``GramStore.open(path)``.
 
     Attributes:
-        path: its folder. shape: (n, K). dtype: NumPy's. block_size: points on the side of a tile.
+        path: its folder.
+        shape: (n, K).
+        dtype: NumPy's, of the values as they are kept.
+        block_size: points on the side of a tile.
 
     Example:
         >>> import tempfile
@@ -50,19 +52,20 @@ class GramStore(NDArrayOperatorsMixin):
 
     def __init__(self, path: Path, array: Any, identity: Identity) -> None:
         self.path = path
+        self.array = array  # tensorstore's
+        self.identity = identity
         self.shape: tuple[int, int] = tuple(array.shape)
         self.dtype = np.dtype(array.dtype.numpy_dtype)
-        self.tiling = Tiling(
-            self.shape, max(array.chunk_layout.read_chunk.shape), identity.symmetric
-        )
-        self.array, self.identity = array, identity
+        block_size = max(array.chunk_layout.read_chunk.shape)
+        self.tiling = Tiling(self.shape, block_size, identity.symmetric)
 
     @classmethod
     def open(cls, path: str | Path) -> "GramStore":
         """The store in a folder, as far as it has been written.
 
         Raises:
-            FileNotFoundError: there is none. ValueError: the folder holds something else.
+            FileNotFoundError: there is none.
+            ValueError: the folder holds something else.
         """
         path = Path(path)
         if not (path / "zarr.json").is_file():
@@ -70,12 +73,10 @@ class GramStore(NDArrayOperatorsMixin):
                 f"path {path} holds no Gram matrix: sdntk.gram(kernel, x, path=...) makes one."
             )
         try:
-            identity = Identity(
-                **json.loads((path / "zarr.json").read_text())["attributes"]["sdntk"]
-            )
-            array = ts.open(
-                {"driver": "zarr3", "kvstore": file_store(path), "fill_missing_data_reads": False}
-            ).result()
+            metadata = json.loads((path / "zarr.json").read_text())
+            identity = Identity(**metadata["attributes"]["sdntk"])
+            spec = {"driver": "zarr3", "kvstore": kvstore(path), "fill_missing_data_reads": False}
+            array = ts.open(spec).result()
             if array.rank != 2:
                 raise ValueError(f"an array of {array.rank} axes")
         except (ValueError, KeyError, TypeError) as error:
@@ -113,13 +114,11 @@ class GramStore(NDArrayOperatorsMixin):
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
-            raise ValueError("a Gram matrix on disk cannot be had as an array without a copy.")
-        _memory.require_memory(
-            self.nbytes, f"Gram matrix of {self.path} as an array", _memory.host_memory()
-        )
-        return self._read(slice(0, self.shape[0]), slice(0, self.shape[1])).astype(
-            dtype or self.dtype, copy=False
-        )
+            raise ValueError("a Gram matrix on disk can be read into memory only as a copy.")
+        description = f"Gram matrix of {self.path} as an array"
+        _memory.require_memory(self.nbytes, description, _memory.host_memory())
+        whole = self._read(Rectangle(slice(0, self.shape[0]), slice(0, self.shape[1])))
+        return whole.astype(dtype or self.dtype, copy=False)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         if any(isinstance(out, GramStore) for out in options.get("out", ())):
@@ -127,9 +126,8 @@ class GramStore(NDArrayOperatorsMixin):
                 "a Gram matrix on disk cannot be written to; take np.asarray(store) first."
             )
         if is_traced(*inputs) and method == "__call__":
-            return getattr(jnp, ufunc.__name__)(
-                *(jnp.asarray(value) for value in inputs), **options
-            )
+            of_jax = getattr(jnp, ufunc.__name__)
+            return of_jax(*(jnp.asarray(value) for value in inputs), **options)
         arrays = [
             np.asarray(value) if isinstance(value, GramStore | jax.Array) else value
             for value in inputs
@@ -139,34 +137,34 @@ class GramStore(NDArrayOperatorsMixin):
     def __jax_array__(self) -> Array:
         return jnp.asarray(self.__array__())
 
-    def __getitem__(self, key: Any) -> np.ndarray:
+    def __getitem__(self, key: Any) -> np.ndarray | np.generic:
         keys = key if isinstance(key, tuple) else (key,)
         if len(keys) > 2 or not all(isinstance(k, slice | int | np.integer) for k in keys):
-            return self.__array__()[key]
-        keys = (*keys, slice(None))[:2]
-        reaches = [reach(k, n) for k, n in zip(keys, self.shape, strict=True)]
-        block = self._read(*(slice(min(r), max(r) + 1) if r else slice(0, 0) for r in reaches))
-        picks = [np.asarray(r, int) - min(r, default=0) for r in reaches]
-        block = block[np.ix_(*picks)]
-        return block.reshape(
-            [len(r) for r, k in zip(reaches, keys, strict=True) if isinstance(k, slice)]
-        )
+            return np.asarray(self)[key]
+        row_key, column_key = (*keys, slice(None), slice(None))[:2]
+        rows, row_step = _consecutive(row_key, self.shape[0])
+        columns, column_step = _consecutive(column_key, self.shape[1])
+        return self._read(Rectangle(rows, columns))[row_step, column_step]
 
-    def _read(self, rows: slice, columns: slice) -> np.ndarray:
-        """A rectangle, every tile read once, be it wanted as it is, as its transpose, or both."""
-        out = np.empty((rows.stop - rows.start, columns.stop - columns.start), self.dtype)
-        wanted = [
-            t
-            for t in self.tiling.tiles
-            if any(overlap(p, rows, columns) for p, _ in self.tiling.places(t))
+    def _read(self, wanted: Rectangle) -> np.ndarray:
+        """A rectangle of the matrix; each tile that it touches is read once."""
+        out = np.empty(wanted.shape, self.dtype)
+        touched = [
+            tile
+            for tile in self.tiling.tiles
+            if any(place.overlap(wanted) for place in self.tiling.places(tile))
         ]
-        for tile, values in self.read_tiles(wanted):
-            for (r, c), transposed in self.tiling.places(tile):
-                if common := overlap((r, c), rows, columns):
-                    out[within(common, (rows, columns))] = (values.T if transposed else values)[
-                        within(common, (r, c))
-                    ]
+        for tile, values in self.read_tiles(touched):
+            # The second place, if there is one, holds the tile's transpose.
+            for place, block in zip(self.tiling.places(tile), (values, values.T), strict=False):
+                common = place.overlap(wanted)
+                if common is not None:
+                    out[common.within(wanted)] = block[common.within(place)]
         return out
+
+    def has_file(self, tile: Tile) -> bool:
+        """Whether a tile has been written; what cannot be read although it has is damaged."""
+        return self.path.joinpath("c", *map(str, tile)).exists()
 
     def read_tiles(self, tiles: Iterable[Tile]) -> Iterator[tuple[Tile, Any]]:
         """Tiles with their values.
@@ -176,15 +174,16 @@ class GramStore(NDArrayOperatorsMixin):
         """
         for tile, values, error in self.try_tiles(tiles):
             if error is not None:
+                state = "damaged" if self.has_file(tile) else "missing"
                 raise ValueError(
-                    f"tile {tile} of {self.path} is {tile_state(error)} ({error}); "
+                    f"tile {tile} of {self.path} is {state} ({error}); "
                     "sdntk.gram(kernel, x, path=...) with the same kernel and points computes it "
                     "again."
                 )
             yield tile, values
 
     def try_tiles(self, tiles: Iterable[Tile]) -> Iterator[tuple[Tile, Any, ValueError | None]]:
-        """Tiles with their values, or with what is wrong with them, the next ones being read
+        """Tiles with their values, or with the error of reading them; the next ones are read
         meanwhile.
         """
         under_way: collections.deque[Any] = collections.deque()
@@ -197,18 +196,28 @@ class GramStore(NDArrayOperatorsMixin):
                 return tile, None, error
 
         for tile in tiles:
-            under_way.append((tile, self.array[self.tiling.slices(tile)].read()))
+            under_way.append((tile, self.array[self.tiling.rectangle(tile)].read()))
             if len(under_way) == AHEAD:
                 yield finish()
         while under_way:
             yield finish()
 
 
-def file_store(path: Path) -> dict[str, str]:
+def kvstore(path: Path) -> dict[str, str]:
     """A folder, as tensorstore is told of it."""
     return {"driver": "file", "path": str(path.absolute())}
 
 
-def tile_state(error: ValueError) -> str:
-    """Whether a tile that could not be read is missing or damaged."""
-    return "missing" if "NOT_FOUND" in str(error) else "damaged"
+def _consecutive(key: slice | int | np.integer, length: int) -> tuple[slice, slice | int]:
+    """The smallest stretch of an axis that holds what ``key`` picks, and what picks it from there.
+
+    ``8:2:-3`` picks 8 and 5, the stretch is 5:9, and of that ``::-3`` picks the same.
+    """
+    if isinstance(key, slice):
+        picked = range(length)[key]
+        stretch = slice(min(picked), max(picked) + 1) if picked else slice(0, 0)
+        return stretch, slice(None, None, picked.step)
+    if not -length <= key < length:
+        raise IndexError(f"index {key} is out of bounds for an axis of {length}.")
+    index = int(key) % length
+    return slice(index, index + 1), 0

@@ -4,23 +4,30 @@ values at a few of the points.
 
 import dataclasses
 import hashlib
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from sdntk._arguments import every, is_traced
-from sdntk.gram_matrices.tiles import as_values
-from sdntk.kernels import KernelFunction
+from sdntk.kernels.base import KernelFunction, kernel_block
 
-#: How many points of each side, beside neighbours, the kernel is known by.
+#: A kernel's values are compared at this many points of each side, and at the nearest neighbours
+#: of those.
 _PROBES = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """What a store was made from. A kernel, which may be any function, is known by its values at a
-    few of the points.
+    """What a store was made from, as it is written into it.
+
+    A kernel may be any function, so it is recognised by its values at a few of the points.
+
+    Attributes:
+        symmetric: whether the matrix is of one set of points.
+        points, points2: checksums of the points of rows and columns.
+        computed_in: the dtype of the kernel's values.
+        kernel_values: at a few of the points.
     """
 
     symmetric: bool
@@ -30,22 +37,37 @@ class Identity:
     kernel_values: list[list[float]]
 
     @classmethod
-    def of(cls, kernel: KernelFunction, points: tuple[Any, Any], symmetric: bool) -> "Identity":
-        rows, columns = _probes(*map(np.asarray, points))
-        values = as_values(
-            kernel(jnp.asarray(rows), jnp.asarray(columns)), (len(rows), len(columns))
+    def of(
+        cls, kernel: KernelFunction, x: Float[Array, "n ..."], x2: Float[Array, "K ..."] | None
+    ) -> "Identity":
+        """The identity of ``sdntk.gram(kernel, x, x2)``."""
+        rows = np.asarray(x)
+        columns = rows if x2 is None else np.asarray(x2)
+        some_rows, some_columns = _probes(rows, columns)
+        values = kernel_block(
+            kernel, jnp.asarray(rows[some_rows]), jnp.asarray(columns[some_columns])
         )
         if is_traced(values) or not every(np.isfinite, values):
             raise ValueError(
                 "the kernel's values must be finite, and known (not traced), for a Gram matrix "
                 "with path."
             )
-        points1, points2 = (_checksum(x) for x in (points[:1] * 2 if symmetric else points))
+        checksum = _checksum(rows)
         return cls(
-            symmetric, points1, points2, str(values.dtype), np.asarray(values, np.float64).tolist()
+            symmetric=x2 is None,
+            points=checksum,
+            points2=checksum if x2 is None else _checksum(columns),
+            computed_in=str(values.dtype),
+            kernel_values=np.asarray(values, np.float64).tolist(),
         )
 
+    def same_points(self, theirs: "Identity") -> bool:
+        """Whether both matrices are of the same points."""
+        mine = (self.symmetric, self.points, self.points2)
+        return mine == (theirs.symmetric, theirs.points, theirs.points2)
+
     def same_values(self, theirs: "Identity") -> bool:
+        """Whether both kernels have the same values, up to rounding."""
         mine, other = np.asarray(self.kernel_values), np.asarray(theirs.kernel_values)
         eps = jnp.finfo(self.computed_in).eps
         return mine.shape == other.shape and np.allclose(
@@ -53,21 +75,24 @@ class Identity:
         )
 
 
-def _probes(x: np.ndarray, x2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A few points of x, and of x2 as many and the nearest neighbour of each: between distant
-    points many kernels agree.
+def _probes(
+    x: Float[np.ndarray, "n ..."], x2: Float[np.ndarray, "K ..."]
+) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " q"]]:
+    """Indices of a few points of x, and of as many of x2 with the nearest neighbours of the former.
+
+    Neighbours, since between distant points many kernels agree.
     """
-    some = [
+    rows, columns = (
         np.linspace(0, len(points) - 1, min(_PROBES, len(points))).astype(int) for points in (x, x2)
-    ]
-    rows, flat = x[some[0]].reshape(len(some[0]), -1), x2.reshape(len(x2), -1)
+    )
+    probes, flat = x[rows].reshape(len(rows), -1), x2.reshape(len(x2), -1)
     squares = np.einsum("kd,kd->k", flat, flat)
-    distances = squares - 2 * rows @ flat.T + np.sum(rows**2, axis=1, keepdims=True)
+    distances = squares - 2 * probes @ flat.T + np.sum(probes**2, axis=1, keepdims=True)
     distances[distances <= 1e-6 * squares.max()] = np.inf  # the point itself, and its duplicates
-    return x[some[0]], x2[np.unique([*some[1], *distances.argmin(axis=1)])]
+    return rows, np.unique([*columns, *distances.argmin(axis=1)])
 
 
-def _checksum(x: Any) -> str:
+def _checksum(x: Float[np.ndarray, "n ..."]) -> str:
     """sha256 of an array's dtype, shape and bytes."""
     array = np.ascontiguousarray(x)
     digest = hashlib.sha256(f"{array.dtype.str} {array.shape} ".encode())

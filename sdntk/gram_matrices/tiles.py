@@ -8,18 +8,58 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from sdntk._arguments import checked_before, every, is_traced
-from sdntk.kernels import KernelFunction
+from sdntk._arguments import every, is_traced
+from sdntk.kernels.base import KernelFunction, kernel_block
 
 #: (row, column) of a tile among tiles.
 Tile = tuple[int, int]
+
+
+class Rectangle(NamedTuple):
+    """A rectangle of a matrix: consecutive rows and columns. It indexes arrays as a tuple does."""
+
+    rows: slice
+    columns: slice
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of rows and columns."""
+        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+
+    @property
+    def corner(self) -> tuple[int, int]:
+        """The first row and column."""
+        return self.rows.start, self.columns.start
+
+    @property
+    def transposed(self) -> "Rectangle":
+        """The same entries in the transpose of the matrix."""
+        return Rectangle(self.columns, self.rows)
+
+    def overlap(self, other: "Rectangle") -> "Rectangle | None":
+        """The entries that lie in both, if any."""
+        rows, columns = (
+            slice(max(a.start, b.start), min(a.stop, b.stop))
+            for a, b in zip(self, other, strict=True)
+        )
+        if rows.start >= rows.stop or columns.start >= columns.stop:
+            return None
+        return Rectangle(rows, columns)
+
+    def within(self, outer: "Rectangle") -> "Rectangle":
+        """The same entries, counted from the corner of a rectangle around them."""
+        rows, columns = (
+            slice(inside.start - around.start, inside.stop - around.start)
+            for inside, around in zip(self, outer, strict=True)
+        )
+        return Rectangle(rows, columns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,53 +81,26 @@ class Tiling:
         rows, columns = (-(-length // self.block_size) for length in self.shape)
         return [(i, j) for i in range(rows) for j in range(i if self.symmetric else 0, columns)]
 
-    def slices(self, tile: Tile) -> tuple[slice, slice]:
-        """The rows and the columns of the matrix that a tile covers."""
-        starts = [index * self.block_size for index in tile]
+    def rectangle(self, tile: Tile) -> Rectangle:
+        """The rows and columns of the matrix that a tile covers."""
         rows, columns = (
-            slice(a, min(a + self.block_size, n)) for a, n in zip(starts, self.shape, strict=True)
+            slice(index * self.block_size, min((index + 1) * self.block_size, length))
+            for index, length in zip(tile, self.shape, strict=True)
         )
-        return rows, columns
-
-    def shape_of(self, tile: Tile) -> tuple[int, int]:
-        """The number of rows and columns of a tile."""
-        rows, columns = self.slices(tile)
-        return rows.stop - rows.start, columns.stop - columns.start
+        return Rectangle(rows, columns)
 
     def is_diagonal(self, tile: Tile) -> bool:
         """Whether a tile holds its own transpose."""
         return self.symmetric and tile[0] == tile[1]
 
-    def places(self, tile: Tile) -> list[tuple[tuple[slice, slice], bool]]:
-        """Where a tile stands in the matrix, and whether transposed there."""
-        rows, columns = self.slices(tile)
-        mirrored = self.symmetric and not self.is_diagonal(tile)
-        return [((rows, columns), False), *([((columns, rows), True)] if mirrored else [])]
-
-
-def reach(key: Any, length: int) -> range:
-    """The indices that a slice or an integer picks from an axis."""
-    if isinstance(key, slice):
-        return range(*key.indices(length))
-    if not -length <= key < length:
-        raise IndexError(f"index {key} is out of bounds for an axis of {length}.")
-    return range(key % length, key % length + 1)
-
-
-def within(overlap: tuple[slice, slice], place: tuple[slice, slice]) -> tuple[slice, ...]:
-    """An overlap, counted from where a place begins."""
-    return tuple(
-        slice(o.start - s.start, o.stop - s.start) for o, s in zip(overlap, place, strict=True)
-    )
-
-
-def overlap(place: tuple[slice, slice], rows: slice, columns: slice) -> tuple[slice, slice] | None:
-    """What a place and a rectangle have in common."""
-    r, c = (
-        slice(max(a.start, b.start), min(a.stop, b.stop))
-        for a, b in zip(place, (rows, columns), strict=True)
-    )
-    return (r, c) if r.start < r.stop and c.start < c.stop else None
+    def places(self, tile: Tile) -> list[Rectangle]:
+        """Where a tile stands in the matrix and, if it stands there a second time, where as its
+        transpose.
+        """
+        place = self.rectangle(tile)
+        if not self.symmetric or self.is_diagonal(tile):
+            return [place]
+        return [place, place.transposed]
 
 
 def local_devices() -> list[jax.Device | None]:
@@ -166,11 +179,9 @@ class _Blocks:
         if self.tiling.is_diagonal(tile):
             values = _on_diagonal(kernel, self._block(0, tile[0]))
         else:
-            known = len(self.on_device)
             rows, columns = (self._block_on(device, side, index) for side, index in enumerate(tile))
-            with checked_before() if known == len(self.on_device) else contextlib.nullcontext():
-                values = _between(kernel, rows, columns)
-        shape = self.tiling.shape_of(tile)
+            values = kernel_block(kernel, rows, columns)
+        shape = self.tiling.rectangle(tile).shape
         return values if values.shape == shape else values[: shape[0], : shape[1]]
 
     def _block_on(self, device: jax.Device | None, side: int, index: int) -> Array:
@@ -195,21 +206,22 @@ def _on_diagonal(kernel: KernelFunction, x: np.ndarray) -> Float[Array, "b b"]:
     """The kernel between all points of one block, given on the host: parts of it are no copies, nor
     are they on a CPU.
     """
-    whole = None
-    for rows, columns in _halves(0, len(x)):
-        parts = (jax.device_put(x[part]) for part in (rows, columns))
-        with (
-            contextlib.nullcontext() if whole is None else checked_before()
-        ):  # the first square holds all points
-            values = _between(kernel, *parts)
-        if len(values) == len(x):
-            return values
-        if is_traced(values):  # a kernel that closes over a tracer
-            return _between(kernel, jax.device_put(x), jax.device_put(x))
-        whole = jnp.zeros((len(x), len(x)), values.dtype) if whole is None else whole
-        whole = put(whole, values, rows.start, columns.start, mirrored=True)
-    assert whole is not None
-    return whole
+
+    def square(rows: slice, columns: slice) -> Float[Array, "rows columns"]:
+        return kernel_block(kernel, jax.device_put(x[rows]), jax.device_put(x[columns]))
+
+    squares = _halves(0, len(x))
+    rows, columns = next(squares)
+    values = square(rows, columns)
+    if len(values) == len(x):
+        return values
+    if is_traced(values):  # a kernel that closes over a tracer
+        return square(slice(None), slice(None))
+    matrix = jnp.zeros((len(x), len(x)), values.dtype)
+    matrix = put(matrix, values, rows.start, columns.start, mirrored=True)
+    for rows, columns in squares:
+        matrix = put(matrix, square(rows, columns), rows.start, columns.start, mirrored=True)
+    return matrix
 
 
 def _halves(start: int, stop: int) -> Iterator[tuple[slice, slice]]:
@@ -241,33 +253,6 @@ def put(
     return jax.lax.dynamic_update_slice(matrix, values.T, (column, row)) if mirrored else matrix
 
 
-def _between(
-    kernel: KernelFunction, x: Float[Array, "b ..."], x2: Float[Array, "b2 ..."]
-) -> Float[Array, "b b2"]:
-    return as_values(kernel(x, x2), (len(x), len(x2)))
-
-
-def as_values(values: Any, shape: tuple[int, int]) -> Float[Array, "n K"]:
-    """What a kernel returned, as a floating-point array, checked for its shape and dtype."""
-    values = jnp.asarray(values)
-    if values.shape != shape:
-        raise ValueError(
-            f"kernel must return shape {shape} for {shape[0]} and {shape[1]} points; it returned "
-            f"{values.shape}."
-        )
-    if not (jnp.issubdtype(values.dtype, jnp.number) or values.dtype == bool) or jnp.iscomplexobj(
-        values
-    ):
-        raise TypeError(
-            f"the kernel's values must be real numbers; they have dtype {values.dtype}."
-        )
-    return (
-        values
-        if jnp.issubdtype(values.dtype, jnp.floating)
-        else values.astype(jnp.result_type(float))
-    )
-
-
 #: How far a tile on the diagonal may differ from its transpose, in parts of its largest value.
 #: Rounding makes 1e-16 to 1e-4 of it (float32 ReLU kernels of nearly equal points); a function that
 #: is no kernel, much more.
@@ -291,7 +276,7 @@ def _finished(
 
 
 def _complaint(tile: Tile, tiling: Tiling, values: Array) -> str:
-    rows, columns = tiling.slices(tile)
+    rows, columns = tiling.rectangle(tile)
     where = f"points {rows.start} to {rows.stop - 1} and {columns.start} to {columns.stop - 1}"
     if every(np.isfinite, values):
         return f"kernel must be symmetric, g(x, t) = g(t, x); for {where} it is not."

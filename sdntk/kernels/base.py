@@ -1,9 +1,12 @@
-"""What every kernel of the library shares: batching, compilation and the checks of shapes and
-domains live here once.
+"""What every kernel of the library shares: calls that check their points, and blocks that do not.
 
 A kernel is any function of two arrays of points, (n1, ...) and (n2, ...), that returns the (n1, n2)
-array of g(x, x'). The author of a kernel of this library writes :meth:`Kernel.pair`, the formula
-for one pair of points.
+array of g(x, x'). One of this library checks its points when it is called. Who evaluates many
+blocks of the same points checks them once, with :func:`check_points`, and takes each block from
+:func:`kernel_block`, which trusts them.
+
+The author of a kernel writes :meth:`Kernel.pair`, the formula for one pair of points, or derives
+from :class:`LibraryKernel` where blocks are not computed pair by pair.
 """
 
 import abc
@@ -11,17 +14,54 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sdntk._arguments import ArrayLike, as_points, every, is_traced
+from sdntk._arguments import ArrayLike, as_points, every, is_traced, require_one_shape
 
 #: A kernel: (n1, ...) and (n2, ...) arrays to an (n1, n2) array, NumPy or JAX.
 KernelFunction = Callable[[Any, Any], Any]
 
 
-class Kernel(abc.ABC):
+class LibraryKernel(abc.ABC):
+    """A kernel whose call checks its points, and whose :meth:`block` trusts them."""
+
+    def __call__(self, x1: ArrayLike, x2: ArrayLike) -> Float[Array, "n1 n2"]:
+        """g(x1_i, x2_j) for all pairs.
+
+        Args:
+            x1: points, shape (n1, ...).
+            x2: points, shape (n2, ...), of the same coordinates.
+
+        Raises:
+            ValueError: the kernel does not take points of these shapes, or (unless traced) one is
+                not finite or lies outside the kernel's domain.
+        """
+        points1 = self.coordinates(self.check("x1", x1))
+        points2 = self.coordinates(self.check("x2", x2))
+        require_one_shape("x1", points1, "x2", points2)
+        return self.block(points1, points2)
+
+    def check(self, name: str, points: ArrayLike) -> Float[Array, "n ..."]:
+        """``points`` as an array, or the error that says why this kernel does not take them."""
+        return as_points(name, points)
+
+    def coordinates(self, x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+        """Points in the shape in which the kernel's formula takes them."""
+        return x
+
+    @abc.abstractmethod
+    def block(
+        self, x1: Float[Array, "n1 ..."], x2: Float[Array, "n2 ..."]
+    ) -> Float[Array, "n1 n2"]:
+        """g(x1_i, x2_j) for all pairs of points that :meth:`check` let pass; compiled."""
+
+
+class Kernel(LibraryKernel):
     """A kernel given by its value for one pair of points, compiled, and batched over both
     arguments.
+
+    Coordinates beyond the first axis of the points are flattened to one vector.
     """
 
     #: Whether points are single numbers; then arrays of shape (n,) and (n, 1) are both welcome.
@@ -35,50 +75,92 @@ class Kernel(abc.ABC):
         others.
         """
 
-    def __call__(self, x1: ArrayLike, x2: ArrayLike) -> Float[Array, "n1 n2"]:
-        """g(x1_i, x2_j) for all pairs.
-
-        Args:
-            x1: points, shape (n1, ...); coordinates beyond the first axis are flattened to one
-                vector.
-            x2: points, shape (n2, ...), of the same coordinates.
-
-        Raises:
-            ValueError: shapes do not match, or (unless traced) a point lies outside the kernel's
-                domain.
-        """
-        x1, x2 = self._as_coordinates("x1", x1), self._as_coordinates("x2", x2)
-        if x1.shape[1:] != x2.shape[1:]:
-            raise ValueError(
-                f"x1 and x2 must hold points of one shape; theirs are {x1.shape[1:]} and "
-                f"{x2.shape[1:]}."
-            )
-        return _all_pairs(self, x1, x2)
-
-    def _as_coordinates(self, name: str, points: ArrayLike) -> Float[Array, "n *p"]:
-        x = as_points(name, points)
-        if not self.one_dimensional:
-            return x.reshape(x.shape[0], -1)
-        if x.size != x.shape[0]:
+    def check(self, name: str, points: ArrayLike) -> Float[Array, "n ..."]:
+        """``points`` as an array, checked for their shape and for the kernel's domain."""
+        x = super().check(name, points)
+        if self.one_dimensional and x.size != len(x):
             raise ValueError(
                 f"{name} must hold single numbers, shape (n,) or (n, 1), for "
-                f"{type(self).__name__}, a kernel on the line; "
-                f"its shape is {x.shape}."
+                f"{type(self).__name__}, a kernel on the line; its shape is {x.shape}."
             )
-        x = x.reshape(-1)
         if self.domain is not None and not is_traced(x):
-            low, high = self.domain
-            if not every(lambda x: (x >= low) & (x <= high), x):
-                worst = next(value for value in x.tolist() if not low <= value <= high)
-                raise ValueError(
-                    f"{name} must lie in [{low:g}, {high:g}], the domain of "
-                    f"{type(self).__name__}; it holds {worst:g}."
-                )
+            self._check_domain(name, x, *self.domain)
         return x
+
+    def _check_domain(self, name: str, x: Float[Array, "n ..."], low: float, high: float) -> None:
+        if not every(lambda x: (x >= low) & (x <= high), x):
+            worst = next(value for value in x.ravel().tolist() if not low <= value <= high)
+            raise ValueError(
+                f"{name} must lie in [{low:g}, {high:g}], the domain of {type(self).__name__}; "
+                f"it holds {worst:g}."
+            )
+
+    def coordinates(self, x: Float[Array, "n ..."]) -> Float[Array, "n *p"]:
+        """Points as vectors, or as numbers for a kernel on the line."""
+        return x.reshape(-1) if self.one_dimensional else x.reshape(len(x), -1)
+
+    def block(
+        self, x1: Float[Array, "n1 ..."], x2: Float[Array, "n2 ..."]
+    ) -> Float[Array, "n1 n2"]:
+        """g(x1_i, x2_j) for all pairs of points that :meth:`check` let pass; compiled."""
+        return _all_pairs(self, x1, x2)
 
 
 @jax.jit
 def _all_pairs(
-    kernel: Kernel, x1: Float[Array, "n1 *p"], x2: Float[Array, "n2 *p"]
+    kernel: Kernel, x1: Float[Array, "n1 ..."], x2: Float[Array, "n2 ..."]
 ) -> Float[Array, "n1 n2"]:
-    return jax.vmap(lambda x: jax.vmap(lambda t: kernel.pair(x, t))(x2))(x1)
+    rows, columns = kernel.coordinates(x1), kernel.coordinates(x2)
+    return jax.vmap(lambda x: jax.vmap(lambda t: kernel.pair(x, t))(columns))(rows)
+
+
+def check_points(kernel: KernelFunction, name: str, points: ArrayLike) -> Float[Array, "n ..."]:
+    """``points`` as an array that ``kernel`` takes: finite and, for one of this library, of its
+    shape and in its domain.
+
+    Raises:
+        TypeError: ``kernel`` is not callable, ``points`` are not real numbers. ValueError: no
+            points, nan or inf, or points that the kernel does not take.
+    """
+    if not callable(kernel):
+        raise TypeError(
+            f"kernel must be a function of two arrays of points; got {type(kernel).__name__}."
+        )
+    if isinstance(kernel, LibraryKernel):
+        return kernel.check(name, points)
+    return as_points(name, points)
+
+
+def kernel_block(
+    kernel: KernelFunction, x1: Float[Any, "n1 ..."], x2: Float[Any, "n2 ..."]
+) -> Float[Array, "n1 n2"]:
+    """g(x1_i, x2_j) for all pairs of points that :func:`check_points` let pass.
+
+    Nothing is checked but shape and dtype of what the kernel returns, and nothing is divided by
+    the number of points.
+
+    Example:
+        >>> kernel_block(lambda x, t: x[:, None] * t[None, :], jnp.ones(2), jnp.ones(3)).shape
+        (2, 3)
+    """
+    block = kernel.block if isinstance(kernel, LibraryKernel) else kernel
+    return _as_values(block(x1, x2), (len(x1), len(x2)))
+
+
+def _as_values(values: Any, shape: tuple[int, int]) -> Float[Array, "n1 n2"]:
+    """What a kernel returned, as a floating-point array, checked for its shape and dtype."""
+    values = jnp.asarray(values)
+    if values.shape != shape:
+        raise ValueError(
+            f"kernel must return shape {shape} for {shape[0]} and {shape[1]} points; it returned "
+            f"{values.shape}."
+        )
+    if jnp.issubdtype(values.dtype, jnp.floating):
+        return values
+    if jnp.iscomplexobj(values) or not (
+        jnp.issubdtype(values.dtype, jnp.number) or values.dtype == bool
+    ):
+        raise TypeError(
+            f"the kernel's values must be real numbers; they have dtype {values.dtype}."
+        )
+    return values.astype(jnp.result_type(float))

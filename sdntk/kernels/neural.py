@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sdntk._arguments import ArrayLike, as_count, as_points
+from sdntk._arguments import ArrayLike, as_count
 from sdntk._pytrees import pytree
 from sdntk.architectures import (
     Activation,
@@ -29,11 +29,12 @@ from sdntk.architectures import (
     Layer,
 )
 from sdntk.kernels._neural_tangents import load_neural_tangents
+from sdntk.kernels.base import LibraryKernel
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, repr=False)
-class InfiniteWidth:
+class InfiniteWidth(LibraryKernel):
     """The kernel that :func:`ntk` and :func:`nngp` return; equal, and compiled once, for equal
     descriptions.
     """
@@ -55,11 +56,35 @@ class InfiniteWidth:
             )
         load_neural_tangents()
 
-    def __call__(self, x1: ArrayLike, x2: ArrayLike) -> Float[Array, "n1 n2"]:
-        """The kernel for all pairs; see :func:`ntk`."""
-        points = _as_two_sets(x1, x2)
-        _check_images(self.network, points[0].shape)
-        return _infinite_width(self, *points)
+    def check(self, name: str, points: ArrayLike) -> Float[Array, "n ..."]:
+        """``points`` as an array, which an architecture with convolutions takes as images."""
+        x = super().check(name, points)
+        smallest = self._smallest_image
+        if smallest is None:
+            return x
+        if x.ndim != 4 or x.shape[1] < smallest[0] or x.shape[2] < smallest[1]:
+            raise ValueError(
+                f"{name} must be images, shape (n, height, width, channels), of at least "
+                f"{smallest[0]} x {smallest[1]} pixels for this architecture; its shape is "
+                f"{x.shape}."
+            )
+        return x
+
+    def coordinates(self, x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+        """Points as vectors for an architecture that takes vectors, else as they are."""
+        flat = isinstance(self.network, Architecture) and self._smallest_image is None
+        return x.reshape(len(x), -1) if flat else x
+
+    def block(
+        self, x1: Float[Array, "n1 ..."], x2: Float[Array, "n2 ..."]
+    ) -> Float[Array, "n1 n2"]:
+        """The kernel for all pairs of points that :meth:`check` let pass; see :func:`ntk`."""
+        return _infinite_width(self, x1, x2)
+
+    @property
+    def _smallest_image(self) -> tuple[int, int] | None:
+        """What an architecture with convolutions asks for; None for all others."""
+        return self.network.smallest_image if isinstance(self.network, Architecture) else None
 
     def __repr__(self) -> str:
         return f"{self.get}({self.network!r})"
@@ -132,11 +157,9 @@ def _infinite_width(
 ) -> Float[Array, "n1 n2"]:
     network = kernel.network
     kernel_fn = _stax(network) if isinstance(network, Architecture) else network
-    if isinstance(network, Architecture) and network.smallest_image is None:
-        x1, x2 = x1.reshape(len(x1), -1), x2.reshape(len(x2), -1)
-    dtype = jnp.result_type(float)
+    rows, columns = (kernel.coordinates(x).astype(jnp.result_type(float)) for x in (x1, x2))
     with jax.default_matmul_precision("highest"):
-        values = kernel_fn(x1.astype(dtype), x2.astype(dtype), kernel.get)
+        values = kernel_fn(rows, columns, kernel.get)
     if jnp.shape(values) != (len(x1), len(x2)):
         raise ValueError(
             "kernel_fn must return one number for each pair of points, shape "
@@ -171,32 +194,8 @@ def _stax(architecture: Architecture) -> Callable[..., Any]:
     return kernel_fn
 
 
-def _as_two_sets(
-    x1: ArrayLike, x2: ArrayLike
-) -> tuple[Float[Array, "n1 ..."], Float[Array, "n2 ..."]]:
-    x1, x2 = as_points("x1", x1), as_points("x2", x2)
-    if x1.shape[1:] != x2.shape[1:]:
-        raise ValueError(
-            f"x1 and x2 must hold points of one shape; theirs are {x1.shape[1:]} and "
-            f"{x2.shape[1:]}."
-        )
-    return x1, x2
-
-
-def _check_images(network: Any, shape: tuple[int, ...]) -> None:
-    smallest = network.smallest_image if isinstance(network, Architecture) else None
-    if smallest is not None and (
-        len(shape) != 4 or shape[1] < smallest[0] or shape[2] < smallest[1]
-    ):
-        raise ValueError(
-            "x1 and x2 must be images, shape (n, height, width, channels), of at least "
-            f"{smallest[0]} x {smallest[1]} pixels for this architecture; the shape of x1 is "
-            f"{shape}."
-        )
-
-
 @pytree
-class EmpiricalNTK:
+class EmpiricalNTK(LibraryKernel):
     """The kernel that :func:`empirical_ntk` returns: a pytree whose leaves are the network's
     numbers.
     """
@@ -207,9 +206,11 @@ class EmpiricalNTK:
     output: int | None = field(metadata={"static": True})
     implementation: int = field(metadata={"static": True})
 
-    def __call__(self, x1: ArrayLike, x2: ArrayLike) -> Float[Array, "n1 n2"]:
-        """The kernel for all pairs; see :func:`empirical_ntk`."""
-        return _empirical(self, *_as_two_sets(x1, x2))
+    def block(
+        self, x1: Float[Array, "n1 ..."], x2: Float[Array, "n2 ..."]
+    ) -> Float[Array, "n1 n2"]:
+        """The kernel for all pairs, points taken as they are; see :func:`empirical_ntk`."""
+        return _empirical(self, x1, x2)
 
     def outputs(self, params: Any, x: Float[Array, "n ..."]) -> Float[Array, "n q"]:
         """The outputs that count, as a function of the parameters."""

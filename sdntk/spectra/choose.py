@@ -10,9 +10,8 @@ from jaxtyping import Array, Float
 from sdntk import _memory
 from sdntk._arguments import ArrayLike, is_traced
 from sdntk.gram_matrices.compute import gram
-from sdntk.gram_matrices.operator import Products, products
-from sdntk.kernels import Kernel, KernelFunction
-from sdntk.kernels.neural import EmpiricalNTK, InfiniteWidth
+from sdntk.gram_matrices.operator import GramOperator, kernel_operator
+from sdntk.kernels.base import KernelFunction, LibraryKernel
 from sdntk.spectra.base import AbstractSpectrum
 from sdntk.spectra.dense import as_rank_tolerance, decompose_checked
 from sdntk.spectra.krylov import AccuracyError, krylov, refuse_traced
@@ -104,7 +103,7 @@ def choose_spectrum(
         return Choice(tridiagonalise_checked(matrix_of_kernel()), *asked)
     refuse_traced(_leaves(kernel, x), x, y, chain)
     chosen = krylov_or_dense(
-        lambda: products(kernel, x), dense, y, num_points=len(x), rtol=rtol, **chain
+        lambda: kernel_operator(kernel, x), dense, y, num_points=len(x), rtol=rtol, **chain
     )
     if chosen.method is Method.KRYLOV:
         return chosen._replace(reason=asked.reason)
@@ -129,7 +128,7 @@ def _suitable(num_points: int, rank_tolerance: bool, traced: Callable[[], bool])
 
 
 def krylov_or_dense(
-    operator: Callable[[], Products],
+    operator: Callable[[], GramOperator],
     dense: Callable[[], AbstractSpectrum],
     y: ArrayLike,
     *,
@@ -165,5 +164,5 @@ def _leaves(kernel: KernelFunction, x: Float[Array, "K ..."]) -> Any:
     """What tells whether a kernel is traced: one that is none of the library's may close over
     tracers.
     """
-    known = isinstance(kernel, Kernel | InfiniteWidth | EmpiricalNTK) or not callable(kernel)
+    known = isinstance(kernel, LibraryKernel) or not callable(kernel)
     return kernel if known or is_traced(x) else kernel(x[:1], x[:1])

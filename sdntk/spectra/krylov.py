@@ -22,7 +22,7 @@ from sdntk._arguments import (
 )
 from sdntk._progress import Bar
 from sdntk._warnings import renamed_arguments
-from sdntk.gram_matrices.operator import Products
+from sdntk.gram_matrices.operator import GramOperator
 from sdntk.spectra.krylov_spectrum import KrylovSpectrum, ritz_spectrum
 from sdntk.spectra.lanczos import Lanczos, lanczos_extend, lanczos_init
 from sdntk.theory.recurrence import ChainSpec, MultiplierPath, Outputs
@@ -42,7 +42,7 @@ class AccuracyError(ValueError):
 
 @renamed_arguments(accuracy="rtol", products="operator")
 def krylov(
-    operator: Products,
+    operator: GramOperator,
     y: ArrayLike,
     *,
     tolerance: ArrayLike | None = None,
@@ -87,16 +87,16 @@ def krylov(
     Meurant 2010, *Matrices, Moments and Quadrature with Applications*.
 
     Example:
-        >>> from sdntk import distill_spectrum, kernels, products
+        >>> from sdntk import distill_spectrum, kernel_operator, kernels
         >>> x = jax.random.normal(jax.random.key(0), (300, 3))
         >>> y = jnp.sign(x[:, 0])
-        >>> G = products(kernels.matern(1.5, 2.0), x)
+        >>> G = kernel_operator(kernels.matern(1.5, 2.0), x)
         >>> spectrum = krylov(G, y, tolerance=0.1, rounds=4)
         >>> run = distill_spectrum(spectrum, y, tolerance=0.1, rounds=4)
         >>> int(spectrum.steps) < 100, bool(run.error_bounds.fitted.max() < 1e-6)
         (True, True)
     """
-    if not isinstance(operator, Products):
+    if not isinstance(operator, GramOperator):
         raise TypeError(
             "operator must be what as_operator(G) or kernel_operator(kernel, x) returns; got "
             f"{type(operator).__name__}."
@@ -168,7 +168,7 @@ def _affordable_steps(process: Lanczos) -> int:
     return max(1, min(vectors, affordable) // process.width)
 
 
-def _agreed(operator: Products, reduce: Callable[[Iterable[float]], float], value: Any) -> Any:
+def _agreed(operator: GramOperator, reduce: Callable[[Iterable[float]], float], value: Any) -> Any:
     """What processes that share the operator must decide alike."""
     return _memory.over_processes(reduce, value) if operator.shared else value
 
@@ -182,14 +182,14 @@ class _Look(NamedTuple):
 
 
 def _take_steps(
-    operator: Products, process: Lanczos, chains: list[ChainSpec], rtol: float, most: int
+    operator: GramOperator, process: Lanczos, chains: list[ChainSpec], rtol: float, most: int
 ) -> KrylovSpectrum:
     """Lanczos steps until the bound is at most ``rtol``, or cannot become so."""
     num_points, steps = len(process.labels), min(FIRST_LOOK, most)
     dtypes = (operator.dtype, process.labels.dtype)
     eps = max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
     looks = [_Look(0, np.inf, np.inf)]
-    with Bar(f"Lanczos steps, {num_points} points, {operator.what}", total=most) as bar:
+    with Bar(f"Lanczos steps, {num_points} points, {operator.description}", total=most) as bar:
         while True:
             process = lanczos_extend(process, operator, steps)
             spectrum = ritz_spectrum(process, machine_epsilon=eps)
@@ -209,7 +209,7 @@ def _take_steps(
             steps = min(most, _next_look(looks, rtol))
 
 
-def _look(operator: Products, spectrum: KrylovSpectrum, chains: list[ChainSpec]) -> _Look:
+def _look(operator: GramOperator, spectrum: KrylovSpectrum, chains: list[ChainSpec]) -> _Look:
     no_residuals = dataclasses.replace(spectrum, residuals=jnp.zeros_like(spectrum.residuals))
     bounds, of_rounding = [], []
     for chain in chains:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sdntk._linalg import matmul
-from sdntk.gram_matrices.operator import Products
+from sdntk.gram_matrices.operator import GramOperator
 
 #: Lanczos vectors are kept in pieces of about this number, of whole blocks: never is more than one
 #: of them partly empty.
@@ -110,7 +110,7 @@ def lanczos_init(labels: Float[Array, "K *Q"]) -> Lanczos:
     )
 
 
-def lanczos_extend(process: Lanczos, operator: Products, steps: int) -> Lanczos:
+def lanczos_extend(process: Lanczos, operator: GramOperator, steps: int) -> Lanczos:
     """The process after ``steps`` steps in all; ``process`` must not be used afterwards.
 
     New vectors are orthogonalised against the last two blocks, the only ones that they overlap with

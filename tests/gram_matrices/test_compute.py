@@ -63,7 +63,7 @@ def test_tiles_cover_the_matrix_once(n, k, block_size, symmetric):
     tiling = Tiling((n, n if symmetric else k), block_size, symmetric)
     covered = np.zeros(tiling.shape, int)
     for tile in tiling.tiles:
-        rows, columns = tiling.slices(tile)
+        rows, columns = tiling.rectangle(tile)
         covered[rows, columns] += 1
         if symmetric and not tiling.is_diagonal(tile):
             covered[columns, rows] += 1
@@ -267,6 +267,7 @@ def test_float32_that_overflows_is_an_error():
         ({"dtype": "nonsense"}, TypeError, "dtype must be a floating-point dtype"),
     ],
 )
+@pytest.mark.usefixtures("as_users_call")
 def test_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         sdntk.gram(linear, points(5), **arguments)

@@ -11,7 +11,7 @@ import pytest
 
 import sdntk
 from sdntk import _memory
-from sdntk.gram_matrices.operator import products
+from sdntk.gram_matrices.operator import as_operator, kernel_operator
 
 X = jax.random.normal(jax.random.key(0), (57, 4))
 KERNEL = sdntk.kernels.matern(1.5, 2.0)
@@ -21,13 +21,13 @@ V = jax.random.normal(jax.random.key(1), (57, 3))
 
 def sources(folder):
     return {
-        "dense": products(G),
-        "numpy": products(np.asarray(G)),
-        "disk": products(sdntk.gram(KERNEL, X, path=folder, block_size=10)),
-        "kept": products(KERNEL, X, keep=True, block_size=10),
-        "recomputed": products(KERNEL, X, keep=False, block_size=25),
-        "one tile": products(KERNEL, X, keep=False, block_size=100),
-        "itself": products(products(G)),
+        "dense": as_operator(G),
+        "numpy": as_operator(np.asarray(G)),
+        "disk": as_operator(sdntk.gram(KERNEL, X, path=folder, block_size=10)),
+        "kept": kernel_operator(KERNEL, X, keep=True, block_size=10),
+        "recomputed": kernel_operator(KERNEL, X, keep=False, block_size=25),
+        "one tile": kernel_operator(KERNEL, X, keep=False, block_size=100),
+        "itself": as_operator(as_operator(G)),
     }
 
 
@@ -45,9 +45,9 @@ def test_values_kept_in_single_precision_are_multiplied_in_double(tmp_path):
     rounded = np.asarray(G, np.float32).astype(float)
     stored = sdntk.gram(KERNEL, X, path=tmp_path / "G", block_size=10, dtype=jnp.float32)
     for product in (
-        products(G.astype(jnp.float32)),
-        products(KERNEL, X, keep=True, block_size=9, dtype="float32"),
-        products(stored),
+        as_operator(G.astype(jnp.float32)),
+        kernel_operator(KERNEL, X, keep=True, block_size=9, dtype="float32"),
+        as_operator(stored),
     ):
         assert product.dtype == np.float32
         assert product(V).dtype == jnp.float64
@@ -62,17 +62,17 @@ def test_of_many_rows_some_are_converted_at_a_time():
     )
     rounded = sdntk.gram(KERNEL, x).astype(jnp.float32)
     np.testing.assert_allclose(
-        products(rounded)(v), np.asarray(rounded, float) @ v, rtol=0, atol=1e-14
+        as_operator(rounded)(v), np.asarray(rounded, float) @ v, rtol=0, atol=1e-14
     )
 
 
 def test_products_under_transformations():
-    for source in (products(G), products(KERNEL, X, keep=True, block_size=10)):
+    for source in (as_operator(G), kernel_operator(KERNEL, X, keep=True, block_size=10)):
         np.testing.assert_allclose(jax.jit(source)(V), G @ V, rtol=0, atol=1e-15)
         np.testing.assert_allclose(
             jax.vmap(source)(jnp.stack([V, 2 * V]))[1], 2 * G @ V, rtol=0, atol=1e-15
         )
-    np.testing.assert_allclose(jax.jit(lambda v: products(G)(v))(V), G @ V, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(jax.jit(lambda v: as_operator(G)(v))(V), G @ V, rtol=0, atol=1e-15)
 
 
 def test_tiles_are_kept_or_computed_again_as_memory_allows(monkeypatch):
@@ -82,29 +82,29 @@ def test_tiles_are_kept_or_computed_again_as_memory_allows(monkeypatch):
         calls.append(len(x))
         return KERNEL(x, t)
 
-    kept = products(kernel, X, block_size=20)
+    kept = kernel_operator(kernel, X, block_size=20)
     once = len(calls)
     kept(V)
-    assert (len(calls), "kept in memory" in kept.what) == (once, True)
+    assert (len(calls), "kept in memory" in kept.description) == (once, True)
     monkeypatch.setattr(_memory, "free_memory", lambda: 20_000)
-    again = products(kernel, X, block_size=20)
-    assert "computed in every product" in again.what
+    again = kernel_operator(kernel, X, block_size=20)
+    assert "computed in every product" in again.description
     before = len(calls)
     np.testing.assert_allclose(again(V), kept(V), rtol=1e-14)
     assert len(calls) - before >= 6
     with pytest.raises(MemoryError, match="its upper half"):
-        products(kernel, X, keep=True, block_size=20)
+        kernel_operator(kernel, X, keep=True, block_size=20)
 
 
 def test_a_matrix_that_is_not_symmetric_is_refused(tmp_path):
     """Of a store of two sets of points, every tile but those on the diagonal would count twice."""
     store = sdntk.gram(KERNEL, X, X, path=tmp_path / "G", block_size=20)
     with pytest.raises(ValueError, match="of two sets of points: leave x2 out"):
-        products(store)
+        as_operator(store)
     for matrix in (jnp.array([[1.0, 2.0], [0.0, 1.0]]), G.at[3, 40].add(1e-6)):
-        with pytest.raises(ValueError, match=r"source must be a symmetric matrix; v\.Gw and w\.Gv"):
-            products(matrix)
-    products(G.at[3, 40].add(1e-15))
+        with pytest.raises(ValueError, match=r"G must be a symmetric matrix; v\.Gw and w\.Gv"):
+            as_operator(matrix)
+    as_operator(G.at[3, 40].add(1e-15))
 
 
 def test_a_damaged_tile_is_told(tmp_path):
@@ -114,19 +114,47 @@ def test_a_damaged_tile_is_told(tmp_path):
     )
     tile.write_bytes(b"x" + tile.read_bytes()[1:])
     with pytest.raises(ValueError, match="is damaged"):
-        products(store)(V)
+        as_operator(store)(V)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((KERNEL,), "x must hold the points"),
-        ((G, X), "x must be left out unless source is a kernel"),
-        ((G[:3],), r"source must be a square matrix, shape \(K, K\)"),
-        ((G.at[0, 0].set(jnp.nan),), "source must be finite"),
-        ((KERNEL, X[:0]), "x must hold at least one point"),
+        ((as_operator, G[:3]), r"G must be a square matrix, shape \(K, K\)"),
+        ((as_operator, G.at[0, 0].set(jnp.nan)), "G must be finite"),
+        ((kernel_operator, KERNEL, X[:0]), "x must hold at least one point"),
+        ((kernel_operator, KERNEL, X.at[3, 1].set(jnp.inf)), "x must be finite"),
+        ((kernel_operator, sdntk.kernels.brownian_bridge(), X[:, 0]), r"x must lie in \[0, 1\]"),
     ],
 )
 def test_bad_input(arguments, message):
+    make, *others = arguments
     with pytest.raises(ValueError, match=message):
-        products(*arguments)
+        make(*others)
+
+
+@pytest.mark.usefixtures("as_users_call")
+def test_a_kernel_that_is_none():
+    with pytest.raises(TypeError, match="kernel must be a function of two arrays of points"):
+        kernel_operator(G, X)
+
+
+def test_the_old_names_still_work_and_say_what_the_new_ones_are():
+    with pytest.warns(DeprecationWarning, match="renamed to sdntk.as_operator"):
+        old = sdntk.products(G)
+    np.testing.assert_array_equal(old(V), as_operator(G)(V))
+    with pytest.warns(DeprecationWarning, match="renamed to sdntk.kernel_operator") as caught:
+        old = sdntk.products(KERNEL, X, keep=True, block_size=10)
+    assert caught[0].filename == __file__
+    np.testing.assert_array_equal(old(V), kernel_operator(KERNEL, X, keep=True, block_size=10)(V))
+    with pytest.warns(DeprecationWarning, match="renamed to sdntk.GramOperator"):
+        assert isinstance(old, sdntk.Products)
+    for arguments, message in (
+        ((KERNEL,), "x must hold the points"),
+        ((G, X), "x must be left out unless source is a kernel"),
+    ):
+        with (
+            pytest.warns(DeprecationWarning, match="renamed"),
+            pytest.raises(ValueError, match=message),
+        ):
+            sdntk.products(*arguments)

@@ -164,7 +164,7 @@ def test_null_spaces_are_safe():
 
 
 def test_a_filter_on_ritz_values():
-    operator = sdntk.products(jnp.asarray(G))
+    operator = sdntk.as_operator(jnp.asarray(G))
     spectrum = sdntk.krylov(operator, Y, multiplier=C, rounds=1, rtol=1e-9)
     done = sdntk.fit_filter(spectrum, Y, lambda d: filters.ridge(d, C))
     np.testing.assert_allclose(done.fitted, by_ridge()[0], atol=1e-8)

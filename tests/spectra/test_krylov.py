@@ -91,7 +91,7 @@ def test_every_round_is_right_to_the_accuracy_and_the_bound_is_one(name, noise):
         tolerance = fraction * float(jnp.mean(y**2))
         try:
             spectrum = sdntk.krylov(
-                sdntk.products(gram_of(name)), y, tolerance=tolerance, rounds=10
+                sdntk.as_operator(gram_of(name)), y, tolerance=tolerance, rounds=10
             )
         except sdntk.AccuracyError:
             continue
@@ -120,7 +120,7 @@ def test_many_outputs(outputs, alpha):
     y, joint = labels(0.3, 4), outputs == "joint"
     options = {"rounds": 6, "outputs": outputs, "ground_truth_weight": alpha}
     options["tolerance"] = 0.05 * float(jnp.mean(y**2)) if joint else 0.05 * jnp.mean(y**2, axis=0)
-    spectrum = sdntk.krylov(sdntk.products(gram_of("rough")), y, **options)
+    spectrum = sdntk.krylov(sdntk.as_operator(gram_of("rough")), y, **options)
     run, exact = (
         sdntk.distill_spectrum(s, y, **options) for s in (spectrum, dense_spectrum("rough"))
     )
@@ -144,7 +144,7 @@ def test_many_outputs(outputs, alpha):
 def test_a_fixed_multiplier_and_many_chains_on_one_spectrum():
     y = labels(0.3)
     levels = jnp.array([[1e-3], [1e-2]])
-    spectrum = sdntk.krylov(sdntk.products(gram_of("matern")), y, multiplier=levels, rounds=5)
+    spectrum = sdntk.krylov(sdntk.as_operator(gram_of("matern")), y, multiplier=levels, rounds=5)
     for level in levels[:, 0]:
         run, exact = (
             sdntk.distill_spectrum(s, y, multiplier=level, rounds=5)
@@ -153,7 +153,9 @@ def test_a_fixed_multiplier_and_many_chains_on_one_spectrum():
         assert run.error_bounds.multipliers.max() == 0
         error = relative_errors(run, exact)[1]
         assert error.max() <= run.error_bounds.fitted.max() + rounding(exact) <= 2e-6
-    hardest = sdntk.krylov(sdntk.products(gram_of("matern")), y, multiplier=levels[0, 0], rounds=5)
+    hardest = sdntk.krylov(
+        sdntk.as_operator(gram_of("matern")), y, multiplier=levels[0, 0], rounds=5
+    )
     assert int(hardest.steps) == int(spectrum.steps)
 
 
@@ -164,7 +166,7 @@ def test_outputs_of_any_size_are_known_as_well_as_the_others(scale):
     """
     y = labels(0.3, 2) * jnp.array([[1.0, scale]])
     y = jnp.concatenate([y, jnp.zeros((K, 1))], axis=1)
-    spectrum = sdntk.krylov(sdntk.products(gram_of("matern")), y, multiplier=0.1, rounds=4)
+    spectrum = sdntk.krylov(sdntk.as_operator(gram_of("matern")), y, multiplier=0.1, rounds=4)
     run, exact = (
         sdntk.distill_spectrum(s, y, multiplier=0.1, rounds=4)
         for s in (spectrum, dense_spectrum("matern"))
@@ -198,7 +200,7 @@ def test_the_bound_holds_on_random_spectra_at_any_step(seed, fraction, steps, al
     Q = np.linalg.qr(rng.normal(size=(100, 100)))[0]
     G = jnp.asarray(Q * d @ Q.T)
     y = jnp.asarray(Q @ (rng.normal(size=100) * d ** rng.uniform(0, 1)))
-    process = lanczos_extend(lanczos_init(y), sdntk.products((G + G.T) / 2), steps)
+    process = lanczos_extend(lanczos_init(y), sdntk.as_operator((G + G.T) / 2), steps)
     spectrum = ritz_spectrum(process, machine_epsilon=2.2e-16)
     run, exact = (
         traced(s, y, fraction * jnp.mean(y**2), alpha)
@@ -219,7 +221,7 @@ def bounds_against_50_digits(d, y, tolerance, rounds, steps):
     No allowance for rounding: the bound has its own.
     """
     process = lanczos_extend(
-        lanczos_init(jnp.asarray(y)), sdntk.products(jnp.diag(jnp.asarray(d))), steps
+        lanczos_init(jnp.asarray(y)), sdntk.as_operator(jnp.diag(jnp.asarray(d))), steps
     )
     run = traced(ritz_spectrum(process, machine_epsilon=2.2e-16), jnp.asarray(y), tolerance, 0.0)
     history, last = exact_recurrence(d, y, tolerance, rounds)
@@ -259,7 +261,7 @@ def test_near_collapse_the_bound_tells_how_little_is_known(gap):
     assert len(found) == 2 or gap < 1e-11
     for error, bound in found:
         assert error <= bound <= 1e-13 / gap + 1e-12
-    source = sdntk.products(jnp.diag(jnp.asarray(d)))
+    source = sdntk.as_operator(jnp.diag(jnp.asarray(d)))
     if gap < 1e-9:
         with pytest.raises(
             sdntk.AccuracyError, match=r"rounding alone amounts to .* too close to collapse"
@@ -295,8 +297,8 @@ def lanczos_errors(process, G):
 def test_lanczos_satisfies_its_equation(name):
     y, G = labels(0.3, 3), np.asarray(gram_of(name))
     process = lanczos_extend(
-        lanczos_extend(lanczos_init(y), sdntk.products(gram_of(name)), 20),
-        sdntk.products(gram_of(name)),
+        lanczos_extend(lanczos_init(y), sdntk.as_operator(gram_of(name)), 20),
+        sdntk.as_operator(gram_of(name)),
         70,
     )
     np.testing.assert_allclose(
@@ -319,14 +321,14 @@ def test_lanczos_satisfies_its_equation(name):
 
 def test_few_labels_are_joined_by_random_vectors():
     y, G = labels(0.3), np.asarray(gram_of("matern"))
-    process = lanczos_extend(lanczos_init(y), sdntk.products(gram_of("matern")), 40)
+    process = lanczos_extend(lanczos_init(y), sdntk.as_operator(gram_of("matern")), 40)
     assert process.width == LEAST_WIDTH > 1
     np.testing.assert_allclose(
         vectors_of(process)[: process.width].T @ process.start, y, atol=1e-13
     )
     assert not np.asarray(process.start)[1:].any()
     assert lanczos_errors(process, G) < ROUNDING / 2
-    again = lanczos_extend(lanczos_init(y), sdntk.products(gram_of("matern")), 40)
+    again = lanczos_extend(lanczos_init(y), sdntk.as_operator(gram_of("matern")), 40)
     np.testing.assert_array_equal(process.projected, again.projected)
 
 
@@ -335,11 +337,11 @@ def test_dependent_labels_take_no_more_vectors_than_their_rank():
     """Rows of centred one-hot labels sum to zero; and two of these outputs are the same."""
     y = labels(0.3, 5)
     y = jnp.concatenate([y, y[:, :1], -2 * y[:, :1] - y[:, 1:2], jnp.zeros((K, 1))], axis=1)
-    process = lanczos_extend(lanczos_init(y), sdntk.products(gram_of("matern")), 50)
+    process = lanczos_extend(lanczos_init(y), sdntk.as_operator(gram_of("matern")), 50)
     assert process.width == 5
     assert lanczos_errors(process, np.asarray(gram_of("matern"))) < ROUNDING / 2
     tolerance = 0.05 * jnp.mean(y**2, axis=0) + jnp.array([0.0] * 7 + [1.0])
-    spectrum = sdntk.krylov(sdntk.products(gram_of("matern")), y, tolerance=tolerance, rounds=4)
+    spectrum = sdntk.krylov(sdntk.as_operator(gram_of("matern")), y, tolerance=tolerance, rounds=4)
     run, exact = (
         sdntk.distill_spectrum(s, y, tolerance=tolerance, rounds=4)
         for s in (spectrum, dense_spectrum("matern"))
@@ -352,7 +354,7 @@ def test_blocks_lose_the_directions_that_are_exhausted_and_go_on_with_the_others
     """One output is exhausted after three steps, the others are not."""
     exhausted = dense_spectrum("matern").eigenvectors[:, [-1, -4, -9]] @ jnp.array([3.0, 2.0, 1.0])
     y = jnp.concatenate([exhausted[:, None], labels(0.3, 3)], axis=1)
-    process = lanczos_extend(lanczos_init(y), sdntk.products(gram_of("matern")), 30)
+    process = lanczos_extend(lanczos_init(y), sdntk.as_operator(gram_of("matern")), 30)
     columns = np.linalg.norm(vectors_of(process)[:120], axis=1).reshape(30, 4)
     assert (columns[:3] > 0).all()
     assert (columns[5:] > 0).sum(axis=1).tolist() == [3] * 25
@@ -363,7 +365,7 @@ def test_blocks_lose_the_directions_that_are_exhausted_and_go_on_with_the_others
 def test_one_space_for_ten_outputs_takes_no_more_steps_than_one_output_alone():
     y = labels(0.3, 10)
     steps = [
-        int(sdntk.krylov(sdntk.products(gram_of("rough")), part, tolerance=0.05, rounds=3).steps)
+        int(sdntk.krylov(sdntk.as_operator(gram_of("rough")), part, tolerance=0.05, rounds=3).steps)
         for part in (y, y[:, 0])
     ]
     assert steps[0] <= steps[1]
@@ -379,14 +381,13 @@ EIGHT_DEVICES = """
     G, y = gram_of("matern"), labels(0.3, 3)
     mesh = jax.make_mesh((8,), ("points",), axis_types=(AxisType.Auto,))
     rows = jax.device_put(G, NamedSharding(mesh, PartitionSpec("points")))
-    sources = {"one": sdntk.products(G), "sharded": sdntk.products(rows)}
-    sources |= {
-        f"keep={k}": sdntk.products(KERNELS["matern"], X, keep=k, block_size=60)
-        for k in (True, False)
-    }
-    store = sdntk.gram(KERNELS["matern"], X, path=sys.argv[2], block_size=60)
-    sources["disk"] = sdntk.products(store)
-    held = len({tile.device for _, tile in sources["keep=True"].source()})
+    sources = {"one": sdntk.as_operator(G), "sharded": sdntk.as_operator(rows)}
+    for keep in (True, False):
+        operator = sdntk.kernel_operator(KERNELS["matern"], X, keep=keep, block_size=60)
+        sources[f"keep={keep}"] = operator
+    stored = sdntk.gram(KERNELS["matern"], X, path=sys.argv[2], block_size=60)
+    sources["disk"] = sdntk.as_operator(stored)
+    held = len({tile.device for _, tile in sources["keep=True"].tiles()})
     options = {"tolerance": 0.05, "rounds": 4}
     runs = {}
     for name, source in sources.items():
@@ -430,14 +431,14 @@ def test_an_exhausted_space_is_exact():
     spectrum = dense_spectrum("matern")
     y = spectrum.eigenvectors[:, -12:] @ jnp.asarray(np.random.default_rng(0).normal(size=(12, 4)))
     tolerance = 0.05 * float(jnp.mean(y**2))
-    krylov = sdntk.krylov(sdntk.products(gram_of("matern")), y, tolerance=tolerance, rounds=4)
+    krylov = sdntk.krylov(sdntk.as_operator(gram_of("matern")), y, tolerance=tolerance, rounds=4)
     run, exact = (
         sdntk.distill_spectrum(s, y, tolerance=tolerance, rounds=4) for s in (krylov, spectrum)
     )
     assert relative_errors(run, exact)[1].max() < 1e-10
     zero = jnp.zeros(K)
     assert not sdntk.krylov(
-        sdntk.products(gram_of("matern")), zero, tolerance=0.1, rounds=2
+        sdntk.as_operator(gram_of("matern")), zero, tolerance=0.1, rounds=2
     ).rotated_labels.any()
 
 
@@ -491,8 +492,8 @@ def test_where_the_accuracy_is_out_of_reach_the_dense_path_takes_over(monkeypatc
     np.testing.assert_array_equal(
         run.fitted, sdntk.distill(KERNELS["matern"], X, y, **(options | {"method": "dense"})).fitted
     )
-    source = sdntk.products(gram_of("matern"))
-    monkeypatch.setattr(choose, "products", lambda *_: source)
+    source = sdntk.as_operator(gram_of("matern"))
+    monkeypatch.setattr(choose, "kernel_operator", lambda *_: source)
     monkeypatch.setattr(_memory, "dense_path_fits", lambda num_points: num_points < 600)
     with pytest.raises(sdntk.AccuracyError, match=r"rounding alone amounts to .*Ways out"):
         sdntk.distill(KERNELS["matern"], X, y, rtol=1e-13, **options)
@@ -500,7 +501,7 @@ def test_where_the_accuracy_is_out_of_reach_the_dense_path_takes_over(monkeypatc
 
 def test_other_labels_are_nan_where_they_are_traced():
     y = labels(0.3)
-    spectrum = sdntk.krylov(sdntk.products(gram_of("rough")), y, tolerance=0.1, rounds=2)
+    spectrum = sdntk.krylov(sdntk.as_operator(gram_of("rough")), y, tolerance=0.1, rounds=2)
     fitted = jax.jit(lambda y: sdntk.distill_spectrum(spectrum, y, tolerance=0.1, rounds=2).fitted)
     np.testing.assert_allclose(
         fitted(y), sdntk.distill_spectrum(spectrum, y, tolerance=0.1, rounds=2).fitted, atol=1e-12
@@ -516,7 +517,7 @@ def test_an_indefinite_matrix_is_refused():
         ValueError,
         match=r"must be positive semi-definite; after 1. Lanczos steps a Ritz value is -0\.3",
     ):
-        sdntk.krylov(sdntk.products(jnp.diag(d)), jnp.ones(50), tolerance=0.1, rounds=2)
+        sdntk.krylov(sdntk.as_operator(jnp.diag(d)), jnp.ones(50), tolerance=0.1, rounds=2)
 
 
 @pytest.mark.parametrize("method", ["auto", "krylov"])
@@ -542,7 +543,7 @@ def test_many_outputs_take_no_more_room_than_their_vectors():
     """A piece is of one block where blocks are wide."""
     y = jax.random.normal(jax.random.key(4), (K, 200))
     spectrum = sdntk.krylov(
-        sdntk.products(gram_of("rough")), y, multiplier=0.1, rounds=2, rtol=0.05
+        sdntk.as_operator(gram_of("rough")), y, multiplier=0.1, rounds=2, rtol=0.05
     )
     assert len(spectrum.eigenvalues) <= 2 * 200 * int(spectrum.steps)
     run, exact = (
@@ -563,7 +564,9 @@ def test_too_few_steps_are_told():
     with pytest.raises(
         sdntk.AccuracyError, match=r"after 10 Lanczos steps .* more steps \(max_steps\)"
     ):
-        sdntk.krylov(sdntk.products(gram_of("matern")), y, tolerance=0.01, rounds=3, max_steps=10)
+        sdntk.krylov(
+            sdntk.as_operator(gram_of("matern")), y, tolerance=0.01, rounds=3, max_steps=10
+        )
 
 
 @pytest.mark.parametrize(
@@ -580,7 +583,7 @@ def test_too_few_steps_are_told():
 def test_bad_input(change, message):
     arguments = {"y": labels(0.3), "tolerance": 0.1, "rounds": 2} | change
     with pytest.raises(ValueError, match=message):
-        krylov_function(sdntk.products(gram_of("rough")), **arguments)
+        krylov_function(sdntk.as_operator(gram_of("rough")), **arguments)
 
 
 @pytest.mark.usefixtures("as_users_call")
@@ -599,7 +602,9 @@ def test_bad_input_of_distill():
             method="krylov",
             rank_tolerance=1e-9,
         )
-    spectrum = sdntk.krylov(sdntk.products(gram_of("rough")), labels(0.3), tolerance=0.1, rounds=2)
+    spectrum = sdntk.krylov(
+        sdntk.as_operator(gram_of("rough")), labels(0.3), tolerance=0.1, rounds=2
+    )
     with pytest.raises(
         ValueError, match="y must be the labels that this Krylov spectrum was made from"
     ):

@@ -563,7 +563,7 @@ def test_a1_rounding_of_the_lanczos_process(made, steps):
     the labels they miss, are below the perturbation; exhausted spaces included.
     """
     G, y = made(steps)
-    process = lanczos_extend(lanczos_init(jnp.asarray(y)), sdntk.products(jnp.asarray(G)), steps)
+    process = lanczos_extend(lanczos_init(jnp.asarray(y)), sdntk.as_operator(jnp.asarray(G)), steps)
     count = steps * process.width
     together = np.concatenate([*process.basis[0][:count], *process.block.T])
     together = exact(together.reshape(-1, len(y)).T)
