@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
-from sdntk._arguments import ArrayLike, as_labels, as_points, format_number, is_traced
+from sdntk._arguments import ArrayLike, as_labels, format_number, is_traced
 from sdntk._warnings import renamed_arguments, warn
-from sdntk.kernels import KernelFunction
+from sdntk.kernels.base import KernelFunction, check_points
 from sdntk.spectra.base import AbstractSpectrum, PrecisionWarning
 from sdntk.spectra.chain import Distillation, run_on_spectrum
 from sdntk.spectra.choose import MethodName, choose_spectrum
@@ -94,7 +94,7 @@ def distill(
         >>> run.predict([0.25]).shape
         (5, 1)
     """
-    points = as_points("x", x)
+    points = check_points(kernel, "x", x)
     chain: dict[str, Any] = {
         "tolerance": tolerance,
         "multiplier": multiplier,

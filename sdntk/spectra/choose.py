@@ -4,13 +4,12 @@ import enum
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sdntk import _memory
 from sdntk._arguments import ArrayLike, is_traced
-from sdntk.gram_matrices.compute import gram
-from sdntk.gram_matrices.operator import GramOperator, kernel_operator
+from sdntk.gram_matrices.compute import compute_gram
+from sdntk.gram_matrices.operator import GramOperator, tiled_operator
 from sdntk.kernels.base import KernelFunction, LibraryKernel
 from sdntk.spectra.base import AbstractSpectrum
 from sdntk.spectra.dense import as_rank_tolerance, decompose_checked
@@ -63,7 +62,7 @@ def choose_spectrum(
 
     Args:
         kernel: g.
-        x: points.
+        x: points that the kernel takes.
         y: labels, which the Krylov method starts from.
         method: see :func:`sdntk.distill`.
         rtol: of the Krylov method.
@@ -89,7 +88,7 @@ def choose_spectrum(
         )
 
     def matrix_of_kernel() -> GramMatrix:
-        return in_full_precision(jnp.asarray(gram(kernel, x)))
+        return in_full_precision(compute_gram(kernel, x))
 
     def dense() -> AbstractSpectrum:
         matrix = matrix_of_kernel()
@@ -103,7 +102,7 @@ def choose_spectrum(
         return Choice(tridiagonalise_checked(matrix_of_kernel()), *asked)
     refuse_traced(_leaves(kernel, x), x, y, chain)
     chosen = krylov_or_dense(
-        lambda: kernel_operator(kernel, x), dense, y, num_points=len(x), rtol=rtol, **chain
+        lambda: tiled_operator(kernel, x), dense, y, num_points=len(x), rtol=rtol, **chain
     )
     if chosen.method is Method.KRYLOV:
         return chosen._replace(reason=asked.reason)

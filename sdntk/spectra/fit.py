@@ -17,11 +17,18 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sdntk import _archive
-from sdntk._arguments import ArrayLike, as_float_array, as_labels, as_points, every, is_traced
+from sdntk._arguments import (
+    ArrayLike,
+    as_float_array,
+    as_labels,
+    every,
+    is_traced,
+    require_one_shape,
+)
 from sdntk._linalg import matmul
 from sdntk._pytrees import pytree
-from sdntk.gram_matrices.compute import gram
-from sdntk.kernels import KernelFunction
+from sdntk.gram_matrices.compute import compute_gram
+from sdntk.kernels.base import KernelFunction, check_points
 from sdntk.spectra.base import AbstractSpectrum, as_column
 from sdntk.theory.filters import divided_by_eigenvalues
 
@@ -116,24 +123,28 @@ def _times_duals(
 
 
 def predict_all(
-    fits: Sequence[Predictor], kernel: KernelFunction, x: ArrayLike, x_new: ArrayLike
+    fits: Sequence[Predictor],
+    kernel: KernelFunction,
+    x: Float[Array, "K ..."],
+    x_new: ArrayLike,
 ) -> list[Float[Array, "..."]]:
     """The predictions of several fits at new points, from one pass over the cross-Gram matrix.
 
     Args:
         fits: of one kernel and the same training points.
         kernel: theirs.
-        x: the training points, shape (K, ...).
+        x: the training points, shape (K, ...), which the kernel takes.
         x_new: points, shape (n, ...).
     """
-    new = as_points("x_new", x_new)
-    itemsize = jnp.result_type(float).itemsize
-    rows = max(1, CROSS_BYTES // (np.shape(x)[0] * itemsize))
+    new = check_points(kernel, "x_new", x_new)
+    require_one_shape("x_new", new, "x", x)
+    rows = max(1, CROSS_BYTES // (len(x) * jnp.result_type(float).itemsize))
     parts: list[list[Array]] = [[] for _ in fits]
     for start in range(0, len(new), rows):
-        cross = gram(kernel, new[start : start + rows], x)
+        cross = compute_gram(kernel, new[start : start + rows], x)
         for fit, done in zip(fits, parts, strict=True):
-            done.append(fit.predict_from(cross))
+            duals = fit.dual_coefficients
+            done.append(_times_duals(cross.astype(duals.dtype), duals, fit._points_axis))
     return [
         jnp.concatenate(done, axis=fit._points_axis) for fit, done in zip(fits, parts, strict=True)
     ]
@@ -237,8 +248,8 @@ def fit_filter(
     if (kernel is None) != (x is None):
         raise ValueError("kernel and x must be given together, or both be left out.")
     points = None
-    if x is not None:
-        points = as_points("x", x)
+    if kernel is not None and x is not None:
+        points = check_points(kernel, "x", x)
         if len(points) != spectrum.num_points:
             raise ValueError(
                 f"x must hold the {spectrum.num_points} training points of the spectrum; it holds "
