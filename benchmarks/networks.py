@@ -19,7 +19,7 @@ from benchmarks import report
 from benchmarks.gram import take_turns
 from sdntk import architectures, losses
 from sdntk.networks import FiniteWidth
-from sdntk.training.state import Training
+from sdntk.training.state import TrainingConfig
 from sdntk.training.train import train
 
 SETTINGS: dict[str, Any] = {
@@ -52,7 +52,7 @@ def methods(
     x = jax.random.normal(jax.random.key(0), (SETTINGS["points"], *shape), jnp.float32)
     y = jax.nn.one_hot(jnp.arange(len(x)) % 10, 10, dtype=jnp.float32)
     keys = jax.random.split(jax.random.key(1), SETTINGS["seeds"])
-    training = Training(
+    training = TrainingConfig(
         loss=losses.soft_cross_entropy,
         optimiser=optax.adam(1e-3),
         steps=steps,

@@ -20,7 +20,7 @@ from benchmarks import report
 from benchmarks.gram import take_turns
 from sdntk import losses
 from sdntk.experiments.paper_figures import NETWORKS
-from sdntk.training.state import Training
+from sdntk.training.state import TrainingConfig
 from sdntk.training.train import train
 
 SETTINGS: dict[str, Any] = {
@@ -50,7 +50,7 @@ def methods(network: str, count: int, steps: int) -> dict[str, Callable[[], Any]
     size = SETTINGS["batch size"]
     x = jax.random.normal(jax.random.key(0), (BATCHES * size, 32, 32, 3), jnp.float32)
     y = jax.nn.one_hot(jnp.arange(len(x)) % 10, 10, dtype=jnp.float32)
-    training = Training(
+    training = TrainingConfig(
         loss=losses.soft_cross_entropy, optimiser=optax.adam(1e-3), steps=steps, batch_size=size
     )
     keys = jax.random.split(jax.random.key(1), count)

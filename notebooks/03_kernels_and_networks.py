@@ -74,7 +74,7 @@ trained = sdntk.train(
     comparison.TO_THE_OPTIMUM,
     penalty=c / 10,
 )
-assert bool((trained.stationarity <= 1e-7).all())
+assert bool((trained.grad_norm <= 1e-7).all())
 {
     "steps": trained.steps.tolist(),
     "loss over tolerance": (trained.loss / tolerance).round(3).tolist(),
@@ -157,7 +157,7 @@ fitted
 # %%
 noisy = digits_problem(train=200, test=200, label_noise=0.3)
 clean = digits_problem(train=200, test=200)
-training = sdntk.Training(
+training = sdntk.TrainingConfig(
     loss=losses.squared_error_of_softmax, optimiser=optax.adam(3e-3), steps=300, batch_size=50
 )  # 75 epochs
 chain = sdntk.distill_networks(

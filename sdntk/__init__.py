@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from sdntk import networks
     from sdntk.experiments.comparison import compare, exponents
     from sdntk.training import losses, optimisers
-    from sdntk.training.course import Trained
+    from sdntk.training.course import TrainingResult
     from sdntk.training.rounds import distill_networks
-    from sdntk.training.state import Stop, Training
+    from sdntk.training.state import Stop, TrainingConfig
     from sdntk.training.train import train
 
 __version__ = "0.1.0"
@@ -49,8 +49,8 @@ __all__ = [
     "Spectrum",
     "Status",
     "Stop",
-    "Trained",
-    "Training",
+    "TrainingConfig",
+    "TrainingResult",
     "TridiagonalSpectrum",
     "architectures",
     "as_operator",
@@ -80,8 +80,8 @@ __all__ = [
 #: The networks' side is imported on use: Flax and optax take long to import.
 _ON_USE = {
     "Stop": "sdntk.training.state",
-    "Trained": "sdntk.training.course",
-    "Training": "sdntk.training.state",
+    "TrainingConfig": "sdntk.training.state",
+    "TrainingResult": "sdntk.training.course",
     "compare": "sdntk.experiments.comparison",
     "distill_networks": "sdntk.training.rounds",
     "exponents": "sdntk.experiments.comparison",
@@ -96,6 +96,8 @@ _MODULES = {"losses", "networks", "optimisers"}
 #: Old names: where the new one is, and what it is called.
 _RENAMED: dict[str, tuple[str, str]] = {
     "Products": ("sdntk.gram_matrices.operator", "GramOperator"),
+    "Trained": ("sdntk.training.course", "TrainingResult"),
+    "Training": ("sdntk.training.state", "TrainingConfig"),
 }
 
 

@@ -31,11 +31,11 @@ from sdntk.training.ensemble import Build, Ensemble, members
 from sdntk.training.losses import squared_error
 from sdntk.training.optimisers import GaussNewton, gauss_newton
 from sdntk.training.rounds import Round, distill_networks
-from sdntk.training.state import Stop, Training
+from sdntk.training.state import Stop, TrainingConfig
 
 #: Gauss-Newton to a gradient norm of 1e-7: what is left of the gap is the width's, not the
 #: optimiser's.
-TO_THE_OPTIMUM = Training(
+TO_THE_OPTIMUM = TrainingConfig(
     optimiser=gauss_newton(),
     centred=True,
     until_stationary=1e-7,
@@ -97,7 +97,7 @@ def compare(
     rounds: int = 2,
     widths: Sequence[int] = (64, 256, 1024),
     seeds: int = 4,
-    training: Training = TO_THE_OPTIMUM,
+    training: TrainingConfig = TO_THE_OPTIMUM,
     out: str | Path | None = None,
     configuration: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
@@ -267,7 +267,7 @@ def _run_width(
     chain: KernelChain,
     width: int,
     seeds: int,
-    training: Training,
+    training: TrainingConfig,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of one width, and the first network's outputs on test points beside the kernel's."""
     num_outputs = problem.y.shape[1]
@@ -304,7 +304,7 @@ def _network_rounds(
     build: Build,
     keys: Key[Array, " S"],
     problem: Problem,
-    training: Training,
+    training: TrainingConfig,
     penalties: list[float],
 ) -> Iterator[Round]:
     """The networks' rounds as far as the kernel's chain is active, which may be none."""
@@ -350,7 +350,7 @@ def _row(
         }
     ended = {
         "loss_over_tolerance": float(trained.loss[seed]) / chain.tolerance,
-        "stationarity": float(trained.stationarity[seed]),
+        "stationarity": float(trained.grad_norm[seed]),
         "steps": int(trained.steps[seed]),
         "stop": Stop(int(trained.stop[seed])).name.lower(),
     }
@@ -367,8 +367,8 @@ def _kernel_changes(network: Ensemble, x: Array, infinite: Float[Array, "K K"]) 
     infinite width.
     """
     initial, final = (
-        EmpiricalNTK(params, (network.rest,), network.modes, None, 3)(x, x)
-        for params in (network.initial, network.params)
+        EmpiricalNTK(params, (network.model_state,), network.apply_fn, None, 3)(x, x)
+        for params in (network.initial_params, network.params)
     )
     distance = lambda a, b: float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))  # noqa: E731
     return {
@@ -401,7 +401,7 @@ def _with(table: pd.DataFrame, rows: pd.DataFrame, width: int) -> pd.DataFrame:
     )
 
 
-def _settings(training: Training) -> dict[str, Any]:
+def _settings(training: TrainingConfig) -> dict[str, Any]:
     settings = {field.name: getattr(training, field.name) for field in dataclasses.fields(training)}
     return settings | {
         "loss": training.loss.__name__,

@@ -28,13 +28,12 @@ from sdntk.experiments.network_runs import (
     advance_and_measure,
     begin_fresh,
     groups_left,
-    spread_again,
     with_rows,
 )
 from sdntk.experiments.records import Records
-from sdntk.training.course import is_over
+from sdntk.training.course import is_over, spread_run
 from sdntk.training.ensemble import Build, fastest_size, to_all_devices
-from sdntk.training.state import Course, Stop
+from sdntk.training.state import Stop, TrainingRun
 
 #: In place of a round's number, for the key of the network that is stopped early.
 _FRESH = 2**31 - 1
@@ -42,7 +41,7 @@ _FRESH = 2**31 - 1
 
 @register
 class _Progress:
-    course: Course
+    course: TrainingRun
     reached: Float[
         Array, "s T m"
     ]  # the step, then MEASURED, where each round's loss was first reached; nan before
@@ -129,22 +128,22 @@ def _train(
     )
     if checkpoints.last is not None:
         progress = checkpoints.restore(progress)
-        progress = _Progress(spread_again(progress.course), progress.reached)
-        bar.advance(int(progress.course.taken))
+        progress = _Progress(spread_run(progress.course), progress.reached)
+        bar.advance(int(progress.course.steps_taken))
     x = to_all_devices(data.x, len(seeds))
     asked = jnp.isfinite(jnp.asarray(levels))
     while not is_over(progress.course, training) and bool(
         (asked & jnp.isnan(progress.reached[..., 0])).any()
     ):
-        before = int(progress.course.taken)
+        before = int(progress.course.steps_taken)
         course, measured = advance_and_measure(progress.course, x, data, chain)
         progress = _Progress(
             course,
-            _first_reached(progress.reached, measured, course.moving.steps, jnp.asarray(levels)),
+            _first_reached(progress.reached, measured, course.state.step, jnp.asarray(levels)),
         )
-        checkpoints.save(int(course.taken), progress)
-        bar.advance(int(course.taken) - before, f"loss {np.mean(course.moving.loss):.4g}")
-    bar.advance(training.steps - int(progress.course.taken))
+        checkpoints.save(int(course.steps_taken), progress)
+        bar.advance(int(course.steps_taken) - before, f"loss {np.mean(course.state.loss):.4g}")
+    bar.advance(training.steps - int(progress.course.steps_taken))
     return progress.reached
 
 

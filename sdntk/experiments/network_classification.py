@@ -29,14 +29,13 @@ from sdntk.experiments.network_runs import (
     begin_fresh,
     groups_left,
     measure,
-    spread_again,
     with_rows,
 )
 from sdntk.experiments.records import Records
-from sdntk.training.course import Trained, as_ensemble, end, is_over
+from sdntk.training.course import TrainingResult, as_ensemble, finish, is_over, spread_run
 from sdntk.training.ensemble import Build, fastest_size, to_all_devices
 from sdntk.training.rounds import next_targets, require_targets
-from sdntk.training.state import Course, Stop
+from sdntk.training.state import Stop, TrainingRun
 from sdntk.training.train import check_arguments
 
 
@@ -45,7 +44,7 @@ class _Progress:
     """A round in the making: the networks, and the best that they have been."""
 
     round: Any  # t, an integer
-    course: Course
+    course: TrainingRun
     best: Float[Array, "s m"]  # MEASURED, at the best step
     best_step: Int[Array, " s"]
 
@@ -109,21 +108,22 @@ def _run_group(
         chain,
     )
     if checkpoints.last is not None:
-        progress = _on_devices(checkpoints.restore(progress))
-        bar.advance((int(progress.round) - done) * steps + int(progress.course.taken))
+        progress = checkpoints.restore(progress)
+        progress = dataclasses.replace(progress, course=spread_run(progress.course))
+        bar.advance((int(progress.round) - done) * steps + int(progress.course.steps_taken))
     x = to_all_devices(data.x, len(seeds))
     while True:
         started, t = time.monotonic(), int(progress.round)
         while not is_over(progress.course, chain.training):
-            before = int(progress.course.taken)
+            before = int(progress.course.steps_taken)
             progress = _to_next_measurement(progress, x, data, chain)
-            checkpoints.save(t * (steps + 1) + int(progress.course.taken), progress)
+            checkpoints.save(t * (steps + 1) + int(progress.course.steps_taken), progress)
             bar.advance(
-                int(progress.course.taken) - before,
-                f"round {t}, loss {np.mean(progress.course.moving.loss):.4g}",
+                int(progress.course.steps_taken) - before,
+                f"round {t}, loss {np.mean(progress.course.state.loss):.4g}",
             )
-        bar.advance(steps - int(progress.course.taken))
-        trained = end(progress.course, x, chain.training)
+        bar.advance(steps - int(progress.course.steps_taken))
+        trained = finish(progress.course, x, chain.training)
         rows = _rows(progress, trained, data, chain, seeds).assign(
             seconds=time.monotonic() - started
         )
@@ -139,21 +139,14 @@ def _run_group(
             chain.targets,
             chain.ground_truth_weight,
         )
-        course = begin_fresh(
-            build, data, chain, seeds, t + 1, learned, trained.stop == Stop.DIVERGED
-        )
+        course = begin_fresh(build, data, chain, seeds, t + 1, learned, trained.diverged)
         progress = _begin(t + 1, course, data, chain)
         checkpoints.save((t + 1) * (steps + 1), progress)
 
 
-def _begin(t: int, course: Course, data: Classification, chain: Chain) -> _Progress:
-    measured = measure(as_ensemble(course, chain.training), course.fixed.targets, data, chain)
+def _begin(t: int, course: TrainingRun, data: Classification, chain: Chain) -> _Progress:
+    measured = measure(as_ensemble(course, chain.training), course.objective.targets, data, chain)
     return _Progress(np.int64(t), course, measured, jnp.zeros(len(measured), int))
-
-
-def _on_devices(progress: _Progress) -> _Progress:
-    """A state from the disk, spread over the devices as it was."""
-    return dataclasses.replace(progress, course=spread_again(progress.course))
 
 
 def _to_next_measurement(
@@ -164,14 +157,18 @@ def _to_next_measurement(
     better = measured[:, 1] > progress.best[:, 1]
     best = jnp.where(better[:, None], measured, progress.best)
     return _Progress(
-        progress.round, course, best, jnp.where(better, course.moving.steps, progress.best_step)
+        progress.round, course, best, jnp.where(better, course.state.step, progress.best_step)
     )
 
 
 def _rows(
-    progress: _Progress, trained: Trained, data: Classification, chain: Chain, seeds: list[int]
+    progress: _Progress,
+    trained: TrainingResult,
+    data: Classification,
+    chain: Chain,
+    seeds: list[int],
 ) -> pd.DataFrame:
-    measured = np.asarray(measure(trained.ensemble, progress.course.fixed.targets, data, chain))
+    measured = np.asarray(measure(trained.ensemble, progress.course.objective.targets, data, chain))
     best = np.asarray(progress.best)
     return pd.DataFrame(
         {
@@ -182,7 +179,7 @@ def _rows(
             **{f"best_{name}": best[:, i] for i, name in enumerate(MEASURED)},
             "steps": np.asarray(trained.steps),
             "stop": [Stop(int(stop)).name.lower() for stop in trained.stop],
-            "stationarity": np.asarray(trained.stationarity),
+            "stationarity": np.asarray(trained.grad_norm),
         }
     )
 

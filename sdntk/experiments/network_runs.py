@@ -16,10 +16,10 @@ from jaxtyping import Array, Bool, Float
 
 from sdntk._arguments import as_count, as_unit_interval
 from sdntk.experiments.data import Classification
-from sdntk.training.course import advance, as_ensemble, begin, fresh, is_over
-from sdntk.training.ensemble import Build, Ensemble, spread, to_all_devices
+from sdntk.training.course import advance, as_ensemble, init
+from sdntk.training.ensemble import Build, Ensemble
 from sdntk.training.rounds import require_targets
-from sdntk.training.state import Course, Training
+from sdntk.training.state import TrainingConfig, TrainingRun
 
 #: Settings of a training that are functions, of which nothing says whether they are the same.
 _NAMELESS = ("loss", "optimiser", "augment")
@@ -40,7 +40,7 @@ class Chain:
     ``measure_every`` steps.
     """
 
-    training: Training
+    training: TrainingConfig
     rounds: Any
     targets: Any = "soft"
     ground_truth_weight: Any = 0.0
@@ -60,7 +60,9 @@ class Chain:
         names).
         """
         named = [
-            field.name for field in dataclasses.fields(Training) if field.name not in _NAMELESS
+            field.name
+            for field in dataclasses.fields(TrainingConfig)
+            if field.name not in _NAMELESS
         ]
         settings = [
             [getattr(self.training, name) for name in named],
@@ -97,38 +99,22 @@ def begin_fresh(
     fold: int,
     targets: Float[Array, "s K Q"],
     diverged: Bool[Array, " s"],
-) -> Course:
+) -> TrainingRun:
     """The course of fresh networks with the keys ``fold_in(key(seed), fold)``."""
     keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), fold) for seed in seeds])
-    networks, order = fresh(build, keys, chain.training)
     penalty = jnp.asarray(chain.penalty, data.x.dtype)
-    return begin(
-        networks,
-        order,
-        to_all_devices(data.x, len(seeds)),
-        targets,
-        chain.training,
-        penalty,
-        diverged,
-    )
-
-
-def spread_again(course: Course) -> Course:
-    """A course from the disk, spread over the devices as it was."""
-    return dataclasses.replace(course, moving=spread(course.moving), fixed=spread(course.fixed))
+    return init(build, keys, data.x, targets, chain.training, penalty, diverged)
 
 
 def advance_and_measure(
-    course: Course, x: Float[Array, "K ..."], data: Classification, chain: Chain
-) -> tuple[Course, Float[Array, "s m"]]:
+    course: TrainingRun, x: Float[Array, "K ..."], data: Classification, chain: Chain
+) -> tuple[TrainingRun, Float[Array, "s m"]]:
     """Steps up to the next multiple of ``measure_every`` or the end, and what the networks are
     then.
     """
     training = chain.training
-    until = (int(course.taken) // chain.measure_every + 1) * chain.measure_every
-    while not is_over(course, training) and course.taken < until:
-        course = advance(course, x, training, until=until)
-    return course, measure(as_ensemble(course, training), course.fixed.targets, data, chain)
+    course = advance(course, x, training, every=chain.measure_every)
+    return course, measure(as_ensemble(course, training), course.objective.targets, data, chain)
 
 
 def measure(

@@ -24,7 +24,7 @@ from sdntk.experiments.records import Records
 from sdntk.training import losses
 from sdntk.training.augmentation import crop_and_flip
 from sdntk.training.rounds import require_targets
-from sdntk.training.state import Training
+from sdntk.training.state import TrainingConfig
 
 NETWORKS = {
     "resnet18": networks.resnet18,
@@ -90,9 +90,9 @@ class Experiment:
                 raise ValueError(f"{name} must be at least 0; got {getattr(self, name)}.")
 
     @property
-    def training(self) -> Training:
+    def training(self) -> TrainingConfig:
         """How a round is trained."""
-        return Training(
+        return TrainingConfig(
             loss=LOSSES[self.loss],
             optimiser=_optimiser(self.learning_rate, self.weight_decay),
             steps=self.steps,

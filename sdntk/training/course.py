@@ -1,4 +1,4 @@
-"""The training of a group of networks from its first step to its last, one look after the other."""
+"""The course of a training: a group of networks from its first step to its last."""
 
 import dataclasses
 
@@ -8,136 +8,172 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from sdntk._pytrees import pytree
-from sdntk.training.ensemble import Build, Ensemble, initialise, spread
-from sdntk.training.state import _TRAINS, Course, Stop, Training, _Fixed, _Moving
-from sdntk.training.steps import (
-    _copy,
-    _look,
-    _looks,
-    _optimiser_state,
-    _shuffle,
-    _take_steps,
+from sdntk._warnings import warn_renamed
+from sdntk.training import steps
+from sdntk.training.ensemble import (
+    Build,
+    Ensemble,
+    evaluate,
+    initialise,
+    members,
+    spread,
+    to_all_devices,
 )
+from sdntk.training.state import RUNNING, Objective, Stop, TrainingConfig, TrainingRun, TrainState
 
 
 @pytree
-class Trained:
+class TrainingResult:
     """S networks at the end of their training.
 
     Attributes:
-        ensemble: the networks.
-        stop: why each ended, a :class:`Stop`. A network that diverged keeps the last weights that
-            were finite.
+        ensemble: the networks, an :class:`~sdntk.training.ensemble.Ensemble`.
+        stop: why each ended, a :class:`~sdntk.training.state.Stop`. A network that diverged keeps
+            its last finite weights.
         steps: how many steps each took.
         loss: mean loss over all points against the targets, without the penalty.
-        stationarity: the norm of the gradient of the whole objective over all points.
+        grad_norm: the norm of the gradient of the whole objective over all points.
     """
 
     ensemble: Ensemble
     stop: Int[Array, " S"]
     steps: Int[Array, " S"]
     loss: Float[Array, " S"]
-    stationarity: Float[Array, " S"]
+    grad_norm: Float[Array, " S"]
+
+    @property
+    def diverged(self) -> Bool[Array, " S"]:
+        """Which networks diverged."""
+        return self.stop == Stop.DIVERGED
+
+    @property
+    def stationarity(self) -> Float[Array, " S"]:
+        """The old name of ``grad_norm``."""
+        warn_renamed("TrainingResult.stationarity", "TrainingResult.grad_norm")
+        return self.grad_norm
 
 
-def fresh(
-    build: Build, keys: Key[Array, " S"], training: Training
-) -> tuple[Ensemble, Key[Array, " S"]]:
-    """Networks at their initial weights, and the keys that order their points."""
-    weights, order = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-    return initialise(build, weights, centred=training.centred), order
-
-
-def begin(
-    networks: Ensemble,
+def init(
+    build: Build,
     keys: Key[Array, " s"],
-    x: Array,
+    x: Float[Array, "K ..."],
     targets: Float[Array, "s K Q"],
-    training: Training,
-    penalty: Array,
+    training: TrainingConfig,
+    penalty: Float[Array, ""],
     diverged: Bool[Array, " s"],
-) -> Course:
-    """The course of networks that take their steps together, before the first.
+) -> TrainingRun:
+    """A group of fresh networks before its first step, one network for each key.
 
-    A network that diverged in an earlier round has no targets and takes no step: it has diverged in
-    this one, too.
+    A network that ``diverged`` in an earlier round of its chain has no targets: it takes no step
+    and has diverged in this round, too.
     """
-    count = len(keys)
-    dtype = jax.eval_shape(
-        networks.modes, *jax.tree.map(lambda leaf: leaf[0], (networks.params, networks.rest)), x
-    ).dtype
+    networks, data_keys = fresh_networks(build, keys, training)
+    x = to_all_devices(x, len(keys))
+    dtype = jax.eval_shape(evaluate, members(networks, 0), x).dtype
     targets = jnp.where(diverged[:, None, None], 0, targets).astype(dtype)
-    initial = networks.params if bool(penalty > 0) or training.centred else None
-    offset = dataclasses.replace(networks, initial=None).outputs(x) if training.centred else None
-    order = None if training.batch_size is None else jnp.tile(jnp.arange(len(x)), (count, 1))
-    unknown = jnp.full(count, jnp.nan, targets.dtype)
-    moving = _Moving(
-        networks.params,
-        networks.rest,
-        _optimiser_state(networks.params, training=training),
-        keys,
-        order,
-        jnp.zeros(count, int),
-        jnp.where(diverged, int(Stop.DIVERGED), _TRAINS),
-        unknown,
-        unknown,
-    )
-    # A copy: what moves is given up at every step, and initial weights are the same arrays.
-    moving, fixed = spread(_copy(moving)), spread(_Fixed(targets, initial, offset))
-    course = Course(moving, fixed, penalty, np.int64(0), networks.modes)
-    return _look(course, x, training) if _looks(training) else course
 
+    needs_initial_params = training.centred or bool(penalty > 0)
+    initial_params = networks.params if needs_initial_params else None
+    initial_outputs = None
+    if training.centred:
+        uncentred = dataclasses.replace(networks, initial_params=None)
+        initial_outputs = uncentred.outputs(x)
 
-def is_over(course: Course, training: Training) -> bool:
-    """Whether every network has stopped, or all steps are taken."""
-    return bool(course.taken >= training.steps or np.all(np.asarray(course.moving.stop) != _TRAINS))
-
-
-def advance(course: Course, x: Array, training: Training, *, until: int | None = None) -> Course:
-    """The steps up to the next look at all points, the end of the epoch, or ``until``. ``course``
-    is given up.
-    """
-    taken, moving = int(course.taken), course.moving
-    until_look = training.check_every - taken % training.check_every
-    count, position = (
-        min(until_look, (training.steps if until is None else min(until, training.steps)) - taken),
-        0,
-    )
+    permutation = None
     if training.batch_size is not None:
-        per_epoch = len(x) // training.batch_size
-        position = taken % per_epoch
-        count = min(count, per_epoch - position)
-        moving = _shuffle(moving, taken // per_epoch) if position == 0 else moving
-    moving = _take_steps(
-        moving,
-        position,
-        count,
-        course.fixed,
-        x,
-        course.penalty,
-        training=training,
-        modes=course.modes,
+        permutation = jnp.tile(jnp.arange(len(x)), (len(keys), 1))
+    unknown = jnp.full(len(keys), jnp.nan, dtype)
+    state = TrainState(
+        params=networks.params,
+        model_state=networks.model_state,
+        opt_state=steps.init_optimiser(networks.params, training=training),
+        key=data_keys,
+        permutation=permutation,
+        step=jnp.zeros(len(keys), int),
+        stop=jnp.where(diverged, int(Stop.DIVERGED), RUNNING).astype(int),
+        loss=unknown,
+        grad_norm=unknown,
+    )
+    # Steps overwrite the state, and the initial weights are the same arrays: hence a copy.
+    run = TrainingRun(
+        steps.copy(state),
+        Objective(targets, initial_params, initial_outputs, penalty),
+        steps_taken=np.int64(0),
+        apply_fn=networks.apply_fn,
+    )
+    run = spread_run(run)
+    if training.has_stopping_rule:
+        run = steps.check(run, x, training)
+    return run
+
+
+def fresh_networks(
+    build: Build, keys: Key[Array, " S"], training: TrainingConfig
+) -> tuple[Ensemble, Key[Array, " S"]]:
+    """Networks at their initial weights, and other keys, which shuffle and augment their points."""
+    weight_keys, data_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    return initialise(build, weight_keys, centred=training.centred), data_keys
+
+
+def spread_run(run: TrainingRun) -> TrainingRun:
+    """The run with its networks distributed over all devices; also after it was on disk."""
+    return dataclasses.replace(run, state=spread(run.state), objective=spread(run.objective))
+
+
+def is_over(run: TrainingRun, training: TrainingConfig) -> bool:
+    """Whether every network has stopped, or all steps are taken."""
+    return bool(run.steps_taken >= training.steps or np.all(np.asarray(run.state.stop) != RUNNING))
+
+
+def advance(
+    run: TrainingRun, x: Float[Array, "K ..."], training: TrainingConfig, *, every: int
+) -> TrainingRun:
+    """Train up to the next multiple of ``every`` steps, or until the run is over.
+
+    ``run`` is given up: its memory is used again.
+    """
+    until = min((int(run.steps_taken) // every + 1) * every, training.steps)
+    while run.steps_taken < until and not is_over(run, training):
+        run = _to_next_pause(run, x, training, until)
+    return run
+
+
+def _to_next_pause(
+    run: TrainingRun, x: Float[Array, "K ..."], training: TrainingConfig, until: int
+) -> TrainingRun:
+    """Train up to the next check, the end of the epoch or ``until``, whichever comes first."""
+    taken = int(run.steps_taken)
+    until_check = training.check_every - taken % training.check_every
+    count = min(until_check, until - taken)
+
+    state = run.state
+    position = 0
+    if training.batch_size is not None:
+        batches = len(x) // training.batch_size
+        epoch, position = divmod(taken, batches)
+        count = min(count, batches - position)
+        if position == 0:
+            state = steps.shuffle(state, epoch)
+
+    state = steps.take_steps(
+        state, run.objective, x, position, count, training=training, apply_fn=run.apply_fn
     )
     taken += count
-    course = dataclasses.replace(course, moving=moving, taken=np.int64(taken))
-    looks = _looks(training) and (count == until_look or taken == training.steps)
-    return _look(course, x, training) if looks else course
+    run = dataclasses.replace(run, state=state, steps_taken=np.int64(taken))
+    is_due = taken % training.check_every == 0 or taken == training.steps
+    if training.has_stopping_rule and is_due:
+        run = steps.check(run, x, training)
+    return run
 
 
-def end(course: Course, x: Array, training: Training) -> Trained:
-    """The networks as they are, with loss and stationarity over all points."""
-    moving = _look(course, x, training).moving
-    stop = jnp.where(moving.stop == _TRAINS, int(Stop.STEPS), moving.stop)
-    return Trained(
-        as_ensemble(course, training), stop, moving.steps, moving.loss, moving.stationarity
-    )
+def finish(run: TrainingRun, x: Float[Array, "K ..."], training: TrainingConfig) -> TrainingResult:
+    """The networks as they are, with loss and gradient norm over all points."""
+    state = steps.check(run, x, training).state
+    stop = jnp.where(state.stop == RUNNING, int(Stop.STEPS), state.stop)
+    return TrainingResult(as_ensemble(run, training), stop, state.step, state.loss, state.grad_norm)
 
 
-def as_ensemble(course: Course, training: Training) -> Ensemble:
+def as_ensemble(run: TrainingRun, training: TrainingConfig) -> Ensemble:
     """The networks as they are."""
-    return Ensemble(
-        course.moving.params,
-        course.moving.rest,
-        course.fixed.initial if training.centred else None,
-        course.modes,
-    )
+    initial_params = run.objective.initial_params if training.centred else None
+    return Ensemble(run.state.params, run.state.model_state, initial_params, run.apply_fn)

@@ -1,4 +1,4 @@
-"""Networks of one architecture and different weights, as one pytree with a leading axis."""
+"""Networks of one architecture with different weights, as one pytree with a leading axis."""
 
 import dataclasses
 import functools
@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
 from sdntk._pytrees import pytree
@@ -20,61 +21,71 @@ Build = Callable[[nnx.Rngs], nnx.Module]
 
 @pytree
 class Ensemble:
-    """S networks f_s = network(theta_s), or with ``initial`` centred ones: less what it was at the
-    initial weights.
+    """S networks f_s = network(theta_s), or centred ones, f_s = network(theta_s) - network(theta_s
+    at initialisation).
 
     Attributes:
-        params: the trained numbers (``nnx.Param``), every leaf with a leading axis S.
-        rest: all other numbers, batch statistics among them, likewise.
-        initial: the weights at initialisation of centred networks; None otherwise.
+        params: the trained numbers (``nnx.Param``); every leaf has a leading axis S.
+        model_state: all other numbers, batch statistics among them, likewise.
+        initial_params: the params at initialisation of centred networks; None for others.
+        apply_fn: the outputs of one network as a function of its numbers.
     """
 
     params: Any
-    rest: Any
-    initial: Any
-    modes: "Modes" = field(metadata={"static": True})
+    model_state: Any
+    initial_params: Any
+    apply_fn: "ApplyFn" = field(metadata={"static": True})
 
     def __len__(self) -> int:
         return len(jax.tree.leaves(self.params)[0])
 
     def outputs(self, x: Float[Array, "n ..."], *, batch_size: int = 1000) -> Float[Array, "S n Q"]:
-        """The outputs of every network, in evaluation mode, a network after the other and in
-        batches.
+        """The outputs of every network in evaluation mode.
+
+        Args:
+            x: points, shape (n, ...).
+            batch_size: points evaluated at once, one network after the other: what memory allows.
+
+        Returns:
+            Shape (S, n, Q).
         """
-        parts = [
-            jnp.concatenate(
-                [_outputs(self, s, x[i : i + batch_size]) for i in range(0, len(x), batch_size)]
-            )
-            for s in range(len(self))
-        ]
-        return jnp.stack(parts)
+        starts = range(0, len(x), batch_size)
+        outputs = []
+        for s in range(len(self)):
+            batches = [_outputs(self, s, x[start : start + batch_size]) for start in starts]
+            outputs.append(jnp.concatenate(batches))
+        return jnp.stack(outputs)
 
 
 @dataclasses.dataclass(frozen=True)
-class Modes:
-    """A network's structure without its numbers, in training and in evaluation mode."""
+class ApplyFn:
+    """The outputs of one network as a function of its numbers: its graph definition in training and
+    in evaluation mode. Hashable: networks of equal structure share their compiled code.
+    """
 
-    training: Any
-    evaluation: Any
+    train_graphdef: Any
+    eval_graphdef: Any
 
     def train(
-        self, params: Any, rest: Any, x: Float[Array, "n ..."]
+        self, params: Any, model_state: Any, x: Float[Array, "n ..."]
     ) -> tuple[Float[Array, "n Q"], Any]:
-        """Outputs in training mode, and the other numbers afterwards: batch statistics move."""
-        params, rest = jax.tree.map(
-            lambda leaf: leaf, (params, rest)
-        )  # NNX changes variables of the present trace only
-        network = nnx.merge(self.training, params, rest)
+        """Outputs in training mode, and the model state after them: batch statistics move."""
+        # NNX updates variables in place, and only those that the current trace has made.
+        params, model_state = jax.tree.map(lambda leaf: leaf, (params, model_state))
+        network = nnx.merge(self.train_graphdef, params, model_state)
         outputs = network(x)
-        return outputs, _split(network)[2]
+        _, _, model_state = _split(network)
+        return outputs, model_state
 
-    def __call__(self, params: Any, rest: Any, x: Float[Array, "n ..."]) -> Float[Array, "n Q"]:
+    def __call__(
+        self, params: Any, model_state: Any, x: Float[Array, "n ..."]
+    ) -> Float[Array, "n Q"]:
         """Outputs in evaluation mode."""
-        return nnx.merge(self.evaluation, params, rest)(x)
+        return nnx.merge(self.eval_graphdef, params, model_state)(x)
 
 
 def initialise(build: Build, keys: Key[Array, " S"], *, centred: bool = False) -> Ensemble:
-    """A network for each key.
+    """A fresh network for each key.
 
     Raises:
         TypeError: ``build`` does not return a Flax NNX module.
@@ -85,26 +96,29 @@ def initialise(build: Build, keys: Key[Array, " S"], *, centred: bool = False) -
             f"build must return a Flax NNX module; it returned {type(network).__name__}."
         )
     network.train()
-    training = _split(network)[0]
+    train_graphdef, _, _ = _split(network)
     network.eval()
-    modes = Modes(training, _split(network)[0])
-    params, rest = _numbers(build, keys)
-    return Ensemble(params, rest, params if centred else None, modes)
+    eval_graphdef, _, _ = _split(network)
+    params, model_state = _draw(build, keys)
+    initial_params = params if centred else None
+    return Ensemble(params, model_state, initial_params, ApplyFn(train_graphdef, eval_graphdef))
 
 
 @functools.partial(jax.jit, static_argnames="build")
-def _numbers(build: Build, keys: Key[Array, " S"]) -> tuple[Any, Any]:
+def _draw(build: Build, keys: Key[Array, " S"]) -> tuple[Any, Any]:
+    """Params and model state of a fresh network for each key."""
     return jax.vmap(lambda key: _split(build(nnx.Rngs(key)))[1:])(keys)
 
 
 def _split(network: nnx.Module) -> tuple[Any, Any, Any]:
-    """Structure, parameters, and all other numbers."""
-    graph, params, *rest = nnx.split(network, nnx.Param, ...)
-    return graph, params, rest[0]
+    """Graph definition, params, and model state, which is all other numbers."""
+    graphdef, params, *others = nnx.split(network, nnx.Param, ...)
+    (model_state,) = others
+    return graphdef, params, model_state
 
 
 def members(ensemble: Ensemble, index: int | slice | Array) -> Ensemble:
-    """Some of the networks; one, its numbers without the leading axis, for an integer."""
+    """Some of the networks; for an integer one, without the leading axis."""
     return jax.tree.map(lambda leaf: leaf[index], ensemble)
 
 
@@ -116,41 +130,45 @@ def _outputs(
 
 
 def evaluate(network: Ensemble, x: Float[Array, "n ..."]) -> Float[Array, "n Q"]:
-    """The outputs of one network in evaluation mode, centred or not."""
-    outputs = network.modes(network.params, network.rest, x)
-    if network.initial is None:
+    """The outputs of one network (no leading axis) in evaluation mode, centred or not."""
+    outputs = network.apply_fn(network.params, network.model_state, x)
+    if network.initial_params is None:
         return outputs
-    return outputs - network.modes(network.initial, network.rest, x)
+    return outputs - network.apply_fn(network.initial_params, network.model_state, x)
 
 
 def fastest_size(count: int) -> int:
-    """On a CPU one: all at once, small CNNs took twice as long and small MLPs 0.9 times
-    (benchmarks/results/networks.md).
+    """How many of ``count`` networks are trained fastest in one vmapped step on this device.
+
+    On a CPU one, whose cores it keeps busy: with all at once small CNNs took twice as long and
+    small MLPs 0.9 times (benchmarks/results/networks.md). On an accelerator all.
     """
     return 1 if jax.default_backend() == "cpu" else count
 
 
 def spread(tree: Any) -> Any:
-    """The networks of a group over all devices, where their number allows it."""
+    """The networks of a group distributed over all devices, where their number allows it; scalars,
+    which the networks share, on each of them.
+    """
     mesh = _mesh(len(jax.tree.leaves(tree)[0]))
     if mesh is None:
         return tree
-    return jax.device_put(
-        tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("networks"))
-    )
+    by_network = NamedSharding(mesh, PartitionSpec("networks"))
+    on_each = NamedSharding(mesh, PartitionSpec())
+    shardings = jax.tree.map(lambda leaf: by_network if jnp.ndim(leaf) else on_each, tree)
+    return jax.device_put(tree, shardings)
 
 
 def to_all_devices(x: Array, count: int) -> Array:
-    """The points on every device that a group of ``count`` networks is spread over."""
+    """The points on every device that a group of ``count`` networks is distributed over."""
     mesh = _mesh(count)
-    return (
-        x
-        if mesh is None
-        else jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
-    )
+    if mesh is None:
+        return x
+    return jax.device_put(x, NamedSharding(mesh, PartitionSpec()))
 
 
 def _mesh(count: int) -> jax.sharding.Mesh | None:
+    """As many devices as divide ``count`` evenly; None for a single one."""
     devices = jax.devices()
     used = math.gcd(len(devices), count)
     if used == 1:

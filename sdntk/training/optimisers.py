@@ -1,32 +1,38 @@
-"""Gauss-Newton in function space, in optax's form: the regularised optimum of a network on few
-points in a few steps.
+"""Gauss-Newton in function space, in optax's form: for the regularised optimum of a network on few
+points, in a few steps.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
-#: A step is halved at most so often while it makes the objective larger; then none is taken.
+#: A step that raises the objective is halved at most this often, which leaves 1/4096 of it; if that
+#: still raises it, no step is taken.
 MOST_HALVINGS = 12
+#: An objective counts as raised if it grows by more than this many machine epsilons. At the optimum
+#: steps change nothing but rounding, and rounding errors of a sum of n terms grow like sqrt(n):
+#: 64 allows for some 4,000 terms.
+ROUNDING_UNITS = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class LeastSquares:
-    """mean((f(theta) - y)^2) + penalty |theta - theta_0|^2, with what Gauss-Newton has to know of
-    f.
+    """The problem mean((f(theta) - y)^2) + penalty |theta - theta_0|^2, over the K points and Q
+    outputs.
 
     Attributes:
         outputs: theta to f, shape (K, Q).
-        tangent_kernel: theta to J J^T, shape (K Q, K Q), J the Jacobian of f's entries in row-major
-            order.
+        tangent_kernel: theta to J J^T, shape (K Q, K Q), where J is the Jacobian of the entries of
+            f in row-major order.
         targets: y, shape (K, Q).
         initial: theta_0.
-        penalty: c/Q for a kernel chain's joint multiplier c (theory.md, section 6).
+        penalty: c/Q for the multiplier c of a kernel fit with ``outputs="joint"`` (docs/theory.md,
+            section 6).
     """
 
     outputs: Callable[[Any], Float[Array, "K Q"]]
@@ -41,22 +47,22 @@ class GaussNewton(optax.GradientTransformationExtraArgs):  # type: ignore[misc]
 
 
 def gauss_newton() -> GaussNewton:
-    """Minimise a :class:`LeastSquares` problem by solving its linearisation at every step, exactly,
-    in function space.
+    """Minimise a :class:`LeastSquares` problem by solving its linearisation at every step, exactly
+    and in function space.
 
-        theta <- theta_0 + J^T (J J^T + K Q penalty I)^{-1} (y - f + J (theta - theta_0))
+        theta <- theta_0 + J^T (J J^T + K Q penalty I)^{-1} (y - f + J (theta - theta_0)).
 
-    This is ridge regression with the network's tangent kernel at the present weights; where the
-    network is linear in them it ends in one step, and at large widths in a few. Steps that would
-    raise the objective are halved. The cost of one is the tangent kernel's, (K Q)^2 numbers, and
-    the solution of K Q equations: it is meant for a thousand of them or so. The network must treat
-    points independently.
+    This is ridge regression with the network's tangent kernel at the current weights. For a network
+    that is linear in its weights it ends in one step, at large widths in a few. A step that would
+    raise the objective is halved until it does not. One step takes the tangent kernel, (K Q)^2
+    numbers, and the solution of K Q equations: it is meant for about a thousand of them. The
+    network must treat points independently.
 
-    ``update`` wants the extra arguments ``value`` (the objective at params), ``value_fn`` (the
-    objective, a function of params) and ``problem``, a :class:`LeastSquares`, as
-    :func:`sdntk.training.train.train` gives them.
+    ``update`` takes the extra arguments ``value`` (the objective at params), ``value_fn`` (the
+    objective as a function of params) and ``problem``, a :class:`LeastSquares`.
+    :func:`sdntk.train` passes them.
 
-    Source: theory.md, section 6; Bjorck 1996, *Numerical Methods for Least Squares Problems*,
+    Source: docs/theory.md, section 6; Bjorck 1996, *Numerical Methods for Least Squares Problems*,
     section 9.2.
 
     Example:
@@ -76,45 +82,66 @@ def gauss_newton() -> GaussNewton:
 
 
 def _init(params: Any) -> optax.EmptyState:
+    """Optax's form of no state."""
     del params
     return optax.EmptyState()
 
 
 def _update(
     updates: Any,
-    state: Any,
+    state: optax.EmptyState,
     params: Any,
     *,
-    value: Array,
-    value_fn: Callable[[Any], Array],
+    value: Float[Array, ""],
+    value_fn: Callable[[Any], Float[Array, ""]],
     problem: LeastSquares,
     **_: Any,
-) -> tuple[Any, Any]:
+) -> tuple[Any, optax.EmptyState]:
+    """The full step times the length that backtracking finds; the gradient is not used."""
     del updates
     step = _full_step(problem, params)
+    length = _backtrack(params, step, value, value_fn)
+    return optax.tree.scale(length, step), state
 
-    def too_long(carry: tuple[Array, Array]) -> Array:
-        length, halvings = carry
-        moved = value_fn(optax.tree.add_scale(params, length, step))
-        allowed = value * (
-            1 + 64 * jnp.finfo(value.dtype).eps
-        )  # at the optimum all that is left is rounding
-        return ~(moved <= allowed) & (halvings < MOST_HALVINGS)
 
-    def halve(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        return carry[0] / 2, carry[1] + 1
+class _Backtracking(NamedTuple):
+    length: Float[Array, ""]
+    halvings: Int[Array, ""]
 
-    length, halvings = jax.lax.while_loop(too_long, halve, (jnp.ones_like(value), jnp.array(0)))
-    return optax.tree.scale(jnp.where(halvings < MOST_HALVINGS, length, 0), step), state
+
+def _backtrack(
+    params: Any, step: Any, value: Float[Array, ""], value_fn: Callable[[Any], Float[Array, ""]]
+) -> Float[Array, ""]:
+    """The largest of 1, 1/2, 1/4, ... times which the step does not raise the objective; 0 if none
+    is found.
+    """
+    allowed = value * (1 + ROUNDING_UNITS * jnp.finfo(value.dtype).eps)
+
+    def is_too_long(tried: _Backtracking) -> Bool[Array, ""]:
+        moved = value_fn(optax.tree.add_scale(params, tried.length, step))
+        # Not "moved > allowed": an objective of nan counts as raised.
+        return ~(moved <= allowed) & (tried.halvings < MOST_HALVINGS)
+
+    def halve(tried: _Backtracking) -> _Backtracking:
+        return _Backtracking(tried.length / 2, tried.halvings + 1)
+
+    first = _Backtracking(jnp.ones_like(value), jnp.array(0))
+    found = jax.lax.while_loop(is_too_long, halve, first)
+    return jnp.where(found.halvings < MOST_HALVINGS, found.length, 0)
 
 
 def _full_step(problem: LeastSquares, params: Any) -> Any:
     """From theta to the optimum of the problem linearised there."""
-    outputs, transpose = jax.vjp(problem.outputs, params)
+    outputs, pull_back = jax.vjp(problem.outputs, params)
     moved = optax.tree.sub(params, problem.initial)
-    along = jax.jvp(problem.outputs, (params,), (moved,))[1]  # J (theta - theta_0)
+    _, linear_change = jax.jvp(problem.outputs, (params,), (moved,))  # J (theta - theta_0)
+
+    # (J J^T + K Q penalty I) dual = y - f + J (theta - theta_0)
     kernel = problem.tangent_kernel(params)
     ridge = outputs.size * problem.penalty * jnp.eye(outputs.size, dtype=kernel.dtype)
-    residual = (problem.targets - outputs + along).ravel()
+    residual = (problem.targets - outputs + linear_change).ravel()
     dual = jax.scipy.linalg.solve(kernel + ridge, residual, assume_a="pos")
-    return optax.tree.sub(transpose(dual.reshape(outputs.shape))[0], moved)
+
+    # theta_0 + J^T dual - theta
+    (pulled_back,) = pull_back(dual.reshape(outputs.shape))
+    return optax.tree.sub(pulled_back, moved)

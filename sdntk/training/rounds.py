@@ -2,20 +2,20 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from sdntk._arguments import ArrayLike, as_count, as_float_array, as_points, as_unit_interval
-from sdntk.training.course import Trained
+from sdntk.training.course import TrainingResult
 from sdntk.training.ensemble import Build, fastest_size
 from sdntk.training.losses import Loss, predictions
-from sdntk.training.state import Stop, Training
+from sdntk.training.state import TrainingConfig
 from sdntk.training.train import check_arguments, require_keys, train_groups
 
-#: What round t learns of round t - 1: its predictions, or the class that it gives the most.
+#: What round t is trained on: the predictions of round t - 1, or its most probable classes.
 Targets = Literal["soft", "hard"]
 
 
@@ -25,13 +25,13 @@ class Round:
 
     Attributes:
         index: t.
-        targets: what it was trained on, shape (S, K, Q).
-        trained: the networks at its end.
+        targets: what the networks were trained on, shape (S, K, Q).
+        trained: the networks at the end of the round.
     """
 
     index: int
     targets: Float[Array, "S K Q"]
-    trained: Trained
+    trained: TrainingResult
 
 
 def distill_networks(
@@ -39,38 +39,43 @@ def distill_networks(
     keys: Key[Array, "..."],
     x: ArrayLike,
     y: ArrayLike,
-    training: Training,
+    training: TrainingConfig,
     *,
-    rounds: Any,
-    targets: Any = "soft",
+    rounds: int,
+    targets: Targets = "soft",
     ground_truth_weight: ArrayLike = 0.0,
     penalties: Sequence[float] | None = None,
 ) -> Iterator[Round]:
-    """Self-distillation of S networks, a chain for each key, one round after the other.
+    """Self-distillation of S networks, one chain for each key.
 
-    Round 0 learns y; round t learns alpha y + (1 - alpha) p_{t-1}, p_{t-1} the predictions of the
-    network before on the training points (for the squared error its outputs, else their softmax),
-    alpha the ``ground_truth_weight``. Every round starts from fresh weights. A network that
-    diverges has diverged in all later rounds, too, and leaves the others as they are.
+    Round 0 is trained on y, and round t on
+
+        y_t = alpha y + (1 - alpha) p_{t-1},
+
+    where alpha is the ``ground_truth_weight`` and p_{t-1} what the network of the round before
+    predicts on the training points: its outputs for the squared error, else their softmax. Every
+    round starts from fresh weights. A network that diverges counts as diverged in all later rounds
+    of its chain; the other chains continue.
 
     Source: Mobahi et al. 2020, section 5 and appendix D.
 
     Args:
-        build: a fresh Flax NNX network from ``nnx.Rngs``.
-        keys: a JAX key for each chain; round t uses ``jax.random.fold_in(key, t)``.
-        x: points, shape (K, ...).
-        y: labels, shape (K, Q): one-hot for the losses of softmax.
-        training: how a round is trained, a :class:`~sdntk.training.state.Training`.
-        rounds: T.
-        targets: "soft", or "hard": the one-hot vector of the largest prediction.
+        build: makes a fresh Flax NNX network from ``nnx.Rngs``.
+        keys: S JAX keys, one for each chain; round t uses ``jax.random.fold_in(key, t)``.
+        x: K points, shape (K, ...).
+        y: labels, shape (K, Q); one-hot for the losses that take a softmax.
+        training: how each round is trained.
+        rounds: T, at least 1; round 0 is ordinary training.
+        targets: "soft", or "hard", which replaces p_{t-1} by the one-hot vector of its largest
+            entry.
         ground_truth_weight: alpha, between 0 and 1.
-        penalties: for each round the weight of |theta - theta_0|^2; 0 when left out.
+        penalties: T weights of |theta - theta_0|^2, one for each round; 0 by default.
 
     Yields:
-        :class:`Round`, for t = 0 .. T - 1.
+        :class:`Round`, for t = 0 .. T - 1, each when it has ended.
 
     Raises:
-        TypeError, ValueError: arguments of another type, shape or range.
+        TypeError, ValueError: an argument has another type or shape, or is out of range.
 
     Example:
         >>> from sdntk.architectures import fully_connected
@@ -79,11 +84,12 @@ def distill_networks(
         >>> build = lambda rngs: FiniteWidth(fully_connected(1), (2,), **sizes, rngs=rngs)
         >>> x, y = jnp.eye(2), jnp.array([[1.0], [-1.0]])
         >>> keys = jax.random.split(jax.random.key(0), 2)
-        >>> chain = distill_networks(build, keys, x, y, Training(steps=20), rounds=2)
-        >>> [done.trained.steps.tolist() for done in chain]
+        >>> chain = distill_networks(build, keys, x, y, TrainingConfig(steps=20), rounds=2)
+        >>> [round_.trained.steps.tolist() for round_ in chain]
         [[20, 20], [20, 20]]
     """
-    x, y = as_points("x", x), as_float_array("y", y)
+    x = as_points("x", x)
+    y = as_float_array("y", y)
     require_keys(keys)
     if y.ndim != 2 or len(y) != len(x):
         raise ValueError(
@@ -92,14 +98,13 @@ def distill_networks(
     rounds = as_count("rounds", rounds, at_least=1)
     require_targets(targets, y.shape[1])
     alpha = as_unit_interval("ground_truth_weight", ground_truth_weight, dtype=y.dtype)
-    if penalties is not None and len(penalties) != rounds:
+    if penalties is None:
+        penalties = [0.0] * rounds
+    if len(penalties) != rounds:
         raise ValueError(
             f"penalties must hold {rounds} numbers, one for each round; it holds {len(penalties)}."
         )
-    checked = [
-        check_arguments(x, training, 0.0 if penalties is None else penalties[t])
-        for t in range(rounds)
-    ]
+    checked = [check_arguments(x, training, penalty) for penalty in penalties]
     return _rounds(build, keys, x, y, training, checked, targets, alpha)
 
 
@@ -108,24 +113,31 @@ def _rounds(
     keys: Key[Array, " S"],
     x: Float[Array, "K ..."],
     y: Float[Array, "K Q"],
-    training: Training,
+    training: TrainingConfig,
     penalties: list[Float[Array, ""]],
-    targets: Any,
+    targets: Targets,
     alpha: Float[Array, ""],
 ) -> Iterator[Round]:
-    learned, diverged = jnp.broadcast_to(y, (len(keys), *y.shape)), jnp.zeros(len(keys), bool)
+    size = fastest_size(len(keys))
+    y_t = jnp.broadcast_to(y, (len(keys), *y.shape))
+    diverged = jnp.zeros(len(keys), bool)
     for t, penalty in enumerate(penalties):
-        fresh = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, t)
-        size = fastest_size(len(keys))
-        trained = train_groups(build, fresh, x, learned, training, penalty, size, diverged=diverged)
-        yield Round(t, learned, trained)
-        diverged = trained.stop == Stop.DIVERGED
+        trained = train_groups(
+            build, round_keys(keys, t), x, y_t, training, penalty, size, diverged=diverged
+        )
+        yield Round(t, y_t, trained)
+        diverged = trained.diverged
         if t + 1 < len(penalties):
-            learned = next_targets(trained.ensemble.outputs(x), y, training.loss, targets, alpha)
+            y_t = next_targets(trained.ensemble.outputs(x), y, training.loss, targets, alpha)
 
 
-def require_targets(targets: Any, num_outputs: int) -> None:
-    """Refuse unknown targets, and classes where there is but one output."""
+def round_keys(keys: Key[Array, " S"], t: int) -> Key[Array, " S"]:
+    """The keys of round t of the chains with these keys."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, t)
+
+
+def require_targets(targets: str, num_outputs: int) -> None:
+    """Raise a ValueError for unknown targets, and for hard ones where there is a single output."""
     if targets not in get_args(Targets):
         raise ValueError(f"targets must be 'soft' or 'hard'; got {targets!r}.")
     if targets == "hard" and num_outputs == 1:
@@ -139,16 +151,15 @@ def next_targets(
     outputs: Float[Array, "S K Q"],
     y: Float[Array, "K Q"],
     loss: Loss,
-    targets: Any,
-    ground_truth_weight: Any,
+    targets: Targets,
+    ground_truth_weight: Float[Array, ""] | float,
 ) -> Float[Array, "S K Q"]:
-    """What the next round learns of networks with these outputs on the training points: alpha y +
-    (1 - alpha) p.
+    """The targets of the round after one whose networks have these outputs on the training points:
+    alpha y + (1 - alpha) p.
     """
     if targets == "soft":
         predicted = predictions(loss, outputs)
     else:
-        predicted = jax.nn.one_hot(
-            jnp.argmax(outputs, axis=-1), outputs.shape[-1], dtype=outputs.dtype
-        )
+        classes = jnp.argmax(outputs, axis=-1)
+        predicted = jax.nn.one_hot(classes, outputs.shape[-1], dtype=outputs.dtype)
     return ground_truth_weight * y[None] + (1 - ground_truth_weight) * predicted

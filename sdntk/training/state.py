@@ -1,17 +1,18 @@
-"""How networks train, and the state of a group of networks in training."""
+"""How networks are trained, and the state of a group of networks in training."""
 
 import dataclasses
 import enum
 from dataclasses import field
 from typing import Any
 
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
 from sdntk._arguments import as_count
 from sdntk._pytrees import pytree
 from sdntk.training.augmentation import Augment
-from sdntk.training.ensemble import Modes
+from sdntk.training.ensemble import ApplyFn
 from sdntk.training.losses import Loss, squared_error
 from sdntk.training.optimisers import GaussNewton
 
@@ -25,103 +26,138 @@ class Stop(enum.IntEnum):
     DIVERGED = 3
 
 
+#: Stands in place of a :class:`Stop` while a network is still training.
+RUNNING = -1
+
+
 @dataclasses.dataclass(frozen=True)
-class Training:
-    """How a round is trained. Hashable, so that rounds with equal settings are compiled once.
+class TrainingConfig:
+    """How one round is trained. Hashable: rounds with equal settings share their compiled code.
 
     Attributes:
-        loss: of :mod:`sdntk.losses`, or a function like them.
-        optimiser: any optax optimiser: ``optax.adam(1e-3)``, ``optax.adamw`` (weight decay),
-            ``optax.sgd``; with all points in every step ``optax.lbfgs()`` and
+        loss: one of :mod:`sdntk.losses`, or a function of the same form.
+        optimiser: any optax optimiser, such as ``optax.adam(1e-3)``, ``optax.adamw(1e-3)`` (weight
+            decay) or ``optax.sgd(0.1)``. With all points in every step also ``optax.lbfgs()`` and
             :func:`sdntk.optimisers.gauss_newton`.
-        steps: the most steps.
-        batch_size: points in a step, drawn without replacement in every epoch; all when None.
-        until_loss: stop a network once its mean loss over all points, the penalty left out, is at
-            most this.
-        until_stationary: stop a network once the gradient's norm, of the whole objective over all
-            points, is at most this.
-        check_every: steps from one look at loss and gradient over all points to the next.
-        centred: train f(x) - f_0(x), f_0 the network at its initial weights (the Gaussian process
-            that it starts from is no part of the kernel's prediction).
-        augment: what is done to the points of a step, such as
-            :func:`sdntk.training.augmentation.crop_and_flip`; their targets stay.
-            Looks at all points see them as they are.
+        steps: the largest number of steps, at least 1.
+        batch_size: points per step, drawn without replacement in every epoch; None for all points.
+            Points that do not fill a last batch are left out of that epoch.
+        until_loss: stop a network once its mean loss over all points, without the penalty, is at
+            most this; None for no such rule.
+        until_stationary: stop a network once the norm of the gradient of the whole objective over
+            all points is at most this; None for no such rule.
+        check_every: steps from one evaluation of these two rules to the next.
+        centred: train f(x) - f_0(x), where f_0 is the network at its initial weights. (f_0 is a
+            draw of a Gaussian process that is no part of the kernel's prediction.)
+        augment: applied to the points of a step, such as
+            :func:`sdntk.training.augmentation.crop_and_flip`; targets are not changed, and the
+            stopping rules are evaluated on the points themselves.
+
+    Raises:
+        TypeError, ValueError: a setting of another type or out of range, or settings that exclude
+            each other.
+
+    Example:
+        >>> TrainingConfig(steps=200, until_loss=1e-2).check_every
+        10
     """
 
     loss: Loss = squared_error
-    optimiser: Any = field(default_factory=lambda: optax.adam(1e-3))
-    steps: Any = 1000
-    batch_size: Any = None
-    until_loss: Any = None
-    until_stationary: Any = None
-    check_every: Any = 10
+    optimiser: optax.GradientTransformation = field(default_factory=lambda: optax.adam(1e-3))
+    steps: int = 1000
+    batch_size: int | None = None
+    until_loss: float | None = None
+    until_stationary: float | None = None
+    check_every: int = 10
     centred: bool = False
     augment: Augment | None = None
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "check_every",
-            *(["batch_size"] if self.batch_size is not None else []),
-        ):
-            as_count(name, getattr(self, name), at_least=1)
+        as_count("steps", self.steps, at_least=1)
+        as_count("check_every", self.check_every, at_least=1)
+        if self.batch_size is not None:
+            as_count("batch_size", self.batch_size, at_least=1)
         for name in ("until_loss", "until_stationary"):
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(
-                    self, name, float(value)
-                )  # hashable, whatever kind of number it was
-                if not value >= 0:
-                    raise ValueError(f"{name} must be at least 0; got {value}.")
+            limit = getattr(self, name)
+            if limit is None:
+                continue
+            if not float(limit) >= 0:
+                raise ValueError(f"{name} must be at least 0; got {limit}.")
+            object.__setattr__(self, name, float(limit))  # an array would not be hashable
         if not isinstance(self.optimiser, optax.GradientTransformation):
             raise TypeError(
                 f"optimiser must be an optax optimiser; got {type(self.optimiser).__name__}."
             )
-        if self.augment is not None and (self.centred or isinstance(self.optimiser, GaussNewton)):
+        gauss_newton = isinstance(self.optimiser, GaussNewton)
+        if self.augment is not None and (self.centred or gauss_newton):
             raise ValueError("augment must be None with centred networks, or with gauss_newton.")
-        if isinstance(self.optimiser, GaussNewton) and (
-            self.loss is not squared_error or self.batch_size is not None
-        ):
+        if gauss_newton and (self.loss is not squared_error or self.batch_size is not None):
             raise ValueError("loss must be squared_error, and batch_size None, with gauss_newton.")
 
-
-#: In place of a :class:`Stop` while a network trains.
-_TRAINS = -1
+    @property
+    def has_stopping_rule(self) -> bool:
+        """Whether networks may stop before all steps are taken."""
+        return self.until_loss is not None or self.until_stationary is not None
 
 
 @pytree
-class _Moving:
-    """What changes in training. Leaves have a leading axis s, a network each, but where one is
-    looked at alone.
+class TrainState:
+    """What changes from step to step. Every leaf has a leading axis s, one entry per network,
+    except where a single network is handled under ``jax.vmap``.
+
+    Attributes:
+        params, model_state: the trained numbers, and all others (batch statistics, say).
+        opt_state: the optimiser's.
+        key: the network's own; it shuffles and augments its points.
+        permutation: the order of the points in this epoch; None without batches.
+        step: steps that the network has taken.
+        stop: :data:`RUNNING`, or a :class:`Stop`.
+        loss: mean loss of the last step's points, or of all points if they were checked since.
+        grad_norm: as of the last check over all points; nan before.
     """
 
     params: Any
-    rest: Any
-    optimiser: Any
+    model_state: Any
+    opt_state: Any
     key: Key[Array, "*s"]
-    order: Int[Array, "*s K"] | None  # of the points in this epoch, where they come in batches
-    steps: Int[Array, "*s"]
+    permutation: Int[Array, "*s K"] | None
+    step: Int[Array, "*s"]
     stop: Int[Array, "*s"]
     loss: Float[Array, "*s"]
-    stationarity: Float[Array, "*s"]
+    grad_norm: Float[Array, "*s"]
 
 
 @pytree
-class _Fixed:
-    """What does not. Leaves have a leading axis s, too."""
+class Objective:
+    """The constants of a round's objective, mean loss(f - f_0, y) + penalty |theta - theta_0|^2.
 
-    targets: Float[Array, "*s K Q"]
-    initial: Any  # the weights at initialisation, where the penalty or centring wants them
-    offset: Float[Array, "*s K Q"] | None  # the initial outputs of centred networks
-
-
-@pytree
-class Course:
-    """A group of networks in training: nothing but numbers, and so kept and gone on with as it
-    is.
+    Attributes:
+        targets: y, an entry per network.
+        initial_params: theta_0, an entry per network; None where neither penalty nor centring needs
+            them.
+        initial_outputs: f_0 on the points, an entry per network; None for networks that are not
+            centred, whose f_0 is left out.
+        penalty: one number for all networks.
     """
 
-    moving: _Moving
-    fixed: _Fixed
+    targets: Float[Array, "*s K Q"]
+    initial_params: Any
+    initial_outputs: Float[Array, "*s K Q"] | None
     penalty: Float[Array, ""]
-    taken: Any  # steps of the group, an integer
-    modes: Modes = field(metadata={"static": True})
+
+
+@pytree
+class TrainingRun:
+    """A group of networks in training, which take their steps together. Its leaves are arrays only,
+    so it can be checkpointed and resumed.
+
+    Attributes:
+        state, objective: what changes from step to step, and what does not.
+        steps_taken: by the group; a network that stopped has taken fewer.
+        apply_fn: the networks' outputs as a function of their numbers.
+    """
+
+    state: TrainState
+    objective: Objective
+    steps_taken: np.int64
+    apply_fn: ApplyFn = field(metadata={"static": True})

@@ -1,254 +1,332 @@
-"""Optimiser steps of a group of networks, and looks at loss and gradient over all points."""
+"""The steps of a group of networks in training, and the check of its stopping rules."""
 
 import dataclasses
 import functools
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from sdntk.kernels import tangent_kernel
-from sdntk.training.ensemble import Modes
+from sdntk.training.ensemble import ApplyFn
 from sdntk.training.optimisers import GaussNewton, LeastSquares
-from sdntk.training.state import _TRAINS, Course, Stop, Training, _Fixed, _Moving
+from sdntk.training.state import RUNNING, Objective, Stop, TrainingConfig, TrainingRun, TrainState
 
-#: What keys of augmentation are folded in from; epochs, whose order keys are folded from the same,
-#: are fewer.
-_AUGMENTATION = 2**32 - 1
+#: Folded into a network's key where it augments points. An epoch's number is folded into the same
+#: key to shuffle them; no epoch's number is as large, so the two never draw the same.
+AUGMENTATION = 2**32 - 1
+#: Points whose losses and gradients a check computes at once, without batches: as many as
+#: ``Ensemble.outputs`` evaluates.
+POINTS_AT_ONCE = 1000
+#: The same with batches, whose size says what memory allows: a batch, or so many if that is more.
+POINTS_AT_ONCE_WITH_BATCHES = 100
+
+#: For ``jax.vmap`` over networks: they share the penalty.
+_BY_NETWORK = Objective(targets=0, initial_params=0, initial_outputs=0, penalty=None)  # type: ignore[arg-type]
+
+
+class _Batch(NamedTuple):
+    """The points of a step with what belongs to each: y, and f_0 of a centred network."""
+
+    points: Array
+    targets: Array
+    initial_outputs: Array | None
+
+
+class _Aux(NamedTuple):
+    """What the objective returns beside its value."""
+
+    loss: Array
+    model_state: Any
+
+
+class _Sums(NamedTuple):
+    """Losses summed over points, and the gradient of their sum."""
+
+    loss: Array
+    gradient: Any
 
 
 @jax.jit
-def _copy(moving: _Moving) -> _Moving:
-    return jax.tree.map(jnp.copy, moving)
+def copy(state: TrainState) -> TrainState:
+    """A copy in memory of its own, which steps may overwrite."""
+    return jax.tree.map(jnp.copy, state)
 
 
 @functools.partial(jax.jit, static_argnames="training")
-def _optimiser_state(params: Any, *, training: Training) -> Any:
+def init_optimiser(params: Any, *, training: TrainingConfig) -> Any:
+    """The optimiser's state of every network before the first step."""
     return jax.vmap(training.optimiser.init)(params)
 
 
 @jax.jit
-def _shuffle(moving: _Moving, epoch: int | Array) -> _Moving:
-    """A new order of the points."""
-    assert moving.order is not None
-    size = moving.order.shape[1]
-    order = jax.vmap(lambda key: jax.random.permutation(jax.random.fold_in(key, epoch), size))(
-        moving.key
-    )
-    return dataclasses.replace(moving, order=order)
+def shuffle(state: TrainState, epoch: int | Array) -> TrainState:
+    """A new order of the points, of every network its own."""
+    assert state.permutation is not None
+    size = state.permutation.shape[1]
+
+    def permutation(key: Array) -> Array:
+        return jax.random.permutation(jax.random.fold_in(key, epoch), size)
+
+    return dataclasses.replace(state, permutation=jax.vmap(permutation)(state.key))
 
 
-def _take_steps(
-    moving: _Moving,
+def take_steps(
+    state: TrainState,
+    objective: Objective,
+    x: Array,
     position: int,
     count: int,
-    fixed: _Fixed,
-    x: Array,
-    penalty: Array,
     *,
-    training: Training,
-    modes: Modes,
-) -> _Moving:
-    """``count`` steps from ``position`` in the epoch, in one compiled loop.
+    training: TrainingConfig,
+    apply_fn: ApplyFn,
+) -> TrainState:
+    """``count`` steps from batch ``position`` of the epoch onwards. ``state`` is given up: its
+    memory is used again.
 
-    On a CPU in a loop of compiled steps: XLA makes compiled loops of convolutions there an order of
-    magnitude slower.
+    On an accelerator one compiled loop; on a CPU a loop of compiled steps, since XLA makes compiled
+    loops of convolutions an order of magnitude slower there.
     """
     if jax.default_backend() != "cpu":
-        return _steps(moving, fixed, x, penalty, position, count, training=training, modes=modes)
-    for step in range(position, position + count):
-        moving = _step(moving, fixed, x, penalty, step, training=training, modes=modes)
-    return moving
+        return _steps(state, objective, x, position, count, training=training, apply_fn=apply_fn)
+    for batch in range(position, position + count):
+        state = _step(state, objective, x, batch, training=training, apply_fn=apply_fn)
+    return state
 
 
-@functools.partial(jax.jit, static_argnames=("training", "modes"), donate_argnames="moving")
+@functools.partial(jax.jit, static_argnames=("training", "apply_fn"), donate_argnames="state")
 def _steps(
-    moving: _Moving,
-    fixed: _Fixed,
+    state: TrainState,
+    objective: Objective,
     x: Array,
-    penalty: Array,
     position: Array,
     count: Array,
     *,
-    training: Training,
-    modes: Modes,
-) -> _Moving:
-    return jax.lax.fori_loop(
-        position,
-        position + count,
-        lambda i, m: _step(m, fixed, x, penalty, i, training=training, modes=modes),
-        moving,
-    )
+    training: TrainingConfig,
+    apply_fn: ApplyFn,
+) -> TrainState:
+    def body(batch: Array, state: TrainState) -> TrainState:
+        return _step(state, objective, x, batch, training=training, apply_fn=apply_fn)
+
+    return jax.lax.fori_loop(position, position + count, body, state)
 
 
-@functools.partial(jax.jit, static_argnames=("training", "modes"), donate_argnames="moving")
+@functools.partial(jax.jit, static_argnames=("training", "apply_fn"), donate_argnames="state")
 def _step(
-    moving: _Moving,
-    fixed: _Fixed,
+    state: TrainState,
+    objective: Objective,
     x: Array,
-    penalty: Array,
     position: int | Array,
     *,
-    training: Training,
-    modes: Modes,
-) -> _Moving:
-    """One step of every network that still trains."""
-    one = functools.partial(
-        _step_of_one, x=x, penalty=penalty, position=position, training=training, modes=modes
-    )
-    return jax.vmap(one)(moving, fixed)
+    training: TrainingConfig,
+    apply_fn: ApplyFn,
+) -> TrainState:
+    """One step of every network that is still training."""
+
+    def step_of_one(state: TrainState, objective: Objective) -> TrainState:
+        batch = _batch(state, objective, x, position, training)
+        value_fn = _objective(state, objective, batch, training, apply_fn)
+        return _update(state, objective, x, value_fn, training, apply_fn)
+
+    return jax.vmap(step_of_one, in_axes=(0, _BY_NETWORK))(state, objective)
 
 
-def _step_of_one(
-    moving: _Moving,
-    fixed: _Fixed,
-    *,
+def _batch(
+    state: TrainState,
+    objective: Objective,
     x: Array,
-    penalty: Array,
     position: int | Array,
-    training: Training,
-    modes: Modes,
-) -> _Moving:
-    points, targets, offset = x, fixed.targets, fixed.offset
-    if moving.order is not None and training.batch_size is not None:
+    training: TrainingConfig,
+) -> _Batch:
+    """The points of a step: all of them, or batch ``position`` of the epoch; augmented."""
+    batch = _Batch(x, objective.targets, objective.initial_outputs)
+    if state.permutation is not None and training.batch_size is not None:
         start = position * training.batch_size
-        rows = jax.lax.dynamic_slice_in_dim(moving.order, start, training.batch_size)
-        points, targets, offset = x[rows], targets[rows], None if offset is None else offset[rows]
+        rows = jax.lax.dynamic_slice_in_dim(state.permutation, start, training.batch_size)
+        batch = jax.tree.map(lambda values: values[rows], batch)
     if training.augment is not None:
-        key = jax.random.fold_in(jax.random.fold_in(moving.key, _AUGMENTATION), moving.steps)
-        points = training.augment(key, points)
+        key = jax.random.fold_in(jax.random.fold_in(state.key, AUGMENTATION), state.step)
+        batch = batch._replace(points=training.augment(key, batch.points))
+    return batch
 
-    def objective(params: Any) -> tuple[Array, tuple[Array, Any]]:
-        outputs, rest = modes.train(params, moving.rest, points)
-        loss = jnp.mean(training.loss(outputs if offset is None else outputs - offset, targets))
-        return loss + _penalty(penalty, params, fixed.initial), (loss, rest)
 
-    (value, (loss, rest)), gradient = jax.value_and_grad(objective, has_aux=True)(moving.params)
-    extra: dict[str, Any] = {
-        "value": value,
-        "grad": gradient,
-        "value_fn": lambda params: objective(params)[0],
-    }
+def _objective(
+    state: TrainState,
+    objective: Objective,
+    batch: _Batch,
+    training: TrainingConfig,
+    apply_fn: ApplyFn,
+) -> Callable[[Any], tuple[Array, _Aux]]:
+    """The objective on a batch, a function of the params."""
+
+    def value_fn(params: Any) -> tuple[Array, _Aux]:
+        outputs, model_state = apply_fn.train(params, state.model_state, batch.points)
+        outputs = _centred(outputs, batch.initial_outputs)
+        loss = jnp.mean(training.loss(outputs, batch.targets))
+        return loss + _penalty(params, objective), _Aux(loss, model_state)
+
+    return value_fn
+
+
+def _centred(outputs: Array, initial_outputs: Array | None) -> Array:
+    """F - f_0 of a centred network, f of any other."""
+    if initial_outputs is None:
+        return outputs
+    return outputs - initial_outputs
+
+
+def _penalty(params: Any, objective: Objective) -> Array | float:
+    """Penalty |theta - theta_0|^2."""
+    if objective.initial_params is None:
+        return 0.0
+    moved = optax.tree.sub(params, objective.initial_params)
+    return objective.penalty * optax.tree.norm(moved, squared=True)
+
+
+def _update(
+    state: TrainState,
+    objective: Objective,
+    x: Array,
+    value_fn: Callable[[Any], tuple[Array, _Aux]],
+    training: TrainingConfig,
+    apply_fn: ApplyFn,
+) -> TrainState:
+    """The state after the optimiser's step."""
+    (value, aux), gradient = jax.value_and_grad(value_fn, has_aux=True)(state.params)
+    update = optax.with_extra_args_support(training.optimiser).update
     if isinstance(training.optimiser, GaussNewton):
-        extra["problem"] = _problem(moving, fixed, x, penalty, modes)
-    updates, optimiser = optax.with_extra_args_support(training.optimiser).update(
-        gradient, moving.optimiser, moving.params, **extra
+        update = functools.partial(update, problem=_least_squares(state, objective, x, apply_fn))
+    updates, opt_state = update(
+        gradient,
+        state.opt_state,
+        state.params,
+        value=value,
+        grad=gradient,
+        value_fn=lambda params: value_fn(params)[0],
     )
-    trains = moving.stop == _TRAINS
-    finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(updates))
-    stop = jnp.where(trains & ~finite, int(Stop.DIVERGED), moving.stop)
     moved = dataclasses.replace(
-        moving,
-        params=optax.apply_updates(moving.params, updates),
-        rest=rest,
-        optimiser=optimiser,
-        steps=moving.steps + 1,
-        loss=loss,
+        state,
+        params=optax.apply_updates(state.params, updates),
+        model_state=aux.model_state,
+        opt_state=opt_state,
+        step=state.step + 1,
+        loss=aux.loss,
     )
-    chosen = jax.tree.map(functools.partial(jax.lax.select, trains & finite), moved, moving)
-    return dataclasses.replace(chosen, stop=stop)
+    is_finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(updates))
+    return _keep_if_finite(moved, state, is_finite)
 
 
-def _penalty(penalty: Array, params: Any, initial: Any) -> Array | float:
-    return (
-        0.0
-        if initial is None
-        else penalty * optax.tree.norm(optax.tree.sub(params, initial), squared=True)
-    )
+def _keep_if_finite(
+    moved: TrainState, before: TrainState, is_finite: Bool[Array, ""]
+) -> TrainState:
+    """The state after a step, if the network is training and the step finite; else the one before
+    it, and a network that was training has diverged.
+    """
+    is_training = before.stop == RUNNING
+    choose = functools.partial(jax.lax.select, is_training & is_finite)
+    kept = jax.tree.map(choose, moved, before)
+    stop = jnp.where(is_training & ~is_finite, int(Stop.DIVERGED), before.stop)
+    return dataclasses.replace(kept, stop=stop)
 
 
-def _problem(
-    moving: _Moving, fixed: _Fixed, x: Array, penalty: Array, modes: Modes
+def _least_squares(
+    state: TrainState, objective: Objective, x: Array, apply_fn: ApplyFn
 ) -> LeastSquares:
-    """What Gauss-Newton wants to know."""
+    """The objective over all points, as Gauss-Newton takes it."""
 
-    def outputs(params: Any) -> Array:
-        values = modes(params, moving.rest, x)
-        return values if fixed.offset is None else values - fixed.offset
+    def network(params: Any, x: Array) -> Array:
+        return apply_fn(params, state.model_state, x)
 
-    def kernel(params: Any) -> Array:
-        return tangent_kernel(lambda params, x: modes(params, moving.rest, x), params, x)
-
-    return LeastSquares(outputs, kernel, fixed.targets, fixed.initial, penalty)
-
-
-#: Points whose losses and gradients are computed together when all are looked at; fewer where
-#: training takes batches, which are what memory allows.
-_AT_ONCE, _AT_ONCE_IN_BATCHES = 1000, 100
-
-
-def _look(course: Course, x: Array, training: Training) -> Course:
-    """Loss and gradient over all points, in evaluation mode; networks that have met a rule stop."""
-    moving, fixed = course.moving, course.fixed
-    total = None
-    at_once = (
-        _AT_ONCE if training.batch_size is None else max(training.batch_size, _AT_ONCE_IN_BATCHES)
+    return LeastSquares(
+        outputs=lambda params: _centred(network(params, x), objective.initial_outputs),
+        tangent_kernel=lambda params: tangent_kernel(network, params, x),
+        targets=objective.targets,
+        initial=objective.initial_params,
+        penalty=objective.penalty,
     )
-    for start in range(0, len(x), at_once):
-        rows = slice(start, start + at_once)
-        part = _Fixed(
-            fixed.targets[:, rows], None, None if fixed.offset is None else fixed.offset[:, rows]
-        )
-        sums = _sums(
-            moving.params, moving.rest, part, x[rows], training=training, modes=course.modes
-        )
-        total = sums if total is None else optax.tree.add(total, sums)
-    assert total is not None
-    judged = _judged(moving, fixed.initial, total, course.penalty, len(x), training=training)
-    return dataclasses.replace(course, moving=judged)
 
 
-def _looks(training: Training) -> bool:
-    return training.until_loss is not None or training.until_stationary is not None
+def check(run: TrainingRun, x: Array, training: TrainingConfig) -> TrainingRun:
+    """Compute loss and gradient norm over all points in evaluation mode, and stop the networks that
+    meet a rule.
+    """
+    at_once = POINTS_AT_ONCE
+    if training.batch_size is not None:
+        at_once = max(training.batch_size, POINTS_AT_ONCE_WITH_BATCHES)
+    slices = [slice(start, start + at_once) for start in range(0, len(x), at_once)]
+    total = functools.reduce(optax.tree.add, (_sums(run, rows, x, training) for rows in slices))
+    state = _judge(run.state, run.objective, total, len(x), training=training)
+    return dataclasses.replace(run, state=state)
 
 
-@functools.partial(jax.jit, static_argnames=("training", "modes"))
-def _sums(
-    params: Any, rest: Any, fixed: _Fixed, x: Array, *, training: Training, modes: Modes
-) -> tuple[Array, Any]:
-    """The sum of losses over some points, and its gradient, of every network."""
+def _sums(run: TrainingRun, rows: slice, x: Array, training: TrainingConfig) -> _Sums:
+    """The losses of every network summed over some points, and their gradient."""
+    objective = run.objective
+    initial_outputs = objective.initial_outputs
+    if initial_outputs is not None:
+        initial_outputs = initial_outputs[:, rows]
+    batch = _Batch(x[rows], objective.targets[:, rows], initial_outputs)
+    state = run.state
+    return _sum_losses(
+        state.params, state.model_state, batch, training=training, apply_fn=run.apply_fn
+    )
 
-    def loss(params: Any, rest: Any, fixed: _Fixed) -> Array:
-        outputs = modes(params, rest, x)
-        return jnp.sum(
-            training.loss(
-                outputs if fixed.offset is None else outputs - fixed.offset, fixed.targets
-            )
-        )
 
-    return jax.vmap(jax.value_and_grad(loss))(params, rest, fixed)
+@functools.partial(jax.jit, static_argnames=("training", "apply_fn"))
+def _sum_losses(
+    params: Any,
+    model_state: Any,
+    batch: _Batch,
+    *,
+    training: TrainingConfig,
+    apply_fn: ApplyFn,
+) -> _Sums:
+    def total(params: Any, model_state: Any, targets: Array, initial_outputs: Any) -> Array:
+        outputs = apply_fn(params, model_state, batch.points)
+        return jnp.sum(training.loss(_centred(outputs, initial_outputs), targets))
+
+    total_and_gradient = jax.vmap(jax.value_and_grad(total))
+    return _Sums(*total_and_gradient(params, model_state, batch.targets, batch.initial_outputs))
 
 
 @functools.partial(jax.jit, static_argnames="training")
-def _judged(
-    moving: _Moving,
-    initial: Any,
-    sums: tuple[Array, Any],
-    penalty: Array,
+def _judge(
+    state: TrainState,
+    objective: Objective,
+    total: _Sums,
     num_points: int | Array,
     *,
-    training: Training,
-) -> _Moving:
-    def one(moving: _Moving, initial: Any, sums: tuple[Array, Any]) -> _Moving:
-        loss = sums[0] / num_points
-        gradient = optax.tree.scale(1 / num_points, sums[1])
-        if initial is not None:
-            gradient = optax.tree.add_scale(
-                gradient, 2 * penalty, optax.tree.sub(moving.params, initial)
-            )
-        stationarity = optax.tree.norm(gradient)
-        stop = moving.stop
-        for rule, reached in (
-            (Stop.DIVERGED, ~jnp.isfinite(loss)),
-            (Stop.LOSS, training.until_loss is not None and loss <= training.until_loss),
-            (
-                Stop.STATIONARY,
-                training.until_stationary is not None and stationarity <= training.until_stationary,
-            ),
-        ):
-            stop = jnp.where((stop == _TRAINS) & reached, int(rule), stop)
-        return dataclasses.replace(moving, loss=loss, stationarity=stationarity, stop=stop)
+    training: TrainingConfig,
+) -> TrainState:
+    """The state with loss and gradient norm over all points, and the rules that are met."""
 
-    return jax.vmap(one)(moving, initial, sums)
+    def judge_one(state: TrainState, objective: Objective, total: _Sums) -> TrainState:
+        loss = total.loss / num_points
+        gradient = optax.tree.scale(1 / num_points, total.gradient)
+        if objective.initial_params is not None:  # the gradient of penalty |theta - theta_0|^2
+            moved = optax.tree.sub(state.params, objective.initial_params)
+            gradient = optax.tree.add_scale(gradient, 2 * objective.penalty, moved)
+        grad_norm = optax.tree.norm(gradient)
+        stop = jnp.where(state.stop == RUNNING, _rule(loss, grad_norm, training), state.stop)
+        return dataclasses.replace(state, loss=loss, grad_norm=grad_norm, stop=stop)
+
+    return jax.vmap(judge_one, in_axes=(0, _BY_NETWORK, 0))(state, objective, total)
+
+
+def _rule(loss: Array, grad_norm: Array, training: TrainingConfig) -> Array:
+    """The first rule that a network meets, or :data:`RUNNING`."""
+    rules = {
+        Stop.DIVERGED: ~jnp.isfinite(loss),
+        Stop.LOSS: loss <= _limit(training.until_loss),
+        Stop.STATIONARY: grad_norm <= _limit(training.until_stationary),
+    }
+    return jnp.select(list(rules.values()), [int(stop) for stop in rules], RUNNING)
+
+
+def _limit(until: float | None) -> float:
+    """No finite number is below the limit of a rule that was not set."""
+    return -math.inf if until is None else until

@@ -1,8 +1,4 @@
-"""One round: an ensemble of fresh networks trained on given targets, at once or a few at a time,
-until its rule stops it.
-"""
-
-from typing import Any
+"""One round: an ensemble of fresh networks, trained on given targets."""
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +7,10 @@ from jaxtyping import Array, Bool, Float, Key
 
 from sdntk._arguments import ArrayLike, as_count, as_float_array, as_points
 from sdntk._progress import Bar
-from sdntk.training.course import Trained, advance, begin, end, fresh, is_over
-from sdntk.training.ensemble import Build, fastest_size, members, to_all_devices
+from sdntk.training.course import TrainingResult, advance, finish, init, is_over
+from sdntk.training.ensemble import Build, fastest_size, to_all_devices
 from sdntk.training.optimisers import GaussNewton
-from sdntk.training.state import Training
+from sdntk.training.state import TrainingConfig
 
 
 def train(
@@ -22,34 +18,39 @@ def train(
     keys: Key[Array, "..."],
     x: ArrayLike,
     targets: ArrayLike,
-    training: Training,
+    training: TrainingConfig,
     *,
     penalty: ArrayLike = 0.0,
-    at_once: Any = None,
-) -> Trained:
-    """Train a fresh network for each key, by the objective mean(loss) + penalty |theta - theta_0|^2
-    over the K points.
+    at_once: int | None = None,
+) -> TrainingResult:
+    """Train a fresh network for each key.
 
-    A kernel chain with ``outputs="joint"`` and multiplier c corresponds to the squared error of
-    centred outputs with the penalty c/Q (theory.md, section 6). A network whose loss or weights
-    become nan or inf is stopped by itself.
+    Each network minimises, over its weights theta,
+
+        (1/K) sum_k loss(f(x_k), y_k) + penalty |theta - theta_0|^2,
+
+    where theta_0 are the weights that it starts from. With the squared error, centred outputs and
+    the penalty c/Q this is the counterpart of a kernel fit with ``outputs="joint"`` and the
+    multiplier c (docs/theory.md, section 6). A network whose loss or weights are no longer finite
+    stops, and the others continue.
 
     Args:
-        build: a fresh Flax NNX network from ``nnx.Rngs``, e.g. ``lambda rngs: FiniteWidth(...,
-            rngs=rngs)``.
-        keys: a JAX key for each of the S networks: it draws weights and the order of points.
-        x: points, shape (K, ...).
-        targets: shape (K, Q), or (S, K, Q) for each network its own.
-        training: how.
-        penalty: a number, at least 0.
-        at_once: how many networks are trained in one vmapped step; what is fastest on this device
-            when None: all on an accelerator, one on a CPU, whose cores one network keeps busy.
+        build: makes a fresh Flax NNX network from ``nnx.Rngs``, as
+            ``lambda rngs: FiniteWidth(..., rngs=rngs)`` does.
+        keys: S JAX keys, one for each network: they draw its weights and shuffle its points.
+        x: K points, shape (K, ...).
+        targets: y, shape (K, Q) for all networks, or (S, K, Q) with a set for each.
+        training: how the networks are trained.
+        penalty: a number, at least 0; positive with :func:`~sdntk.optimisers.gauss_newton`.
+        at_once: how many networks take their steps together in one vmapped computation. By default
+            what is fastest on the device: one on a CPU, all on an accelerator.
 
     Returns:
-        :class:`Trained`.
+        :class:`~sdntk.training.course.TrainingResult`. Numbers are in the dtype of the network's
+        outputs.
 
     Raises:
-        TypeError, ValueError: arguments of another type, shape or range.
+        TypeError, ValueError: an argument has another type or shape, or is out of range.
 
     Example:
         >>> import optax
@@ -58,30 +59,26 @@ def train(
         >>> sizes = {"width": 16, "num_outputs": 1}
         >>> build = lambda rngs: FiniteWidth(fully_connected(1), (2,), **sizes, rngs=rngs)
         >>> x, y = jnp.eye(2), jnp.array([[1.0], [-1.0]])
-        >>> training = Training(optimiser=optax.adam(0.1), steps=200, until_loss=0.01)
-        >>> trained = train(build, jax.random.split(jax.random.key(0), 3), x, y, training)
-        >>> trained.ensemble.outputs(x).shape, bool((trained.loss <= 0.01).all())
+        >>> training = TrainingConfig(optimiser=optax.adam(0.1), steps=200, until_loss=0.01)
+        >>> result = train(build, jax.random.split(jax.random.key(0), 3), x, y, training)
+        >>> result.ensemble.outputs(x).shape, bool((result.loss <= 0.01).all())
         ((3, 2, 1), True)
     """
-    x, targets = as_points("x", x), as_float_array("targets", targets)
+    x = as_points("x", x)
+    targets = as_float_array("targets", targets)
     require_keys(keys)
-    if (
-        targets.ndim not in (2, 3)
-        or targets.shape[-2] != len(x)
-        or targets.shape[:-2] not in ((), (len(keys),))
-    ):
+    count = len(keys)
+    if targets.shape[:-1] not in ((len(x),), (count, len(x))):
         raise ValueError(
-            f"targets must have shape ({len(x)}, Q), or ({len(keys)}, {len(x)}, Q) with a set "
-            "for each of the "
-            f"{len(keys)} keys; its shape is {targets.shape}."
+            f"targets must have shape ({len(x)}, Q), or ({count}, {len(x)}, Q) with a set for each "
+            f"of the {count} keys; its shape is {targets.shape}."
         )
     penalty = check_arguments(x, training, penalty)
-    targets = jnp.broadcast_to(targets, (len(keys), len(x), targets.shape[-1]))
-    size = (
-        fastest_size(len(keys))
-        if at_once is None
-        else min(as_count("at_once", at_once, at_least=1), len(keys))
-    )
+    targets = jnp.broadcast_to(targets, (count, len(x), targets.shape[-1]))
+    if at_once is None:
+        size = fastest_size(count)
+    else:
+        size = min(as_count("at_once", at_once, at_least=1), count)
     return train_groups(build, keys, x, targets, training, penalty, size)
 
 
@@ -90,47 +87,44 @@ def train_groups(
     keys: Key[Array, " S"],
     x: Float[Array, "K ..."],
     targets: Float[Array, "S K Q"],
-    training: Training,
+    training: TrainingConfig,
     penalty: Float[Array, ""],
     size: int,
     *,
     diverged: Bool[Array, " S"] | None = None,
-) -> Trained:
-    """:func:`train`, its arguments checked: ``size`` networks at once. Those marked as diverged are
-    not trained.
+) -> TrainingResult:
+    """:func:`train` with its arguments checked, ``size`` networks at once. Networks that have
+    ``diverged`` before are not trained.
     """
-    diverged = jnp.zeros(len(keys), bool) if diverged is None else diverged
-    networks, order = fresh(build, keys, training)
+    if diverged is None:
+        diverged = jnp.zeros(len(keys), bool)
     groups = [slice(start, start + size) for start in range(0, len(keys), size)]
-    done = []
+    results = []
     with Bar(f"Training {len(keys)} networks", total=training.steps * len(groups)) as bar:
         for group in groups:
-            points = to_all_devices(x, len(order[group]))
-            course = begin(
-                members(networks, group),
-                order[group],
-                points,
-                targets[group],
-                training,
-                penalty,
-                diverged[group],
-            )
-            while not is_over(course, training):
-                before, course = int(course.taken), advance(course, points, training)
-                bar.advance(int(course.taken) - before, f"loss {np.mean(course.moving.loss):.4g}")
-            bar.advance(training.steps - int(course.taken))
-            done.append(end(course, points, training))
-    if len(done) == 1:
-        return done[0]
-    if (
-        len({len(ended.steps.devices()) for ended in done}) > 1
-    ):  # groups of different sizes lie on different devices
-        done = jax.device_put(done, jax.local_devices()[0])
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *done)
+            run = init(build, keys[group], x, targets[group], training, penalty, diverged[group])
+            points = to_all_devices(x, len(keys[group]))
+            while not is_over(run, training):
+                before = run.steps_taken
+                run = advance(run, points, training, every=training.check_every)
+                bar.advance(int(run.steps_taken - before), f"loss {np.mean(run.state.loss):.4g}")
+            bar.advance(training.steps - int(run.steps_taken))
+            results.append(finish(run, points, training))
+    return _joined(results)
 
 
-def require_keys(keys: Any) -> None:
-    """Refuse what is no array of JAX keys, one for each network."""
+def _joined(results: list[TrainingResult]) -> TrainingResult:
+    """The results of all groups as one."""
+    if len(results) == 1:
+        return results[0]
+    if len({len(result.steps.devices()) for result in results}) > 1:
+        # Groups of different sizes lie on different devices.
+        results = jax.device_put(results, jax.local_devices()[0])
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *results)
+
+
+def require_keys(keys: Key[Array, "..."]) -> None:
+    """Raise a ValueError unless ``keys`` is a non-empty array of JAX keys."""
     if np.ndim(keys) == 0 or len(keys) == 0:
         raise ValueError(
             "keys must hold a JAX key for each network, as jax.random.split(key, count) gives."
@@ -138,9 +132,9 @@ def require_keys(keys: Any) -> None:
 
 
 def check_arguments(
-    x: Float[Array, "K ..."], training: Training, penalty: ArrayLike
+    x: Float[Array, "K ..."], training: TrainingConfig, penalty: ArrayLike
 ) -> Float[Array, ""]:
-    """The penalty, where it and the settings suit each other and the points.
+    """The penalty as an array, after checking that it, the settings and the points go together.
 
     Raises:
         ValueError: they do not.

@@ -23,7 +23,7 @@ from sdntk.experiments.comparison import TO_THE_OPTIMUM, compare, exponents
 from sdntk.kernels import empirical_ntk, ntk
 from sdntk.training.optimisers import gauss_newton
 from sdntk.training.rounds import distill_networks
-from sdntk.training.state import Training
+from sdntk.training.state import TrainingConfig
 
 ERF = fully_connected(2, activation="erf")
 COLUMNS = {
@@ -105,7 +105,7 @@ def test_the_gap_and_the_kernel_approach_infinite_width(table):
 
 @pytest.mark.slow
 def test_halving_the_tolerance_of_the_optimiser_changes_no_gap(data, table):
-    halved = Training(
+    halved = TrainingConfig(
         optimiser=gauss_newton(), centred=True, until_stationary=5e-8, steps=100, check_every=1
     )
     again = compare(
@@ -159,9 +159,12 @@ def test_every_column_is_what_it_says(data, table):
     loss = np.mean(np.square(ensemble.outputs(x)[0] - done.targets[0]))
     assert row["loss_over_tolerance"] == pytest.approx(loss / tolerance(data, 0.2), rel=1e-6)
     kernels = []
-    for weights in (ensemble.initial, ensemble.params):
-        one, rest = (jax.tree.map(lambda leaf: leaf[0], tree) for tree in (weights, ensemble.rest))
-        kernels.append(empirical_ntk(lambda w, x, rest=rest: ensemble.modes(w, rest, x), one)(x, x))
+    for weights in (ensemble.initial_params, ensemble.params):
+        one, state = (
+            jax.tree.map(lambda leaf: leaf[0], tree) for tree in (weights, ensemble.model_state)
+        )
+        network = lambda w, x, state=state: ensemble.apply_fn(w, state, x)  # noqa: E731
+        kernels.append(empirical_ntk(network, one)(x, x))
     distance = lambda a, b: np.linalg.norm(a - b) / np.linalg.norm(b)  # noqa: E731
     assert row["kernel_change"] == pytest.approx(distance(kernels[1], kernels[0]), rel=1e-6)
     assert row["kernel_error_initial"] == pytest.approx(distance(kernels[0], G), rel=1e-6)
@@ -213,13 +216,13 @@ def test_a_folder_is_gone_on_with_and_another_comparison_refused(data, tmp_path,
         ({"widths": []}, "widths must hold at least one"),
         ({"seeds": 0}, "seeds must be at least 1"),
         ({"widths": [16, 16]}, "none twice"),
-        ({"training": Training()}, "training must have centred=True"),
+        ({"training": TrainingConfig()}, "training must have centred=True"),
         (
-            {"training": Training(centred=True, loss=losses.soft_cross_entropy)},
+            {"training": TrainingConfig(centred=True, loss=losses.soft_cross_entropy)},
             "loss squared_error",
         ),
         (
-            {"training": Training(centred=True), "out": "somewhere"},
+            {"training": TrainingConfig(centred=True), "out": "somewhere"},
             "out must be None unless the optimiser is gauss_newton",
         ),
     ],

@@ -29,7 +29,7 @@ from sdntk.experiments.data import Classification
 from sdntk.experiments.network_classification import run
 from sdntk.experiments.network_runs import MEASURED, Chain
 from sdntk.experiments.records import Records
-from sdntk.training.state import Training
+from sdntk.training.state import TrainingConfig
 
 STEPS = 60
 
@@ -61,7 +61,7 @@ def problem():
 
 
 CHAIN = Chain(
-    Training(
+    TrainingConfig(
         loss=losses.squared_error_of_softmax, optimiser=optax.adam(3e-3), steps=STEPS, batch_size=20
     ),
     rounds=3,
@@ -195,7 +195,7 @@ def test_every_column_is_what_it_says(undisturbed):
                 "train_loss": np.mean((softmax(train) - one_hot) ** 2),
                 "test_loss": np.mean((softmax(test) - one_hot_test) ** 2),
                 "target_loss": np.mean((softmax(train) - done.targets[index]) ** 2),
-                "stationarity": done.trained.stationarity[index],
+                "stationarity": done.trained.grad_norm[index],
             }
             for name, value in expected.items():
                 assert row[name] == pytest.approx(float(value), rel=2e-3), name
@@ -206,7 +206,7 @@ def test_every_column_is_what_it_says(undisturbed):
 def test_the_best_step_is_the_best_of_those_that_were_measured(undisturbed, tmp_path):
     row = table(undisturbed).query("seed == 5 and round == 0").iloc[0]
     shorter = Chain(
-        Training(**{**vars(CHAIN.training), "steps": int(row["best_step"])}),
+        TrainingConfig(**{**vars(CHAIN.training), "steps": int(row["best_step"])}),
         rounds=1,
         measure_every=15,
     )
@@ -222,7 +222,7 @@ def test_the_best_step_is_the_best_of_all_that_were_measured(tmp_path, monkeypat
             module, "measure", lambda *arguments: seen.append(measure(*arguments)) or seen[-1]
         )
     chain = Chain(
-        Training(optimiser=optax.sgd(2.0), steps=40, batch_size=20), rounds=1, measure_every=4
+        TrainingConfig(optimiser=optax.sgd(2.0), steps=40, batch_size=20), rounds=1, measure_every=4
     )
     (ended,) = run(Network, problem(), chain, Records(tmp_path, {}), seeds=[1])
     accuracies = np.array([float(values[0, 1]) for values in seen])
@@ -231,11 +231,11 @@ def test_the_best_step_is_the_best_of_all_that_were_measured(tmp_path, monkeypat
 
 
 def test_a_rule_met_at_once_and_a_network_that_diverges(tmp_path):
-    met = Chain(Training(steps=20, until_loss=1e9), rounds=2)
+    met = Chain(TrainingConfig(steps=20, until_loss=1e9), rounds=2)
     rows = pd.concat(run(Network, problem(), met, Records(tmp_path / "met", {}), seeds=[1]))
     assert rows["stop"].tolist() == ["loss", "loss"]
     assert np.isfinite(rows.drop(columns="stop").to_numpy(float)).all()
-    wild = Chain(Training(optimiser=optax.sgd(1e20), steps=20), rounds=3)
+    wild = Chain(TrainingConfig(optimiser=optax.sgd(1e20), steps=20), rounds=3)
     rows = pd.concat(run(Network, problem(), wild, Records(tmp_path / "wild", {}), seeds=[1]))
     assert rows["stop"].tolist() == ["diverged"] * 3
     assert rows["steps"].tolist()[1:] == [0, 0]
@@ -246,7 +246,7 @@ def test_other_settings_other_states_and_fewer_rounds_none(undisturbed):
         chain.name([3, 5])
         for chain in (
             CHAIN,
-            Chain(Training(steps=STEPS), 3),
+            Chain(TrainingConfig(steps=STEPS), 3),
             dataclasses.replace(CHAIN, penalty=1.0),
         )
     ]
@@ -268,7 +268,7 @@ def test_other_settings_other_states_and_fewer_rounds_none(undisturbed):
         ({"measure_every": 0}, "measure_every must be at least 1"),
         ({"rounds": 0}, "rounds must be at least 1"),
         ({"penalty": -1.0}, "penalty must be a number, at least 0"),
-        ({"training": Training(batch_size=101)}, "batch_size must be at most 100"),
+        ({"training": TrainingConfig(batch_size=101)}, "batch_size must be at most 100"),
     ],
 )
 def test_bad_input(change, message, tmp_path):

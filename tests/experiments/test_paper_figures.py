@@ -28,7 +28,7 @@ from sdntk.experiments.checkpoints import Checkpoints
 from sdntk.experiments.paper_figures import FIGURES, Experiment, experiments, prepare
 from sdntk.experiments.records import Records
 from sdntk.reports import network_classification as network_report
-from sdntk.training.state import Training
+from sdntk.training.state import TrainingConfig
 from sdntk.training.train import train
 
 #: One process for all figures: what they share is compiled once. Figures 4 and 7 have the same
@@ -491,7 +491,7 @@ def test_the_command_runs_small_and_goes_on(command, tmp_path, monkeypatch):
 def test_optimiser_adds_the_decay_as_a_penalty():
     """Adam's first step has the sign of gradient + decay * weights."""
     experiment = Experiment("small", "cifar10", "squared", learning_rate=0.1, weight_decay=0.5)
-    assert isinstance(experiment.training, Training)
+    assert isinstance(experiment.training, TrainingConfig)
     weights = {"w": jnp.array([1.0, -2.0, 0.5])}
     gradient = {"w": jnp.array([-0.4, 0.0, 0.1])}
     state = experiment.training.optimiser.init(weights)

@@ -16,7 +16,7 @@ from flax import nnx
 from sdntk import losses, networks
 from sdntk.training.augmentation import MARGIN, crop_and_flip
 from sdntk.training.optimisers import gauss_newton
-from sdntk.training.state import Training
+from sdntk.training.state import TrainingConfig
 from sdntk.training.train import train
 
 COUNTS = {"resnet18": 11_173_962, "resnet50": 23_520_842, "vgg16": 14_728_266, "small_cnn": 24_458}
@@ -129,9 +129,9 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="num_classes must be at least 1"):
         networks.resnet18(0, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="augment must be None with centred"):
-        Training(augment=crop_and_flip, centred=True)
+        TrainingConfig(augment=crop_and_flip, centred=True)
     with pytest.raises(ValueError, match="augment must be None"):
-        Training(augment=crop_and_flip, optimiser=gauss_newton())
+        TrainingConfig(augment=crop_and_flip, optimiser=gauss_newton())
 
 
 @pytest.mark.slow
@@ -183,7 +183,7 @@ def test_training_sees_augmented_points_and_looks_see_them_as_they_are():
             return x @ self.w[...]
 
     x = jnp.array([[1.0], [2.0], [-1.0]])
-    training = Training(
+    training = TrainingConfig(
         optimiser=optax.sgd(0.05), steps=200, batch_size=3, augment=lambda _, x: 2 * x
     )
     trained = train(Linear, jax.random.split(jax.random.key(0), 2), x, x, training)
@@ -215,11 +215,11 @@ def test_augmentation_is_new_in_every_step_and_for_every_network():
     }
     keys = jax.random.split(jax.random.key(0), 2)
     one, two = (
-        train(Remember, keys, x, jnp.ones((4, 1)), Training(steps=steps, **settings))
+        train(Remember, keys, x, jnp.ones((4, 1)), TrainingConfig(steps=steps, **settings))
         for steps in (1, 2)
     )
     weights = [np.asarray(jax.tree.leaves(t.ensemble.params)[0]) for t in (one, two)]
     assert (weights[0][0] != weights[0][1]).any()
     assert not np.allclose(weights[1] - weights[0], weights[0], rtol=0.05)
-    again = train(Remember, keys, x, jnp.ones((4, 1)), Training(steps=2, **settings))
+    again = train(Remember, keys, x, jnp.ones((4, 1)), TrainingConfig(steps=2, **settings))
     np.testing.assert_array_equal(jax.tree.leaves(again.ensemble.params)[0], weights[1])

@@ -20,13 +20,13 @@ from sdntk.kernels import empirical_ntk, load_neural_tangents, tangent_kernel
 from sdntk.networks import FiniteWidth
 from sdntk.training.optimisers import gauss_newton
 from sdntk.training.rounds import distill_networks
-from sdntk.training.state import Stop, Training
+from sdntk.training.state import Stop, TrainingConfig
 from sdntk.training.train import train_groups
 
 X = jax.random.normal(jax.random.key(0), (15, 4))
 NEW = jax.random.normal(jax.random.key(1), (6, 4))
 KEYS = jax.random.split(jax.random.key(2), 2)
-EXACT = Training(
+EXACT = TrainingConfig(
     optimiser=gauss_newton(), centred=True, until_stationary=1e-12, steps=5, check_every=1
 )
 
@@ -119,7 +119,7 @@ def test_with_several_outputs_it_is_ridge_regression_with_the_whole_tangent_kern
 )
 def test_targets_are_what_the_network_before_predicts(loss, targets, alpha):
     y = jax.nn.one_hot(jnp.argmax(X[:, :3], axis=1), 3)
-    settings = Training(loss=loss, optimiser=optax.adam(1e-2), steps=15)
+    settings = TrainingConfig(loss=loss, optimiser=optax.adam(1e-2), steps=15)
     build = lambda rngs: erf_network(3, rngs)  # noqa: E731
     options = {"rounds": 3, "targets": targets, "ground_truth_weight": alpha}
     first, *later = distill_networks(build, KEYS, X, y, settings, **options)
@@ -143,7 +143,7 @@ def test_targets_are_what_the_network_before_predicts(loss, targets, alpha):
 
 
 def test_every_round_starts_from_fresh_weights():
-    settings = Training(optimiser=optax.sgd(0.0), steps=1)
+    settings = TrainingConfig(optimiser=optax.sgd(0.0), steps=1)
     chain = distill_networks(
         lambda rngs: erf_network(1, rngs), KEYS, X, X[:, :1], settings, rounds=3
     )
@@ -160,7 +160,7 @@ def test_a_network_that_diverges_leaves_the_other_chains_as_they_were():
     labels = jnp.stack(
         [y, y * 1e250]
     )  # for the second chain alone: given to the rounds as they stand behind the checks
-    settings = Training(optimiser=optax.sgd(0.05), steps=10)
+    settings = TrainingConfig(optimiser=optax.sgd(0.05), steps=10)
     build = lambda rngs: erf_network(2, rngs)  # noqa: E731
     alone = list(distill_networks(build, KEYS[:1], X, y, settings, rounds=3))
     options = {"size": 2, "diverged": jnp.array([False, True])}
@@ -179,9 +179,10 @@ def test_a_network_that_diverges_leaves_the_other_chains_as_they_were():
 
 
 #: Long steps on a loss without bounds: what diverges in the first round.
-DIVERGING = Training(optimiser=optax.sgd(1e3), steps=200)
+DIVERGING = TrainingConfig(optimiser=optax.sgd(1e3), steps=200)
 
 
+@pytest.mark.usefixtures("as_users_call")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -199,7 +200,7 @@ def test_bad_input(change, message):
         "keys": KEYS,
         "x": X,
         "y": X,
-        "training": Training(steps=1),
+        "training": TrainingConfig(steps=1),
     }
     with pytest.raises(ValueError, match=message):
         distill_networks(**(arguments | {"rounds": 2} | change))

@@ -8,6 +8,7 @@ once, and a batch of all points is the full gradient. Modules with batch statist
 train.
 """
 
+import dataclasses
 import itertools
 import json
 import subprocess
@@ -22,13 +23,14 @@ import pytest
 from flax import nnx
 from helpers import with_virtual_devices
 
+import sdntk
 from sdntk import losses
 from sdntk.architectures import convolutional, fully_connected
 from sdntk.networks import FiniteWidth
 from sdntk.training import course, ensemble, steps
 from sdntk.training import train as training
 from sdntk.training.optimisers import LeastSquares, gauss_newton
-from sdntk.training.state import Stop, Training
+from sdntk.training.state import Stop, TrainingConfig
 from sdntk.training.train import train
 
 X = jax.random.normal(jax.random.key(0), (20, 5))
@@ -65,10 +67,11 @@ def gradient_norm(trained, index, penalty):
     """Of mean((f - f_0 - y)^2) + penalty |theta - theta_0|^2, from the networks' numbers."""
     take = lambda tree: jax.tree.map(lambda leaf: leaf[index], tree)  # noqa: E731
     ensemble = trained.ensemble
-    initial, rest = take(ensemble.initial), take(ensemble.rest)
+    initial, model_state = take(ensemble.initial_params), take(ensemble.model_state)
 
     def objective(params):
-        outputs = ensemble.modes(params, rest, X) - ensemble.modes(initial, rest, X)
+        at = lambda theta: ensemble.apply_fn(theta, model_state, X)  # noqa: E731
+        outputs = at(params) - at(initial)
         moved = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), params, initial))
         return jnp.mean((outputs - Y) ** 2) + penalty * sum(moved)
 
@@ -82,7 +85,7 @@ def gradient_norm(trained, index, penalty):
 
 @pytest.fixture(scope="module")
 def at_the_optimum():
-    settings = Training(
+    settings = TrainingConfig(
         optimiser=gauss_newton(), centred=True, until_stationary=1e-9, steps=60, check_every=1
     )
     return train(build, KEYS, X, Y, settings, penalty=PENALTY)
@@ -92,11 +95,9 @@ def test_gauss_newton_reaches_the_optimum_in_a_few_steps(at_the_optimum):
     assert at_the_optimum.stop.tolist() == [Stop.STATIONARY] * 3
     assert max(at_the_optimum.steps) <= 30
     for index in range(3):
-        stationarity = float(at_the_optimum.stationarity[index])
-        assert gradient_norm(at_the_optimum, index, PENALTY) == pytest.approx(
-            stationarity, rel=1e-3
-        )
-        assert stationarity <= 1e-9
+        grad_norm = float(at_the_optimum.grad_norm[index])
+        assert gradient_norm(at_the_optimum, index, PENALTY) == pytest.approx(grad_norm, rel=1e-3)
+        assert grad_norm <= 1e-9
 
 
 @pytest.mark.slow
@@ -106,7 +107,7 @@ def test_gauss_newton_reaches_the_optimum_in_a_few_steps(at_the_optimum):
     ids=["lbfgs", "adam"],
 )
 def test_other_optimisers_end_there_too(at_the_optimum, optimiser, tolerance):
-    settings = Training(
+    settings = TrainingConfig(
         optimiser=optimiser, centred=True, until_stationary=1e-7, steps=2000, check_every=10
     )
     trained = train(build, KEYS, X, Y, settings, penalty=PENALTY)
@@ -117,7 +118,7 @@ def test_other_optimisers_end_there_too(at_the_optimum, optimiser, tolerance):
 
 @pytest.mark.slow
 def test_networks_together_are_networks_one_by_one(at_the_optimum):
-    settings = Training(
+    settings = TrainingConfig(
         optimiser=gauss_newton(), centred=True, until_stationary=1e-9, steps=60, check_every=1
     )
     together = train(build, KEYS, X, Y, settings, penalty=PENALTY, at_once=3)
@@ -130,7 +131,7 @@ def test_networks_together_are_networks_one_by_one(at_the_optimum):
 
 
 def test_same_keys_same_bits():
-    settings = Training(optimiser=optax.adam(1e-2), steps=25, batch_size=4)
+    settings = TrainingConfig(optimiser=optax.adam(1e-2), steps=25, batch_size=4)
     first, again, other = (train(build, keys, X, Y, settings) for keys in (KEYS, KEYS, KEYS[::-1]))
     np.testing.assert_array_equal(first.ensemble.outputs(X), again.ensemble.outputs(X))
     np.testing.assert_array_equal(
@@ -143,10 +144,10 @@ EIGHT_DEVICES = """
     jax.config.update("jax_enable_x64", True)
     import sys; sys.path[:0] = sys.argv[1:]
     from test_train import X, Y, build
-    from sdntk.training.state import Training
+    from sdntk.training.state import TrainingConfig
     from sdntk.training.train import train
     keys = jax.random.split(jax.random.key(1), 8)
-    settings = Training(optimiser=optax.adam(1e-2), steps=12, batch_size=4)
+    settings = TrainingConfig(optimiser=optax.adam(1e-2), steps=12, batch_size=4)
     spread, single, uneven = (
         train(build, keys, X, Y, settings, at_once=size) for size in (8, 1, 6)
     )
@@ -174,7 +175,7 @@ def test_an_ensemble_is_spread_over_all_devices(request):
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_a_network_that_diverges_is_told_and_leaves_the_others_as_they_were(at_once):
     targets = jnp.stack([Y, Y * 1e200, Y])
-    settings = Training(optimiser=optax.adam(1e-2), steps=30, until_loss=0.0, check_every=10)
+    settings = TrainingConfig(optimiser=optax.adam(1e-2), steps=30, until_loss=0.0, check_every=10)
     trained = train(build, KEYS, X, targets, settings, at_once=at_once)
     assert trained.stop.tolist() == [Stop.STEPS, Stop.DIVERGED, Stop.STEPS]
     assert trained.steps.tolist() == [30, 0, 30]
@@ -187,7 +188,7 @@ def test_a_network_that_diverges_is_told_and_leaves_the_others_as_they_were(at_o
 def test_a_network_that_diverges_midway_keeps_its_last_finite_weights():
     """Of the squared error's own making: too long steps grow until the weights are no numbers."""
     targets = jnp.stack([Y, Y * 1e8])
-    settings = Training(
+    settings = TrainingConfig(
         optimiser=optax.sgd(2.0), steps=400, check_every=400, batch_size=4, until_loss=0.0
     )
     relu = lambda rngs: FiniteWidth(fully_connected(2), (5,), width=32, num_outputs=3, rngs=rngs)  # noqa: E731
@@ -205,20 +206,18 @@ def test_a_network_that_diverges_midway_keeps_its_last_finite_weights():
 
 
 def test_points_in_parts_and_the_compiled_loop_change_nothing(monkeypatch):
-    settings = Training(
+    settings = TrainingConfig(
         optimiser=optax.adam(1e-2), steps=12, batch_size=5, until_stationary=0.0, check_every=4
     )
     plain = train(build, KEYS[:1], X, Y, settings)
-    monkeypatch.setattr(steps, "_AT_ONCE", 7)
+    monkeypatch.setattr(steps, "POINTS_AT_ONCE_WITH_BATCHES", 7)
     parts = train(build, KEYS[:1], X, Y, settings)
     np.testing.assert_allclose(parts.loss, plain.loss, rtol=1e-12)
-    np.testing.assert_allclose(parts.stationarity, plain.stationarity, rtol=1e-12)
+    np.testing.assert_allclose(parts.grad_norm, plain.grad_norm, rtol=1e-12)
     monkeypatch.setattr(
-        course,
-        "_take_steps",
-        lambda moving, position, count, *fixed, **static: steps._steps(
-            moving, *fixed, position, count, **static
-        ),
+        steps,
+        "take_steps",
+        lambda *state_and_place, **static: steps._steps(*state_and_place, **static),
     )
     looped = train(build, KEYS[:1], X, Y, settings)
     np.testing.assert_allclose(looped.ensemble.outputs(X), plain.ensemble.outputs(X), rtol=1e-12)
@@ -226,13 +225,13 @@ def test_points_in_parts_and_the_compiled_loop_change_nothing(monkeypatch):
 
 
 def test_points_are_ordered_by_other_keys_than_weights_are_drawn_with():
-    networks, order = course.fresh(build, KEYS, Training())
-    by_order = ensemble.initialise(build, order)
+    networks, data_keys = course.fresh_networks(build, KEYS, TrainingConfig())
+    by_data_keys = ensemble.initialise(build, data_keys)
     for a, b in zip(
-        jax.tree.leaves(networks.params), jax.tree.leaves(by_order.params), strict=True
+        jax.tree.leaves(networks.params), jax.tree.leaves(by_data_keys.params), strict=True
     ):
         assert a.size == 1 or not np.allclose(a, b) or not np.any(a)
-    assert len({tuple(np.ravel(jax.random.key_data(key))) for key in order}) == len(KEYS)
+    assert len({tuple(np.ravel(jax.random.key_data(key))) for key in data_keys}) == len(KEYS)
 
 
 def test_gauss_newton_never_takes_a_step_that_raises_the_objective():
@@ -257,19 +256,15 @@ def test_gauss_newton_never_takes_a_step_that_raises_the_objective():
 
 
 def test_training_stops_at_the_first_look_that_meets_the_rule():
-    settings = Training(optimiser=optax.adam(1e-2), steps=500, until_loss=0.02, check_every=5)
+    settings = TrainingConfig(optimiser=optax.adam(1e-2), steps=500, until_loss=0.02, check_every=5)
     trained = train(build, KEYS, X, Y, settings)
     assert trained.stop.tolist() == [Stop.LOSS] * 3
     assert max(trained.loss) <= 0.02
     steps = int(trained.steps[0])
     assert steps % 5 == 0
-    assert (
-        train(build, KEYS[:1], X, Y, Training(optimiser=settings.optimiser, steps=steps - 5)).loss[
-            0
-        ]
-        > 0.02
-    )
-    assert train(build, KEYS, X, Y, Training(steps=3)).stop.tolist() == [Stop.STEPS] * 3
+    shorter = TrainingConfig(optimiser=settings.optimiser, steps=steps - 5)
+    assert train(build, KEYS[:1], X, Y, shorter).loss[0] > 0.02
+    assert train(build, KEYS, X, Y, TrainingConfig(steps=3)).stop.tolist() == [Stop.STEPS] * 3
 
 
 def test_every_epoch_takes_every_point_once():
@@ -285,7 +280,7 @@ def test_every_epoch_takes_every_point_once():
         KEYS[:1],
         X,
         marks,
-        Training(loss=loss, optimiser=optax.sgd(0.0), steps=10, batch_size=4),
+        TrainingConfig(loss=loss, optimiser=optax.sgd(0.0), steps=10, batch_size=4),
     )
     jax.effects_barrier()
     batches = [values for values in seen if values.size == 4]
@@ -295,10 +290,9 @@ def test_every_epoch_takes_every_point_once():
 
 
 def test_a_batch_of_all_points_is_the_full_gradient():
-    whole, batch = (
-        train(build, KEYS, X, Y, Training(optimiser=optax.sgd(0.05), steps=20, batch_size=size))
-        for size in (None, 20)
-    )
+    settings = TrainingConfig(optimiser=optax.sgd(0.05), steps=20)
+    whole = train(build, KEYS, X, Y, settings)
+    batch = train(build, KEYS, X, Y, dataclasses.replace(settings, batch_size=20))
     np.testing.assert_allclose(
         whole.ensemble.outputs(X), batch.ensemble.outputs(X), rtol=1e-9, atol=1e-12
     )
@@ -320,7 +314,7 @@ class Modern(nnx.Module):
 @pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_batch_statistics_move_and_dropout_ends_with_training(at_once):
-    settings = Training(
+    settings = TrainingConfig(
         loss=losses.soft_cross_entropy, optimiser=optax.adamw(1e-2), steps=60, batch_size=10
     )
     labels = jax.nn.one_hot(jnp.argmax(X[:, :3], axis=1), 3)
@@ -329,7 +323,7 @@ def test_batch_statistics_move_and_dropout_ends_with_training(at_once):
     outputs = trained.ensemble.outputs(x)
     np.testing.assert_array_equal(outputs, trained.ensemble.outputs(x))
     np.testing.assert_allclose(outputs, trained.ensemble.outputs(x, batch_size=7), rtol=1e-5)
-    means = nnx.to_pure_dict(trained.ensemble.rest)["norm"]["mean"]
+    means = nnx.to_pure_dict(trained.ensemble.model_state)["norm"]["mean"]
     assert np.abs(means).max() > 1e-3
     assert np.mean(np.argmax(outputs, -1) == np.argmax(labels, -1)[None]) > 0.8
 
@@ -341,7 +335,7 @@ def test_convolutions_and_weight_decay():
     cnn = lambda rngs: FiniteWidth(convolutional(1), (6, 6, 1), width=8, num_outputs=2, rngs=rngs)  # noqa: E731
     norms = []
     for decay in (0.0, 10.0):
-        settings = Training(
+        settings = TrainingConfig(
             loss=losses.hard_cross_entropy,
             optimiser=optax.adamw(1e-2, weight_decay=decay),
             steps=40,
@@ -358,7 +352,7 @@ def test_nothing_compiles_twice():
         traces.append(outputs.shape)
         return losses.squared_error(outputs, targets)
 
-    settings = Training(loss=loss, optimiser=optax.adam(1e-2), steps=5, until_loss=1e-9)
+    settings = TrainingConfig(loss=loss, optimiser=optax.adam(1e-2), steps=5, until_loss=1e-9)
     train(build, KEYS, X, Y, settings, penalty=0.1)
     once = len(traces)
     train(build, KEYS[::-1], X + 1, 2 * Y, settings, penalty=0.2)  # other numbers, an equal network
@@ -369,7 +363,7 @@ def test_single_precision_data_with_x64_on():
     """The networks' weights are in float64 then: so are their outputs, and what is compared with
     them.
     """
-    settings = Training(optimiser=optax.adam(1e-2), steps=5)
+    settings = TrainingConfig(optimiser=optax.adam(1e-2), steps=5)
     trained = train(build, KEYS[:1], X.astype(jnp.float32), Y.astype(jnp.float32), settings)
     double = train(build, KEYS[:1], X.astype(jnp.float32).astype(float), Y, settings)
     np.testing.assert_allclose(trained.loss, double.loss, rtol=1e-6)
@@ -378,7 +372,7 @@ def test_single_precision_data_with_x64_on():
 @pytest.mark.slow
 @pytest.mark.usefixtures("single_precision")
 def test_float32():
-    settings = Training(optimiser=optax.adam(1e-2), steps=20)
+    settings = TrainingConfig(optimiser=optax.adam(1e-2), steps=20)
     trained = train(
         build, KEYS, X.astype(jnp.float32), Y.astype(jnp.float32), settings, penalty=0.1
     )
@@ -386,6 +380,7 @@ def test_float32():
     assert bool(jnp.isfinite(trained.loss).all())
 
 
+@pytest.mark.usefixtures("as_users_call")
 @pytest.mark.parametrize(
     ("settings", "arguments", "error", "message"),
     [
@@ -417,7 +412,7 @@ def test_float32():
 def test_bad_input(settings, arguments, error, message):
     given = {"build": build, "keys": KEYS, "x": X, "targets": Y, **arguments}
     with pytest.raises(error, match=message):
-        train(training=Training(**settings), **given)
+        train(training=TrainingConfig(**settings), **given)
 
 
 def test_progress_shows_the_loss(monkeypatch):
@@ -425,6 +420,16 @@ def test_progress_shows_the_loss(monkeypatch):
     monkeypatch.setattr(
         training.Bar, "advance", lambda _, count=1, note="": notes.append((count, note))
     )
-    train(build, KEYS[:2], X, Y, Training(steps=25, check_every=10))
+    train(build, KEYS[:2], X, Y, TrainingConfig(steps=25, check_every=10))
     assert sum(count for count, _ in notes) == 50
     assert any(note.startswith("loss 0.") for _, note in notes)
+
+
+def test_old_names_still_work_and_warn():
+    with pytest.warns(DeprecationWarning, match=r"sdntk\.Training has been renamed to"):
+        assert sdntk.Training is TrainingConfig
+    with pytest.warns(DeprecationWarning, match=r"sdntk\.Trained has been renamed to"):
+        assert sdntk.Trained is sdntk.TrainingResult
+    trained = train(build, KEYS[:1], X, Y, TrainingConfig(steps=1))
+    with pytest.warns(DeprecationWarning, match="TrainingResult.stationarity has been renamed"):
+        np.testing.assert_array_equal(trained.stationarity, trained.grad_norm)
