@@ -1,15 +1,15 @@
-"""What image classifiers with batch normalisation are made of."""
+"""Building blocks of image classifiers with batch normalisation."""
 
 import abc
-from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
 class ConvNorm(nnx.Module):
-    """A convolution, zeros around the image, and batch normalisation of its channels."""
+    """A convolution with zero padding, then batch normalisation of its channels."""
 
     def __init__(
         self,
@@ -20,7 +20,7 @@ class ConvNorm(nnx.Module):
         stride: int = 1,
         bias: bool = False,
         rngs: nnx.Rngs,
-        dtype: Any,
+        dtype: DTypeLike | None,
     ) -> None:
         margin = (size // 2, size // 2)
         self.conv = nnx.Conv(
@@ -37,16 +37,16 @@ class ConvNorm(nnx.Module):
         self.norm = nnx.BatchNorm(outputs, momentum=0.9, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n H W C"]) -> Float[Array, "n H2 W2 C2"]:
-        """Normalised by the batch in training mode, by the running statistics in evaluation
+        """Normalises by the batch's statistics in training mode, by the running ones in evaluation
         mode.
         """
         return self.norm(self.conv(x))
 
 
 class Classifier(nnx.Module):
-    """Features of images, their mean over pixels, one linear layer."""
+    """Features of an image, averaged over its pixels, then one linear layer."""
 
-    #: Least height and width of an image.
+    #: The smallest height and width of an image.
     smallest = 1
 
     def __init__(self, channels: int, num_classes: int, *, rngs: nnx.Rngs) -> None:
@@ -54,7 +54,7 @@ class Classifier(nnx.Module):
 
     @abc.abstractmethod
     def features(self, x: Float[Array, "n H W C"]) -> Float[Array, "n h w channels"]:
-        """What the head looks at."""
+        """What is averaged over pixels and given to the linear layer."""
 
     def __call__(self, x: Float[Array, "n H W C"]) -> Float[Array, "n Q"]:
         """The logits of images, shape (n, height, width, 3).
@@ -65,10 +65,9 @@ class Classifier(nnx.Module):
         if x.ndim != 4 or x.shape[-1] != 3 or min(x.shape[1:3]) < self.smallest:
             raise ValueError(
                 "x must have shape (n, height, width, 3), height and width at least "
-                f"{self.smallest}; its shape is "
-                f"{x.shape}."
+                f"{self.smallest}; its shape is {x.shape}."
             )
-        dtype = (
-            self.head.kernel.dtype
-        )  # the weights', whatever images come in and convolutions compute in
-        return self.head(jnp.mean(self.features(x.astype(dtype)).astype(dtype), axis=(1, 2)))
+        # The weights' dtype, whatever the images' is and whatever convolutions compute in.
+        dtype = self.head.kernel.dtype
+        features = self.features(x.astype(dtype)).astype(dtype)
+        return self.head(jnp.mean(features, axis=(1, 2)))

@@ -1,8 +1,4 @@
-"""The trainable network of a description, whose kernel at infinite width :func:`sdntk.kernels.ntk`
-gives.
-"""
-
-from typing import Any
+"""Trainable networks of finite width, from the description that their kernel is built from."""
 
 import jax
 import jax.numpy as jnp
@@ -14,29 +10,31 @@ from sdntk._arguments import ArrayLike, as_count
 from sdntk.architectures import Architecture
 from sdntk.networks import layers
 
+#: Descriptions of layers that have weights.
+_WEIGHTED = (architectures.Dense, architectures.Conv)
+
 
 class FiniteWidth(nnx.Module):
-    """A network of finite width in the NTK parameterisation, from the description that its kernel
-    is built from.
+    """A network of finite width in the NTK parameterisation: weights w are drawn from N(0, 1), and
+    the forward pass scales them.
 
-    All weights are drawn from N(0, 1). As the width grows, the network's tangent kernel (the mean
-    over its outputs of <df_q(x)/dw, df_q(x')/dw>) approaches ``sdntk.kernels.ntk(architecture)``
-    with an error of order 1/sqrt(width), and its outputs at initialisation a Gaussian process of
-    covariance ``sdntk.kernels.nngp(architecture)``.
+    As the width grows, the tangent kernel (1/Q) sum_q <df_q(x)/dw, df_q(x')/dw> approaches
+    ``sdntk.kernels.ntk(architecture)`` with an error of order 1/sqrt(width), and the outputs at
+    initialisation a Gaussian process with covariance ``sdntk.kernels.nngp(architecture)``.
 
     Source: Jacot et al. 2018, *Neural Tangent Kernel*.
 
     Args:
         architecture: the layers, an :class:`~sdntk.architectures.Architecture`.
-        point_shape: the shape of one point: (height, width, channels) for layers that look at
-            images, any other else.
-        width: neurons in each hidden layer, channels in each convolution.
+        point_shape: the shape of one point; (height, width, channels) for convolutions and pooling.
+        width: neurons of each hidden layer, channels of each convolution.
         num_outputs: Q.
-        rngs: a Flax NNX random state; its stream ``params`` (or the default one) draws the weights.
+        rngs: a Flax NNX random state; its stream ``params`` (or the default one) draws the weights,
+            in JAX's default floating-point dtype.
 
     Raises:
-        TypeError, ValueError: an argument is out of range, or points of this shape do not fit the
-            architecture.
+        TypeError, ValueError: an argument has another type or is out of range, or points of this
+            shape do not fit the architecture.
 
     Example:
         >>> from sdntk.architectures import fully_connected
@@ -47,58 +45,61 @@ class FiniteWidth(nnx.Module):
     """
 
     def __init__(
-        self, architecture: Any, point_shape: Any, *, width: Any, num_outputs: Any, rngs: nnx.Rngs
+        self,
+        architecture: Architecture,
+        point_shape: tuple[int, ...],
+        *,
+        width: int,
+        num_outputs: int,
+        rngs: nnx.Rngs,
     ) -> None:
         if not isinstance(architecture, Architecture):
             raise TypeError(
                 "architecture must be an sdntk.architectures.Architecture; got "
                 f"{type(architecture).__name__}."
             )
-        width, num_outputs = (
-            as_count("width", width, at_least=1),
-            as_count("num_outputs", num_outputs, at_least=1),
-        )
-        self.architecture, self.point_shape = (
-            architecture,
-            _as_point_shape(architecture, point_shape),
-        )
-        weighted = [
-            layer
-            for layer in architecture.layers
-            if isinstance(layer, (architectures.Dense, architectures.Conv))
-        ]
+        width = as_count("width", width, at_least=1)
+        num_outputs = as_count("num_outputs", num_outputs, at_least=1)
+        self.architecture = architecture
+        self.point_shape = _as_point_shape(architecture, point_shape)
+
+        num_weighted = sum(isinstance(layer, _WEIGHTED) for layer in architecture.layers)
+        weighted: list[nnx.Module] = []
         shape = self.point_shape
-        modules: list[nnx.Module] = []
         for layer in architecture.layers:
-            if isinstance(layer, (architectures.Dense, architectures.Conv)):
-                outputs = num_outputs if len(modules) == len(weighted) - 1 else width
-                modules.append(layers.build(layer, shape[-1], outputs, rngs=rngs))
+            if isinstance(layer, _WEIGHTED):
+                is_last = len(weighted) == num_weighted - 1
+                outputs = num_outputs if is_last else width
+                weighted.append(layers.build(layer, shape[-1], outputs, rngs=rngs))
                 shape = (*shape[:-1], outputs)
             else:
-                shape = jax.eval_shape(
-                    lambda x, layer=layer: _apply(layer, x), jnp.zeros((1, *shape))
-                ).shape[1:]
-        self.weighted = nnx.List(modules)
+                shape = _shape_after(layer, shape)
+        self.weighted = nnx.List(weighted)
 
     def __call__(self, x: ArrayLike) -> Float[Array, "n Q"]:
         """The outputs for points, shape (n, *point_shape)."""
-        x = jnp.asarray(x)
-        if x.shape[1:] != self.point_shape:
+        values = jnp.asarray(x)
+        if values.shape[1:] != self.point_shape:
             raise ValueError(
-                f"x must hold points of shape {self.point_shape}; its shape is {x.shape}."
+                f"x must hold points of shape {self.point_shape}; its shape is {values.shape}."
             )
         weighted = iter(self.weighted)
         for layer in self.architecture.layers:
-            x = (
-                next(weighted)(x)
-                if isinstance(layer, (architectures.Dense, architectures.Conv))
-                else _apply(layer, x)
-            )
-        return x
+            if isinstance(layer, _WEIGHTED):
+                values = next(weighted)(values)
+            else:
+                values = _apply(layer, values)
+        return values
+
+
+def _shape_after(layer: architectures.Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of one point after a layer without weights."""
+    points = jax.ShapeDtypeStruct((1, *shape), jnp.result_type(float))
+    return jax.eval_shape(lambda x: _apply(layer, x), points).shape[1:]
 
 
 def _apply(layer: architectures.Layer, x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
-    """A layer without weights."""
+    """The outputs of a layer without weights."""
     match layer:
         case architectures.Activation(name):
             return architectures.ACTIVATIONS[name](x)
@@ -111,19 +112,20 @@ def _apply(layer: architectures.Layer, x: Float[Array, "n ..."]) -> Float[Array,
     raise AssertionError(layer)
 
 
-def _as_point_shape(architecture: Architecture, point_shape: Any) -> tuple[int, ...]:
+def _as_point_shape(architecture: Architecture, point_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """``point_shape`` as a tuple of Python integers that the architecture can take."""
     if not isinstance(point_shape, tuple):
         raise TypeError(
             f"point_shape must be a tuple, the shape of one point; got {point_shape!r}."
         )
     shape = tuple(as_count("point_shape", length, at_least=1) for length in point_shape)
     smallest = architecture.smallest_image
-    if smallest is not None and (
-        len(shape) != 3 or shape[0] < smallest[0] or shape[1] < smallest[1]
-    ):
+    if smallest is None:
+        return shape
+    height, width = smallest
+    if len(shape) != 3 or shape[0] < height or shape[1] < width:
         raise ValueError(
-            f"point_shape must be (height, width, channels), of at least {smallest[0]} x "
-            f"{smallest[1]} pixels, for this "
-            f"architecture; got {shape}."
+            f"point_shape must be (height, width, channels), of at least {height} x {width} "
+            f"pixels, for this architecture; got {shape}."
         )
     return shape

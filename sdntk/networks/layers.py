@@ -1,5 +1,5 @@
-"""Layers with weights in the NTK parameterisation: numbers drawn from N(0, 1), their scale in the
-forward pass.
+"""Layers with weights in the NTK parameterisation: weights are drawn from N(0, 1), and the forward
+pass scales them.
 """
 
 import math
@@ -18,7 +18,8 @@ class Dense(nnx.Module):
     def __init__(
         self, layer: architectures.Dense, inputs: int, outputs: int, *, rngs: nnx.Rngs
     ) -> None:
-        self.scale, self.bias_std = layer.weight_std / math.sqrt(inputs), layer.bias_std
+        self.scale = layer.weight_std / math.sqrt(inputs)
+        self.bias_std = layer.bias_std
         self.kernel = nnx.Param(_normal(rngs, (inputs, outputs)))
         self.bias = nnx.Param(_normal(rngs, (outputs,))) if layer.bias_std else None
 
@@ -28,8 +29,8 @@ class Dense(nnx.Module):
 
 
 class Conv(nnx.Module):
-    """y = weight_std (w * x) / sqrt(d) + bias_std b, d = (entries of the filter) x (channels);
-    zeros around the image.
+    """y = weight_std (w * x) / sqrt(d) + bias_std b, with zero padding; d is the number of entries
+    of the filter times that of input channels.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Conv(nnx.Module):
 def build(
     layer: architectures.Dense | architectures.Conv, inputs: int, outputs: int, *, rngs: nnx.Rngs
 ) -> nnx.Module:
-    """The layer of a description, for so many inputs or channels."""
+    """The layer of a description, for this many input and output neurons or channels."""
     if isinstance(layer, architectures.Conv):
         return Conv(layer, inputs, outputs, rngs=rngs)
     return Dense(layer, inputs, outputs, rngs=rngs)

@@ -1,70 +1,83 @@
-"""Residual networks for images of 32 x 32 pixels: a stem of 3 x 3 without pooling, batch
-normalisation.
+"""Residual networks for images of 32 x 32 pixels, whose first convolution is 3 x 3 without
+pooling.
 """
 
-from typing import Any
+import math
+from typing import NamedTuple
 
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from sdntk._arguments import as_count
 from sdntk.networks.blocks import Classifier, ConvNorm
 
-#: Channels of the four stages; all but the first halve height and width.
+#: Channels of the four stages; each but the first halves height and width.
 STAGES = (64, 128, 256, 512)
 
 
+class _Plan(NamedTuple):
+    """One convolution of a block: output channels, width of the filter, stride."""
+
+    outputs: int
+    size: int
+    stride: int = 1
+
+
 class _Block(nnx.Module):
-    """x -> relu(F(x) + S(x)): F of convolutions with batch normalisation, S the identity where
-    shapes allow it.
+    """x -> relu(F(x) + S(x)), F a stack of convolutions, S one convolution or, without
+    ``shortcut``, the identity.
     """
 
     def __init__(self, layers: list[ConvNorm], shortcut: ConvNorm | None) -> None:
-        self.layers, self.shortcut = nnx.List(layers), shortcut
+        self.layers = nnx.List(layers)
+        self.shortcut = shortcut
 
     def __call__(self, x: Float[Array, "n H W C"]) -> Float[Array, "n H2 W2 C2"]:
         values = x
         for layer in self.layers[:-1]:
             values = nnx.relu(layer(values))
-        return nnx.relu(
-            self.layers[-1](values) + (x if self.shortcut is None else self.shortcut(x))
-        )
+        if self.shortcut is not None:
+            x = self.shortcut(x)
+        return nnx.relu(self.layers[-1](values) + x)
 
 
 class ResNet(Classifier):
-    """A stem, four stages of residual blocks, the mean over pixels, and one linear layer (He et al.
-    2016).
-
-    Bottleneck blocks halve the image in their 3 x 3 convolution.
+    """A first convolution, four stages of residual blocks, the mean over pixels, and one linear
+    layer (He et al. 2016).
 
     Args:
-        blocks: in each stage.
-        bottleneck: blocks of 1 x 1, 3 x 3 and 1 x 1 convolutions with four times the channels at
-            their end, rather than of two 3 x 3 convolutions.
+        blocks: the number of blocks in each stage.
+        bottleneck: blocks of 1 x 1, 3 x 3 and 1 x 1 convolutions, the last with four times the
+            channels, instead of two 3 x 3 convolutions. They halve the image in the 3 x 3 one.
         num_classes: Q.
         rngs: a Flax NNX random state; its stream ``params`` draws the weights.
-        dtype: of the computation, such as ``jnp.bfloat16``; the weights', float32, when None.
-            Weights, batch statistics and outputs stay float32.
+        dtype: of the convolutions, such as ``jnp.bfloat16``; float32 by default. Weights, batch
+            statistics and outputs are float32 in any case.
     """
 
     def __init__(
         self,
         blocks: tuple[int, int, int, int],
-        num_classes: Any,
+        num_classes: int,
         *,
         bottleneck: bool,
         rngs: nnx.Rngs,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
     ) -> None:
         self.stem = ConvNorm(3, STAGES[0], 3, rngs=rngs, dtype=dtype)
-        made, channels = [], STAGES[0]
+        made = []
+        channels = STAGES[0]
         for stage, (width, count) in enumerate(zip(STAGES, blocks, strict=True)):
+            outputs = 4 * width if bottleneck else width
             for index in range(count):
                 stride = 2 if stage > 0 and index == 0 else 1
-                made.append(
-                    _block(channels, width, stride, bottleneck=bottleneck, rngs=rngs, dtype=dtype)
-                )
-                channels = 4 * width if bottleneck else width
+                if bottleneck:
+                    plan = [_Plan(width, 1), _Plan(width, 3, stride), _Plan(outputs, 1)]
+                else:
+                    plan = [_Plan(width, 3, stride), _Plan(width, 3)]
+                made.append(_block(channels, plan, rngs=rngs, dtype=dtype))
+                channels = outputs
         self.blocks = nnx.List(made)
         super().__init__(channels, as_count("num_classes", num_classes, at_least=1), rngs=rngs)
 
@@ -76,7 +89,7 @@ class ResNet(Classifier):
         return x
 
 
-def resnet18(num_classes: Any, *, rngs: nnx.Rngs, dtype: Any = None) -> ResNet:
+def resnet18(num_classes: int, *, rngs: nnx.Rngs, dtype: DTypeLike | None = None) -> ResNet:
     """ResNet-18: 11,173,962 parameters for 10 classes.
 
     Source: K. He et al., Deep residual learning for image recognition, CVPR 2016.
@@ -89,7 +102,7 @@ def resnet18(num_classes: Any, *, rngs: nnx.Rngs, dtype: Any = None) -> ResNet:
     return ResNet((2, 2, 2, 2), num_classes, bottleneck=False, rngs=rngs, dtype=dtype)
 
 
-def resnet50(num_classes: Any, *, rngs: nnx.Rngs, dtype: Any = None) -> ResNet:
+def resnet50(num_classes: int, *, rngs: nnx.Rngs, dtype: DTypeLike | None = None) -> ResNet:
     """ResNet-50, the network of Mobahi et al. 2020, Fig. 4, 5, 7 and 9: 23,520,842 parameters for
     10 classes.
 
@@ -103,21 +116,16 @@ def resnet50(num_classes: Any, *, rngs: nnx.Rngs, dtype: Any = None) -> ResNet:
     return ResNet((3, 4, 6, 3), num_classes, bottleneck=True, rngs=rngs, dtype=dtype)
 
 
-def _block(
-    channels: int, width: int, stride: int, *, bottleneck: bool, rngs: nnx.Rngs, dtype: Any
-) -> _Block:
-    # outputs, size and stride of each convolution
-    plan = (
-        [(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)]
-        if bottleneck
-        else [(width, 3, stride), (width, 3, 1)]
-    )
-    layers, inputs = [], channels
-    for outputs, size, step in plan:
-        layers.append(ConvNorm(inputs, outputs, size, stride=step, rngs=rngs, dtype=dtype))
-        inputs = outputs
-    same = stride == 1 and channels == inputs
-    return _Block(
-        layers,
-        None if same else ConvNorm(channels, inputs, 1, stride=stride, rngs=rngs, dtype=dtype),
-    )
+def _block(channels: int, plan: list[_Plan], *, rngs: nnx.Rngs, dtype: DTypeLike | None) -> _Block:
+    """A block for so many input channels, its shortcut the identity where shapes allow it."""
+    layers = []
+    inputs = channels
+    for conv in plan:
+        layers.append(
+            ConvNorm(inputs, conv.outputs, conv.size, stride=conv.stride, rngs=rngs, dtype=dtype)
+        )
+        inputs = conv.outputs
+    stride = math.prod(conv.stride for conv in plan)
+    if stride == 1 and channels == inputs:
+        return _Block(layers, shortcut=None)
+    return _Block(layers, ConvNorm(channels, inputs, 1, stride=stride, rngs=rngs, dtype=dtype))

@@ -1,47 +1,47 @@
-"""Plain stacks of 3 x 3 convolutions with batch normalisation: VGG-16, and one small enough for two
-cores.
+"""Stacks of 3 x 3 convolutions with batch normalisation: VGG-16, and a small one for machines
+without an accelerator.
 """
 
-from typing import Any
-
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from sdntk._arguments import as_count
 from sdntk.networks.blocks import Classifier, ConvNorm
 
-#: Channels of each convolution, stage by stage; after a stage the maximum over 2 x 2 pixels is
-#: taken.
+#: Channels of each convolution, stage by stage; a maximum over 2 x 2 pixels follows each stage.
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 SMALL = ((16,), (32,), (64,))
 
 
 class VGG(Classifier):
-    """Stages of convolutions, the mean over what pixels are left, and one linear layer.
+    """Stages of convolutions, the mean over the pixels that are left, and one linear layer.
 
     Args:
         stages: channels of each convolution, stage by stage.
         num_classes: Q.
         rngs: a Flax NNX random state; its stream ``params`` draws the weights.
-        dtype: of the computation, as :class:`sdntk.networks.ResNet` has it.
+        dtype: of the convolutions, as in :class:`sdntk.networks.ResNet`.
     """
 
     def __init__(
         self,
         stages: tuple[tuple[int, ...], ...],
-        num_classes: Any,
+        num_classes: int,
         *,
         rngs: nnx.Rngs,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
     ) -> None:
-        made, channels = [], 3
+        made = []
+        channels = 3
         for stage in stages:
             layers = []
             for outputs in stage:
                 layers.append(ConvNorm(channels, outputs, 3, bias=True, rngs=rngs, dtype=dtype))
                 channels = outputs
             made.append(nnx.List(layers))
-        self.stages, self.smallest = nnx.List(made), 2 ** len(stages)
+        self.stages = nnx.List(made)
+        self.smallest = 2 ** len(stages)
         super().__init__(channels, as_count("num_classes", num_classes, at_least=1), rngs=rngs)
 
     def features(self, x: Float[Array, "n H W 3"]) -> Float[Array, "n h w C"]:
@@ -53,12 +53,12 @@ class VGG(Classifier):
         return x
 
 
-def vgg16(num_classes: Any, *, rngs: nnx.Rngs, dtype: Any = None) -> VGG:
+def vgg16(num_classes: int, *, rngs: nnx.Rngs, dtype: DTypeLike | None = None) -> VGG:
     """VGG-16 with batch normalisation and one linear layer, for images of 32 x 32: 14,728,266
     parameters for 10 classes.
 
-    The network of Mobahi et al. 2020, Fig. 6 (right). Its original has three linear layers for
-    images of 224 x 224.
+    The network of Mobahi et al. 2020, Fig. 6 (right). The original, for images of 224 x 224, has
+    three linear layers.
 
     Source: K. Simonyan and A. Zisserman, Very deep convolutional networks for large-scale image
     recognition, ICLR 2015.
@@ -71,7 +71,7 @@ def vgg16(num_classes: Any, *, rngs: nnx.Rngs, dtype: Any = None) -> VGG:
     return VGG(VGG16, num_classes, rngs=rngs, dtype=dtype)
 
 
-def small_cnn(num_classes: Any, *, rngs: nnx.Rngs, dtype: Any = None) -> VGG:
+def small_cnn(num_classes: int, *, rngs: nnx.Rngs, dtype: DTypeLike | None = None) -> VGG:
     """Three convolutions of 16, 32 and 64 channels: 24,458 parameters for 10 classes, for machines
     without an accelerator.
 

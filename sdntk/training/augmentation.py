@@ -1,5 +1,5 @@
-"""Augmentation of images, on the device and within the compiled step: functions of a key and a
-batch.
+"""Augmentation of images: functions of a key and a batch, run on the device within the compiled
+step.
 """
 
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-#: A key and points to points of the same shape and dtype.
+#: From a key and points to points of the same shape and dtype.
 Augment = Callable[[Key[Array, ""], Float[Array, "n ..."]], Float[Array, "n ..."]]
 
 #: Zeros on each side before a crop of the original size.
@@ -27,7 +27,7 @@ def crop_and_flip(key: Key[Array, ""], images: Float[Array, "n H W C"]) -> Float
         images: shape (n, H, W, C).
 
     Returns:
-        As many images of the same shape and dtype.
+        Images of the same shape and dtype.
 
     Example:
         >>> images = jnp.arange(64.0).reshape(1, 8, 8, 1)

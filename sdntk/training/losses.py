@@ -1,8 +1,8 @@
 """Losses of a network's outputs against targets, in optax's style: one number for each point.
 
-Each takes outputs (n, Q) and targets (n, Q), both possibly with further leading axes, and is
-averaged over the points by whoever trains. Targets are labels in round 0 and the predictions of the
-round before later on.
+Each takes outputs and targets of shape (..., n, Q) and returns losses of shape (..., n); training
+averages them over the points. Targets are labels in round 0, and predictions of the round before in
+later ones.
 """
 
 from collections.abc import Callable
@@ -70,7 +70,13 @@ def hard_cross_entropy(
 
 
 def predictions(loss: Loss, outputs: Float[Array, "*n Q"]) -> Float[Array, "*n Q"]:
-    """What a network trained with a loss predicts, and the next round learns: softmax, or for
-    squared_error the outputs.
+    """The predictions of a network that was trained with this loss: its outputs for
+    :func:`squared_error`, else their softmax.
+
+    Example:
+        >>> predictions(soft_cross_entropy, jnp.array([0.0, 0.0])).tolist()
+        [0.5, 0.5]
     """
-    return outputs if loss is squared_error else jax.nn.softmax(outputs)
+    if loss is squared_error:
+        return outputs
+    return jax.nn.softmax(outputs)

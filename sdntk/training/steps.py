@@ -161,7 +161,7 @@ def _objective(
     training: TrainingConfig,
     apply_fn: ApplyFn,
 ) -> Callable[[Any], tuple[Array, _Aux]]:
-    """The objective on a batch, a function of the params."""
+    """The objective on a batch as a function of the params."""
 
     def value_fn(params: Any) -> tuple[Array, _Aux]:
         outputs, model_state = apply_fn.train(params, state.model_state, batch.points)
@@ -173,14 +173,14 @@ def _objective(
 
 
 def _centred(outputs: Array, initial_outputs: Array | None) -> Array:
-    """F - f_0 of a centred network, f of any other."""
+    """The outputs minus f_0 for a centred network, as they are for any other."""
     if initial_outputs is None:
         return outputs
     return outputs - initial_outputs
 
 
 def _penalty(params: Any, objective: Objective) -> Array | float:
-    """Penalty |theta - theta_0|^2."""
+    """The term penalty |theta - theta_0|^2 of the objective."""
     if objective.initial_params is None:
         return 0.0
     moved = optax.tree.sub(params, objective.initial_params)
