@@ -125,6 +125,7 @@ def test_float32():
     assert module(jnp.asarray(IMAGES)).dtype == jnp.float32
 
 
+@pytest.mark.usefixtures("as_users_call")
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
