@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from sdntk._arguments import ArrayLike, as_count, as_float_array, as_points, as_unit_interval
+from sdntk.theory.mixing import mix_targets
 from sdntk.training.course import TrainingResult
 from sdntk.training.ensemble import Build, fastest_size
 from sdntk.training.losses import Loss, predictions
@@ -162,4 +163,4 @@ def next_targets(
     else:
         classes = jnp.argmax(outputs, axis=-1)
         predicted = jax.nn.one_hot(classes, outputs.shape[-1], dtype=outputs.dtype)
-    return ground_truth_weight * y[None] + (1 - ground_truth_weight) * predicted
+    return mix_targets(y[None], predicted, ground_truth_weight)
