@@ -1,9 +1,12 @@
 """Checks of what users pass in: every message names the argument, what was wrong and what would be
 right.
 
+They stand at the doors: public functions check their arguments and hand them to functions that
+trust them, so that no array is searched for nan twice.
+
 Checks of values need values. Under ``jax.jit``, ``jax.vmap`` and ``jax.grad`` an argument may be a
-tracer, which has a shape and a dtype but no values; there the checks of values are skipped and the
-checks of shapes stay.
+tracer, which has a shape and a dtype but no values; then the checks of values are skipped, and
+those of shapes are not.
 """
 
 import math
@@ -14,12 +17,13 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
 @runtime_checkable
 class SupportsArray(Protocol):
-    """What NumPy can make an array of: pandas' tables, Gram matrices on disk."""
+    """What NumPy can convert to an array: pandas' tables, Gram matrices on disk."""
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray: ...
 
@@ -45,7 +49,9 @@ def every(condition: Callable[[Any], Any], array: Array) -> bool:
     return all(bool(np.all(condition(np.asarray(part)))) for part in parts)
 
 
-def as_float_array(name: str, value: ArrayLike, *, dtype: Any = None) -> Float[Array, "..."]:
+def as_float_array(
+    name: str, value: ArrayLike, *, dtype: DTypeLike | None = None
+) -> Float[Array, "..."]:
     """``value`` as a real floating-point array; integers and booleans are converted, nan and inf
     refused.
     """
@@ -109,7 +115,9 @@ def require_one_shape(
         )
 
 
-def as_labels(name: str, value: ArrayLike, num_points: int, *, dtype: Any) -> Float[Array, "K *Q"]:
+def as_labels(
+    name: str, value: ArrayLike, num_points: int, *, dtype: DTypeLike
+) -> Float[Array, "K *Q"]:
     """``value`` as labels of ``num_points`` points, shape (K,) or (K, Q)."""
     labels = as_float_array(name, value, dtype=dtype)
     if labels.ndim not in (1, 2) or labels.shape[0] != num_points or 0 in labels.shape:
@@ -122,7 +130,7 @@ def as_labels(name: str, value: ArrayLike, num_points: int, *, dtype: Any) -> Fl
 
 
 def as_positive(
-    name: str, value: ArrayLike, shape: tuple[int, ...], *, dtype: Any
+    name: str, value: ArrayLike, shape: tuple[int, ...], *, dtype: DTypeLike
 ) -> Float[Array, "*shape"]:
     """``value`` as positive numbers, broadcast to ``shape``: a scalar, or one number for each
     output.
@@ -138,7 +146,7 @@ def as_positive(
     return jnp.broadcast_to(array, shape)
 
 
-def as_unit_interval(name: str, value: ArrayLike, *, dtype: Any) -> Float[Array, ""]:
+def as_unit_interval(name: str, value: ArrayLike, *, dtype: DTypeLike) -> Float[Array, ""]:
     """``value`` as one number from 0 to 1."""
     array = as_float_array(name, value, dtype=dtype)
     if array.shape != ():

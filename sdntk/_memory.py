@@ -1,5 +1,5 @@
-"""Memory and disk: what is free, what a matrix needs, and a refusal before work that cannot be held
-is begun.
+"""Memory and disk: what is free, what a matrix needs, and an error before work that does not fit is
+begun.
 """
 
 import math
@@ -13,15 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 from jax.experimental import multihost_utils
+from jax.typing import DTypeLike
 
 
 def host_memory() -> int:
-    """Bytes of the machine's memory that can be had now."""
+    """Bytes of the machine's memory that are available now."""
     return max(0, min([psutil.virtual_memory().available, *_cgroup_rest()]))
 
 
 def free_memory() -> int:
-    """Bytes that can be had now, on the machine and, where there are accelerators, on each of them
+    """Bytes that are available now on the machine and, if there are accelerators, on each of them
     too.
     """
     free = [host_memory()]
@@ -34,23 +35,20 @@ def free_memory() -> int:
 
 def over_processes(reduce: Callable[[Iterable[Any]], Any], value: Any) -> Any:
     """``min`` or ``max`` of the values of all processes started with ``jax.distributed``, which
-    must all ask for it.
+    must all call this.
     """
-    return (
-        value
-        if jax.process_count() == 1
-        else reduce(multihost_utils.process_allgather(np.asarray(value)).tolist())
-    )
+    if jax.process_count() == 1:
+        return value
+    return reduce(multihost_utils.process_allgather(np.asarray(value)).tolist())
 
 
 def _cgroup_rest(folder: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """What a container's limit leaves, where there is one (Linux, control groups version 2); the
-    page cache can be had.
+    """Bytes that a container's limit leaves, if there is one (Linux, control groups version 2); the
+    page cache counts as free.
     """
     try:
-        limit, used = (
-            int((folder / name).read_text()) for name in ("memory.max", "memory.current")
-        )
+        limit = int((folder / "memory.max").read_text())
+        used = int((folder / "memory.current").read_text())
         lines = (folder / "memory.stat").read_text().splitlines()
         cache = next(int(line.split()[1]) for line in lines if line.startswith("file "))
         return [limit - used + cache]
@@ -58,8 +56,8 @@ def _cgroup_rest(folder: Path = Path("/sys/fs/cgroup")) -> list[int]:
         return []
 
 
-def require_memory(needed: int, what: str, free: int | None = None) -> None:
-    """Refuse to begin what cannot be held.
+def require_memory(needed: int, description: str, free: int | None = None) -> None:
+    """Refuse to begin what does not fit into memory.
 
     Raises:
         MemoryError: with what was needed, what is free, and the ways out.
@@ -67,15 +65,14 @@ def require_memory(needed: int, what: str, free: int | None = None) -> None:
     free = free_memory() if free is None else free
     if needed > free:
         raise MemoryError(
-            f"{what} needs about {format_bytes(needed)} of memory and {format_bytes(free)} are "
-            "free. Ways out: "
-            "path=... keeps it on disk, dtype=jnp.float32 halves it, a smaller block_size "
-            "lessens the work space."
+            f"{description} needs about {format_bytes(needed)} of memory and "
+            f"{format_bytes(free)} are free. Ways out: path=... keeps it on disk, "
+            "dtype=jnp.float32 halves it, a smaller block_size lessens the work space."
         )
 
 
-def require_disk(needed: int, folder: Path, what: str) -> None:
-    """Refuse to begin what the disk cannot hold.
+def require_disk(needed: int, folder: Path, description: str) -> None:
+    """Refuse to begin what does not fit onto the disk.
 
     Raises:
         OSError: with what was needed, what is free, and the ways out.
@@ -84,9 +81,9 @@ def require_disk(needed: int, folder: Path, what: str) -> None:
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise OSError(
-            f"{what} needs {format_bytes(needed)} of disk at {folder} and {format_bytes(free)} "
-            "are free. Ways out: "
-            "a path on another disk, dtype=jnp.float32 for half as much."
+            f"{description} needs {format_bytes(needed)} of disk at {folder} and "
+            f"{format_bytes(free)} are free. Ways out: a path on another disk, dtype=jnp.float32 "
+            "for half as much."
         )
 
 
@@ -99,18 +96,15 @@ def format_bytes(count: int) -> str:
 
 
 def dense_path_fits(num_points: int) -> bool:
-    """Whether an eigendecomposition fits: G as it is and symmetrised, eigenvectors, and LAPACK's
-    work of twice that size.
+    """Whether an eigendecomposition fits into memory, in each of the processes that share the work.
 
-    In every process, of those that share the work.
+    It takes five matrices: G as it is and symmetrised, eigenvectors, and LAPACK's work space of
+    twice that size.
     """
-    return bool(
-        over_processes(
-            min, 5 * matrix_bytes((num_points, num_points), jnp.result_type(float)) <= free_memory()
-        )
-    )
+    needed = 5 * matrix_bytes((num_points, num_points), jnp.result_type(float))
+    return bool(over_processes(min, needed <= free_memory()))
 
 
-def matrix_bytes(shape: tuple[int, int], dtype: Any) -> int:
+def matrix_bytes(shape: tuple[int, int], dtype: DTypeLike) -> int:
     """Bytes of a dense matrix."""
     return math.prod(shape) * np.dtype(dtype).itemsize

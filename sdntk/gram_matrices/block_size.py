@@ -1,5 +1,5 @@
-"""What a Gram matrix will take, told before it is begun: bytes of memory and disk, and tiles that
-fit into memory.
+"""Memory and disk that a Gram matrix needs, estimated before it is computed, and tiles that fit
+into memory.
 """
 
 import math
@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from sdntk import _memory
-from sdntk.kernels import KernelFunction
+from sdntk.kernels.base import KernelFunction
 
 #: Tiles of fewer points than the least make calls cost more than they save; larger ones than the
 #: largest only take memory.
@@ -24,13 +25,46 @@ WORKSPACE_SHARE, WORKSPACE_BYTES = 1 / 8, 2**27
 #: XLA holds several intermediate arrays of a tile at once: up to 7 of the largest size were seen.
 ARRAYS_AT_ONCE = 16
 
+#: Points of rows and of columns.
+Points = tuple[Float[Array, "n ..."], Float[Array, "K ..."]]
 
-def workspace(kernel: KernelFunction, points: tuple[Any, Any], size: int, budget: int) -> int:
+
+def choose_block_size(kernel: KernelFunction, points: Points) -> int:
+    """The default side of a tile: an even cut that spares half of the work of a symmetric matrix,
+    keeps cores busy and fits into memory.
+
+    Few points are taken at once, unless the kernel needs much memory, for such a kernel is slow
+    too.
+    """
+    longest = max(map(len, points))
+    wanted = longest
+    if longest > SMALL:
+        wanted = min(max(longest // ROWS_OF_TILES, LEAST_BLOCK), LARGEST_BLOCK)
+    size = _even_cut(longest, wanted)
+    budget = int(max(2**20, min(WORKSPACE_BYTES, WORKSPACE_SHARE * _memory.free_memory())))
+    needed = workspace(kernel, points, size, budget)
+    if needed <= budget:
+        return size
+    return _even_cut(longest, int(size * math.sqrt(budget / needed)))
+
+
+def _even_cut(length: int, size: int) -> int:
+    """The length of equal parts, as few as make them no longer than ``size``."""
+    return math.ceil(length / math.ceil(length / max(size, 1)))
+
+
+def work_bytes(kernel: KernelFunction, points: Points, block_size: int) -> int:
+    """Bytes of the points in blocks and of two tiles under way."""
+    tile = workspace(kernel, points, block_size, WORKSPACE_BYTES)
+    return sum(x.nbytes for x in points) + 2 * tile
+
+
+def workspace(kernel: KernelFunction, points: Points, size: int, budget: int) -> int:
     """An upper estimate of the bytes that a kernel takes for a tile of ``size`` squared, its values
     included.
 
-    A bound from the shapes of the intermediate results where it keeps within the budget; else the
-    compiler's own count, for which fused results take no memory.
+    A bound from the shapes of the intermediate results if it keeps within the budget; else the
+    compiler's own count, in which fused results take no memory.
     """
     values = size * size * jnp.result_type(float).itemsize
     largest = _largest_intermediate(kernel, points, size)
@@ -43,62 +77,36 @@ def workspace(kernel: KernelFunction, points: tuple[Any, Any], size: int, budget
     return int(analysis.temp_size_in_bytes + analysis.output_size_in_bytes)
 
 
-def _shapes(points: tuple[Any, Any], size: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+def _shapes(points: Points, size: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """A block of rows and one of columns, as the compiler is told of them."""
     return tuple(jax.ShapeDtypeStruct((min(size, len(x)), *x.shape[1:]), x.dtype) for x in points)
 
 
-def _largest_intermediate(kernel: KernelFunction, points: tuple[Any, Any], size: int) -> int | None:
+def _largest_intermediate(kernel: KernelFunction, points: Points, size: int) -> int | None:
     """Bytes of the largest array between points and values; None for a kernel that JAX cannot
     trace.
     """
     try:
         traced = jax.make_jaxpr(kernel)(*_shapes(points, size))
-    except (
-        Exception
-    ):  # a kernel may be any code, NumPy's too; what is wrong with it shows when it is called
+    except Exception:
+        # A kernel may be any code, NumPy's too; what is wrong with it shows when it is called.
         return None
     return _largest(traced.jaxpr)
 
 
 def _largest(jaxpr: Any) -> int:
-    sizes = [0]
+    """Bytes of the largest result in a program and in the programs that it calls."""
+    largest = 0
     for equation in jaxpr.eqns:
-        sizes += [
-            math.prod(v.aval.shape) * v.aval.dtype.itemsize
-            for v in equation.outvars
-            if hasattr(v.aval, "shape")
-        ]
-        for inner in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns")):
-            if hasattr(inner, "eqns"):
-                sizes.append(_largest(inner))
-    return max(sizes)
+        for variable in equation.outvars:
+            if hasattr(variable.aval, "shape"):
+                size = math.prod(variable.aval.shape) * variable.aval.dtype.itemsize
+                largest = max(largest, size)
+        for parameter in jax.tree.leaves(equation.params, is_leaf=_is_program):
+            if _is_program(parameter):
+                largest = max(largest, _largest(parameter))
+    return largest
 
 
-def choose_block_size(kernel: KernelFunction, points: tuple[Any, Any]) -> int:
-    """The default tile: an even cut that spares half of the work of a symmetric matrix, keeps cores
-    busy and fits in memory.
-
-    Few points are taken at once, unless the kernel is a hungry one, which is an expensive one, too.
-    """
-    longest = max(map(len, points))
-    wanted = (
-        longest
-        if longest <= SMALL
-        else min(max(longest // ROWS_OF_TILES, LEAST_BLOCK), LARGEST_BLOCK)
-    )
-    size = _even_cut(longest, wanted)
-    budget = int(max(2**20, min(WORKSPACE_BYTES, WORKSPACE_SHARE * _memory.free_memory())))
-    needed = workspace(kernel, points, size, budget)
-    return size if needed <= budget else _even_cut(longest, int(size * math.sqrt(budget / needed)))
-
-
-def _even_cut(length: int, size: int) -> int:
-    """The length of equal parts, as few as make them no longer than ``size``."""
-    return math.ceil(length / math.ceil(length / max(size, 1)))
-
-
-def work_bytes(kernel: KernelFunction, points: tuple[Any, Any], block_size: int) -> int:
-    """Bytes of the points in blocks and of two tiles under way."""
-    return sum(x.nbytes for x in points) + 2 * workspace(
-        kernel, points, block_size, WORKSPACE_BYTES
-    )
+def _is_program(parameter: Any) -> bool:
+    return hasattr(parameter, "eqns")

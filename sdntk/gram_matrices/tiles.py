@@ -104,15 +104,13 @@ class Tiling:
 
 
 def local_devices() -> list[jax.Device | None]:
-    """The devices that share the work: all local ones; None, JAX's own choice, where there is but
-    one, or one was chosen.
+    """The devices that share the work: all local ones; None, JAX's own choice, if there is only
+    one, or the user chose one.
     """
     devices = jax.local_devices()
-    return (
-        [None]
-        if len(devices) == 1 or getattr(jax.config, "jax_default_device", None) is not None
-        else [*devices]
-    )
+    if len(devices) == 1 or getattr(jax.config, "jax_default_device", None) is not None:
+        return [None]
+    return [*devices]
 
 
 def compute_tiles(
@@ -122,40 +120,40 @@ def compute_tiles(
     tiling: Tiling,
     tiles: Iterable[Tile],
     *,
-    dtype: Any = None,
+    dtype: np.dtype | None = None,
 ) -> Iterator[tuple[Tile, Float[Array, "rows columns"]]]:
-    """The tiles of G = g(x, x2)/K with their values, in order, while the next ones are under way on
+    """The tiles of G = g(x, x2)/K with their values, in order, while the next ones are computed on
     every local device.
 
     Args:
         kernel: g.
-        x: points, a row of G each.
-        x2: the K training points, a column each.
+        x: points, a row of G each, that :func:`~sdntk.kernels.base.check_points` let pass.
+        x2: the K training points, a column each, likewise.
         tiling: of the whole matrix.
         tiles: those to compute.
         dtype: to which values are rounded once they are computed; the kernel's own when None.
 
     Raises:
-        ValueError: the kernel returns another shape, nan or inf, or is not symmetric. TypeError: no
-            real numbers.
+        ValueError: the kernel returns another shape, nan or inf, or is not symmetric.
+        TypeError: it returns no real numbers.
     """
     devices = local_devices()
     blocks = _Blocks((x, x2), tiling)
-    under_way: collections.deque[Any] = collections.deque()
+    under_way: collections.deque[tuple[Tile, _Checked]] = collections.deque()
 
     def finish() -> tuple[Tile, Float[Array, "rows columns"]]:
-        tile, values, sound = under_way.popleft()
-        if not is_traced(sound) and not sound:
-            raise ValueError(_complaint(tile, tiling, values))
-        return tile, values
+        tile, computed = under_way.popleft()
+        if not is_traced(computed.sound) and not computed.sound:
+            raise ValueError(_complaint(tile, tiling, computed.values))
+        return tile, computed.values
 
     for tile, device in zip(tiles, itertools.cycle(devices)):
+        diagonal = tiling.is_diagonal(tile)
         # Not committed to the device: what the kernel itself holds may be committed to another one.
         with contextlib.nullcontext() if device is None else jax.default_device(device):
             values = blocks.evaluate(kernel, tile, device)
-            under_way.append(
-                (tile, *_finished(values, len(x2), diagonal=tiling.is_diagonal(tile), dtype=dtype))
-            )
+            checked = _finished(values, len(x2), diagonal=diagonal, dtype=dtype)
+        under_way.append((tile, checked))
         if len(under_way) > 2 * len(devices):
             yield finish()
     while under_way:
@@ -163,9 +161,10 @@ def compute_tiles(
 
 
 class _Blocks:
-    """Points in blocks, each brought to a device once; short last blocks repeat their last point.
+    """Points in blocks, each brought to a device once.
 
-    So all blocks of one side have one length, and a jitted kernel is compiled once.
+    A short last block repeats its last point, so that all blocks of one side have one length and a
+    jitted kernel is compiled once.
     """
 
     def __init__(self, points: tuple[Any, Any], tiling: Tiling) -> None:
@@ -175,12 +174,13 @@ class _Blocks:
         self.on_device: dict[Any, Array] = {}
 
     def evaluate(self, kernel: KernelFunction, tile: Tile, device: jax.Device | None) -> Array:
-        """The kernel's values on a tile, the repeated points' left out."""
+        """The kernel's values on a tile, without those of repeated points."""
+        row, column = tile
         if self.tiling.is_diagonal(tile):
-            values = _on_diagonal(kernel, self._block(0, tile[0]))
+            values = _on_diagonal(kernel, self._block(0, row))
         else:
-            rows, columns = (self._block_on(device, side, index) for side, index in enumerate(tile))
-            values = kernel_block(kernel, rows, columns)
+            x, x2 = self._block_on(device, 0, row), self._block_on(device, 1, column)
+            values = kernel_block(kernel, x, x2)
         shape = self.tiling.rectangle(tile).shape
         return values if values.shape == shape else values[: shape[0], : shape[1]]
 
@@ -194,47 +194,49 @@ class _Blocks:
         length = self.lengths[side]
         block = self.points[side][index * length : (index + 1) * length]
         missing = length - len(block)
-        return np.concatenate([block, np.repeat(block[-1:], missing, axis=0)]) if missing else block
+        if missing == 0:
+            return block
+        return np.concatenate([block, np.repeat(block[-1:], missing, axis=0)])
 
 
-#: Tiles on the diagonal are halved, and halved again, down to so many points: of each only half is
-#: computed.
+#: Tiles on the diagonal are halved, and halved again, down to so many points: only about half of
+#: each is computed.
 LEAST_HALF = 200
 
 
 def _on_diagonal(kernel: KernelFunction, x: np.ndarray) -> Float[Array, "b b"]:
-    """The kernel between all points of one block, given on the host: parts of it are no copies, nor
-    are they on a CPU.
-    """
+    """The kernel between all points of one block, given on the host, where its parts are views."""
 
-    def square(rows: slice, columns: slice) -> Float[Array, "rows columns"]:
-        return kernel_block(kernel, jax.device_put(x[rows]), jax.device_put(x[columns]))
+    def values_on(square: Rectangle) -> Float[Array, "rows columns"]:
+        return kernel_block(
+            kernel, jax.device_put(x[square.rows]), jax.device_put(x[square.columns])
+        )
 
-    squares = _halves(0, len(x))
-    rows, columns = next(squares)
-    values = square(rows, columns)
-    if len(values) == len(x):
-        return values
-    if is_traced(values):  # a kernel that closes over a tracer
-        return square(slice(None), slice(None))
-    matrix = jnp.zeros((len(x), len(x)), values.dtype)
-    matrix = put(matrix, values, rows.start, columns.start, mirrored=True)
-    for rows, columns in squares:
-        matrix = put(matrix, square(rows, columns), rows.start, columns.start, mirrored=True)
+    squares = list(_halves(0, len(x)))
+    first = values_on(squares[0])
+    if len(squares) == 1:
+        return first
+    if is_traced(first):  # a kernel that closes over a tracer
+        everything = slice(0, len(x))
+        return values_on(Rectangle(everything, everything))
+    matrix = jnp.zeros((len(x), len(x)), first.dtype)
+    matrix = put(matrix, first, *squares[0].corner, mirrored=True)
+    for square in squares[1:]:
+        matrix = put(matrix, values_on(square), *square.corner, mirrored=True)
     return matrix
 
 
-def _halves(start: int, stop: int) -> Iterator[tuple[slice, slice]]:
+def _halves(start: int, stop: int) -> Iterator[Rectangle]:
     """Squares that cover the upper triangle: one half of the points by the other, then each half by
     itself.
 
     Halves of an odd number share a point, so that all squares of one level have one size.
     """
-    half = -(-(stop - start) // 2)
     if stop - start <= LEAST_HALF:
-        yield slice(start, stop), slice(start, stop)
+        yield Rectangle(slice(start, stop), slice(start, stop))
         return
-    yield slice(start, start + half), slice(stop - half, stop)
+    half = -(-(stop - start) // 2)
+    yield Rectangle(slice(start, start + half), slice(stop - half, stop))
     yield from _halves(start, start + half)
     yield from _halves(stop - half, stop)
 
@@ -248,9 +250,11 @@ def put(
     *,
     mirrored: bool,
 ) -> Float[Array, "n K"]:
-    """Write a tile, and its transpose, in place."""
+    """Write a tile and, if mirrored, its transpose, in place."""
     matrix = jax.lax.dynamic_update_slice(matrix, values, (row, column))
-    return jax.lax.dynamic_update_slice(matrix, values.T, (column, row)) if mirrored else matrix
+    if not mirrored:
+        return matrix
+    return jax.lax.dynamic_update_slice(matrix, values.T, (column, row))
 
 
 #: How far a tile on the diagonal may differ from its transpose, in parts of its largest value.
@@ -259,23 +263,34 @@ def put(
 _ASYMMETRY = 1e-3
 
 
+class _Checked(NamedTuple):
+    """A tile's values, and whether they may be used."""
+
+    values: Float[Array, "rows columns"]
+    sound: Bool[Array, ""]
+
+
 @functools.partial(jax.jit, static_argnames=("diagonal", "dtype"))
 def _finished(
-    values: Float[Array, "rows columns"], num_points: int | Array, *, diagonal: bool, dtype: Any
-) -> tuple[Float[Array, "rows columns"], Bool[Array, ""]]:
-    """Values divided by K, exactly symmetric on the diagonal, rounded to ``dtype``; and whether
-    they may be used.
-    """
+    values: Float[Array, "rows columns"],
+    num_points: int | Array,
+    *,
+    diagonal: bool,
+    dtype: np.dtype | None,
+) -> _Checked:
+    """Values divided by K, exactly symmetric on the diagonal, rounded to ``dtype``."""
     sound = jnp.array(True)
     if diagonal:
         sound = jnp.max(jnp.abs(values - values.T)) <= _ASYMMETRY * jnp.max(jnp.abs(values))
         values = jnp.triu(values) + jnp.triu(values, 1).T
     values = values / num_points
-    values = values if dtype is None else values.astype(dtype)
-    return values, sound & jnp.isfinite(values).all()
+    if dtype is not None:
+        values = values.astype(dtype)
+    return _Checked(values, sound & jnp.isfinite(values).all())
 
 
 def _complaint(tile: Tile, tiling: Tiling, values: Array) -> str:
+    """What is wrong with a tile that may not be used."""
     rows, columns = tiling.rectangle(tile)
     where = f"points {rows.start} to {rows.stop - 1} and {columns.start} to {columns.stop - 1}"
     if every(np.isfinite, values):

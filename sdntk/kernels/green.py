@@ -137,11 +137,8 @@ class PeriodicSpline(Kernel):
             return (-1) ** (m - 1) / math.factorial(2 * m) * jnp.polyval(coefficients, u * (1 - u))
         # The first term dropped is below 1e-18 of the leading one.
         k = jnp.arange(math.ceil(10 ** (18 / (2 * m))), 0, -1)
-        return (
-            2
-            * (2 * math.pi) ** (-2 * m)
-            * jnp.sum(jnp.cos(2 * math.pi * k * u) * k.astype(u.dtype) ** (-2 * m))
-        )
+        terms = jnp.cos(2 * math.pi * k * u) * k.astype(u.dtype) ** (-2 * m)
+        return 2 * (2 * math.pi) ** (-2 * m) * jnp.sum(terms)
 
 
 def periodic_spline(order: int) -> PeriodicSpline:
@@ -151,8 +148,8 @@ def periodic_spline(order: int) -> PeriodicSpline:
     Operator L = (-1)^m d^{2m}/dx^{2m} on the circle R/Z. Constants are in its null space and not in
     the function space, so L g(., t) = delta(. - t) - 1 (the delta function on mean-zero functions):
 
-        g(x, t) = (-1)^{m-1} B_{2m}(frac(x - t))/(2m)! = 2 sum_{k >= 1} cos(2 pi k (x - t))/(2 pi
-        k)^{2m},
+        g(x, t) = (-1)^{m-1} B_{2m}(frac(x - t))/(2m)!
+                = 2 sum_{k >= 1} cos(2 pi k (x - t))/(2 pi k)^{2m},
 
     B the Bernoulli polynomials; from m = 5 on the Fourier series is summed. Eigenfunctions cos(2 pi
     k x) and sin(2 pi k x) with eigenvalue (2 pi k)^{2m} of L, so each occurs twice. Points may be

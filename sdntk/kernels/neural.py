@@ -46,8 +46,8 @@ class InfiniteWidth(LibraryKernel):
         if not callable(self.network) and not isinstance(self.network, Architecture):
             raise TypeError(
                 "kernel_fn must be an sdntk.architectures.Architecture or the kernel_fn, the "
-                "last of the three functions, "
-                f"of a neural_tangents.stax network; got {type(self.network).__name__}."
+                "last of the three functions, of a neural_tangents.stax network; got "
+                f"{type(self.network).__name__}."
             )
         if not isinstance(self.network, Hashable):
             raise TypeError(
@@ -110,15 +110,15 @@ def ntk(kernel_fn: Architecture | Callable[..., Any]) -> InfiniteWidth:
 
     Returns:
         A kernel: points (n1, ...) and (n2, ...) to (n1, n2). An architecture with convolutions or
-            pools takes images (n,
-        height, width, channels), another one points of any shape, which it flattens. A stax network
-        takes what its first layer takes. The kernel works under jit, vmap and grad.
+        pools takes images (n, height, width, channels), another one points of any shape, which it
+        flattens. A stax network takes what its first layer takes. The kernel works under jit, vmap
+        and grad.
 
     Raises:
-        TypeError: ``kernel_fn`` is neither. ImportError: neural-tangents is missing. On the call,
-            ValueError: the points
-        have a shape that the network does not take, or the network's output is not one vector for
-        each point.
+        TypeError: ``kernel_fn`` is neither.
+        ImportError: neural-tangents is missing.
+        ValueError: on the call, the points have a shape that the network does not take, or the
+            network's output is not one vector for each point.
 
     Example:
         >>> from sdntk.architectures import fully_connected
@@ -163,9 +163,8 @@ def _infinite_width(
     if jnp.shape(values) != (len(x1), len(x2)):
         raise ValueError(
             "kernel_fn must return one number for each pair of points, shape "
-            f"{(len(x1), len(x2))}; its shape is "
-            f"{jnp.shape(values)}. A stax network on images must have Flatten or GlobalAvgPool "
-            "before its last Dense."
+            f"{(len(x1), len(x2))}; its shape is {jnp.shape(values)}. A stax network on images "
+            "must have Flatten or GlobalAvgPool before its last Dense."
         )
     return values
 
@@ -218,8 +217,7 @@ class EmpiricalNTK(LibraryKernel):
         if jnp.ndim(values) != 2 or len(values) != len(x):
             raise ValueError(
                 f"apply_fn must return outputs of shape (n, Q), here ({len(x)}, Q), for points "
-                f"of shape {x.shape}; "
-                f"it returned shape {jnp.shape(values)}."
+                f"of shape {x.shape}; it returned shape {jnp.shape(values)}."
             )
         if self.output is None:
             return values
@@ -244,11 +242,13 @@ def empirical_ntk(
 ) -> EmpiricalNTK:
     """The neural tangent kernel of a finite network at its present parameters, from its Jacobians.
 
-        Theta(x, x') = (1/Q) sum_q <df_q(x)/dw, df_q(x')/dw>        (neural-tangents' convention:
-        the mean over the outputs) Theta_q(x, x') = <df_q(x)/dw, df_q(x')/dw>                  with
-        ``output=q``
+        Theta(x, x') = (1/Q) sum_q <df_q(x)/dw, df_q(x')/dw>,
 
-    Every point goes through the network as a batch of one, so values do not depend on how points
+    the mean over the outputs, as neural-tangents has it; with ``output=q`` that output's alone,
+
+        Theta_q(x, x') = <df_q(x)/dw, df_q(x')/dw>.
+
+    Each point passes through the network as a batch of one, so values do not depend on how points
     are grouped into blocks; the network must treat the points of a batch independently, in
     evaluation mode. Precision is that of the network. New parameters for the same function compile
     nothing anew, and :func:`jax.vmap` over a kernel whose leaves are stacked gives the kernels of
@@ -273,9 +273,9 @@ def empirical_ntk(
         A kernel: points (n1, ...) and (n2, ...), as the network takes them, to (n1, n2).
 
     Raises:
-        TypeError: ``apply_fn`` is neither, or ``params`` are missing or too many. ValueError:
-            ``output`` or
-        ``implementation`` is out of range; on the call, outputs are not of shape (n, Q).
+        TypeError: ``apply_fn`` is neither, or ``params`` are missing or superfluous.
+        ValueError: ``output`` or ``implementation`` is out of range; on the call, outputs are not
+            of shape (n, Q).
         ImportError: neural-tangents is missing.
 
     Example:
@@ -283,9 +283,8 @@ def empirical_ntk(
         >>> kernel(jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0], [0.0, 1.0]])).tolist()
         [[11.0, 2.0]]
     """
-    from flax import (
-        nnx,
-    )  # here, since few need it and it takes a third of the time of importing this library
+    # Here, since few need it and it takes a third of the time of importing this library.
+    from flax import nnx
 
     load_neural_tangents()
     implementation = as_count("implementation", implementation, at_least=0)
@@ -363,9 +362,8 @@ class _Module:
 def _empirical(
     kernel: EmpiricalNTK, x1: Float[Array, "n1 ..."], x2: Float[Array, "n2 ..."]
 ) -> Float[Array, "n1 n2"]:
-    leaves, structure = jax.tree.flatten(
-        kernel.params
-    )  # a list, as not every pytree is hashable by its contents
+    # A list of leaves, as not every pytree is hashable by its contents.
+    leaves, structure = jax.tree.flatten(kernel.params)
 
     def outputs(leaves: list[Array], x: Array) -> Array:
         return kernel.outputs(jax.tree.unflatten(structure, leaves), x)

@@ -23,18 +23,20 @@ def _squared_distance(
     if length_scale.ndim == 1 and length_scale.shape != x.shape:
         raise ValueError(
             f"length_scale must be a scalar or have one entry for each of the {x.size} "
-            "coordinates; "
-            f"its shape is {length_scale.shape}."
+            f"coordinates; its shape is {length_scale.shape}."
         )
-    # A common scale has its derivative behind the sum: (l/l)^2 = 1 there, and coordinates need none
-    # of their own.
+    if length_scale.ndim == 1:
+        return _sum_of_squares((x - t) / length_scale)
+    # A common scale has its derivative after the sum, where (l/l)^2 = 1: a derivative of one number
+    # costs less than one for each coordinate.
     constant = lax.stop_gradient(length_scale)
-    scale, again = (
-        (constant, (constant / length_scale) ** 2) if length_scale.ndim == 0 else (length_scale, 1)
-    )
+    return _sum_of_squares((x - t) / constant) * (constant / length_scale) ** 2
+
+
+def _sum_of_squares(r: Float[Array, " p"]) -> Float[Array, ""]:
     # Beyond 1e4 length scales every kernel here is exactly 0; without the cap squares overflow and
     # derivatives turn nan.
-    return jnp.sum(jnp.clip((x - t) / scale, -1e4, 1e4) ** 2) * again
+    return jnp.sum(jnp.clip(r, -1e4, 1e4) ** 2)
 
 
 @pytree
@@ -79,9 +81,8 @@ class Matern(Kernel):
     def pair(self, x: Float[Array, " p"], t: Float[Array, " p"]) -> Float[Array, ""]:
         p = self.degree
         r = math.sqrt(2 * p + 1) * safe_sqrt(_squared_distance(x, t, self.length_scale))
-        r = jnp.minimum(
-            r, 800.0
-        )  # exp(-r) is 0 from 746 on; without the cap the polynomial overflows and 0 * inf is nan
+        # exp(-r) is 0 from 746 on; without the cap the polynomial overflows and 0 * inf is nan.
+        r = jnp.minimum(r, 800.0)
         f = math.factorial
         coefficients = [  # of r^p, ..., r^0, from integers: the last is exactly 1
             (f(p) * f(p + i) * 2 ** (p - i)) / (f(2 * p) * f(i) * f(p - i)) for i in range(p + 1)
