@@ -374,7 +374,7 @@ def test_one_space_for_ten_outputs_takes_no_more_steps_than_one_output_alone():
 EIGHT_DEVICES = """
     import jax, json
     jax.config.update("jax_enable_x64", True)
-    import sys; sys.path.insert(0, sys.argv[1])
+    import sys; sys.path[:0] = [sys.argv[1], sys.argv[1] + "/.."]
     import sdntk
     from test_krylov import KERNELS, gram_of, X, labels
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
