@@ -1,8 +1,8 @@
 """A-posteriori error bounds of a chain of self-distillation on a Krylov spectrum.
 
-How far are multipliers and fits that the recurrence finds on Ritz values from those of the Gram
-matrix itself? Each function here is one inequality, proved on the page docs/krylov_bounds.md, and
-:eq:`krylov-6` is the sixth of them. The proofs have two parts:
+How far are the multipliers and fits that the recurrence finds on Ritz values from those of the Gram
+matrix itself? Each function here is one inequality, which docs/krylov_bounds.md proves and whose
+number there it cites. The proofs have two parts:
 
 * multipliers fixed: every resolvent errs by its residual, and what follows contracts the error;
 * multipliers moved: each solves |c (c + G)^{-1} x_t| = s, and a root moves by the error of the left
@@ -31,15 +31,18 @@ from sdntk.theory.multiplier import Status
 LARGEST_SHIFT = 0.02
 
 #: At least exp(4 LARGEST_SHIFT) = 1.0833, by which the ratio of an error to the slope may grow
-#: within the largest shift, :eq:`krylov-10`; the rest is for rounding of the bound itself.
+#: within the largest shift (docs/krylov_bounds.md, (10)); the rest is for the bound's own rounding.
 SLOPE_SLACK = 1.11
 
-#: At least exp(LARGEST_SHIFT) = 1.0203, by which a fit's derivative may grow, :eq:`krylov-12`.
+#: At least exp(LARGEST_SHIFT) = 1.0203, by which a fit's derivative may grow within it
+#: (docs/krylov_bounds.md, (12)).
 FIT_SLACK = 1.03
 
 
 class RitzPairs(NamedTuple):
-    """What Lanczos knows of G, :eq:`krylov-1`: G W = W D + V_+ R + F with |F| <= perturbation."""
+    """What Lanczos knows of G: G W = W D + V_+ R + F with |F| <= perturbation;
+    docs/krylov_bounds.md, (1).
+    """
 
     d: Float[Array, " M"]
     residuals: Float[Array, "r M"]
@@ -63,7 +66,7 @@ class Errors(NamedTuple):
 
 
 class FixedRound(NamedTuple):
-    """Round t, for P outputs, with all multipliers fixed.
+    """Round t, for P outputs, with all multipliers fixed (docs/krylov_bounds.md, (3) to (5)).
 
     Attributes:
         t: its number.
@@ -72,9 +75,9 @@ class FixedRound(NamedTuple):
         of_teacher: 1 - alpha_t, the weight of the last fit in the targets; 0 in round 0.
         targets: u_t.
         residual: p_t.
-        errors: of the residual and of the fit, :eq:`krylov-3`.
-        fit_error: of the fit, a sharper one, :eq:`krylov-4`.
-        overlap: how far G leads the residual out of the Krylov space, :eq:`krylov-5`.
+        errors: bounds on those of the residual and of the fit.
+        fit_error: a sharper bound on that of the fit.
+        overlap: how far G leads the residual out of the Krylov space.
     """
 
     t: Int[Array, "*T"]
@@ -165,7 +168,7 @@ def fixed_rounds(
     status: Int[Array, " T"],
     alpha: Float[Array, ""],
 ) -> FixedRound:
-    """Every round of the chain with multipliers c_t, stacked; :eq:`krylov-3` to :eq:`krylov-5`."""
+    """Every round of the chain with multipliers c_t, stacked."""
     active = status == Status.ACTIVE
     c = jnp.where(active, multipliers, 1.0)
     of_teacher = jnp.full_like(c, 1 - alpha).at[0].set(0)
@@ -189,9 +192,9 @@ def fixed_rounds(
 
 
 def resolvent_errors(ritz: RitzPairs, p: Float[Array, "M P"], c: Float[Array, ""]) -> Errors:
-    """Of G (c + G)^{-1} W p, for which W D (c + D)^{-1} p stands, :eq:`krylov-2`.
+    """Bounds on |A W p - W a p| for one filter, A = G (c + G)^{-1}; docs/krylov_bounds.md, (2).
 
-    The same bounds hold for c (c + G)^{-1} W p and W c (c + D)^{-1} p.
+    The same bounds hold for |Q W p - W q p|, Q = c (c + G)^{-1}.
     """
     resolved = p / (c + ritz.d)[:, None]
     return Errors(
@@ -203,7 +206,7 @@ def resolvent_errors(ritz: RitzPairs, p: Float[Array, "M P"], c: Float[Array, ""
 def every_resolvent_error(
     ritz: RitzPairs, p: Float[Array, "M P"], c: Float[Array, " T"]
 ) -> Float[Array, " T"]:
-    """The totals of :func:`resolvent_errors` for the multiplier of each round."""
+    """The total of :func:`resolvent_errors` for the multiplier of every round."""
     return jax.vmap(lambda c_i: resolvent_errors(ritz, p, c_i).total)(c)
 
 
@@ -213,9 +216,9 @@ def accumulated_errors(
     targets: Float[Array, "T M P"],
     of_teacher: Float[Array, " T"],
 ) -> Errors:
-    """Of every round's residual and fit, multipliers fixed, :eq:`krylov-3`.
+    """Bounds on the errors of residuals and fits, multipliers fixed; docs/krylov_bounds.md, (3).
 
-    A round inherits 1 - alpha_t times the errors of the round before, and adds its resolvent's.
+    A round inherits 1 - alpha_t times the error of the round before, and adds its resolvent's.
     """
     own = jax.vmap(partial(resolvent_errors, ritz))(targets, c)
     shares = teacher_shares(of_teacher)
@@ -238,7 +241,7 @@ def fixed_fit_errors(
     z: Float[Array, "M P"],
     of_teacher: Float[Array, " T"],
 ) -> Float[Array, " T"]:
-    """Of every round's fit, multipliers fixed, :eq:`krylov-4`.
+    """Bounds on the error of every fit, multipliers fixed; docs/krylov_bounds.md, (4).
 
     The fit is a mean of products A_t .. A_k of filters, with weights alpha_k times the teacher's
     share. Late filters are applied first: their large multipliers smooth what follows.
@@ -252,8 +255,9 @@ def fixed_fit_errors(
 def overlaps(
     ritz: RitzPairs, c: Float[Array, " T"], residual: Float[Array, "T M P"]
 ) -> Float[Array, " T"]:
-    """Of every round, how far |V_+^T Q_i A_{i+1} .. A_{t-1} Q_t W p_t| is from 0 for any i <= t,
-    :eq:`krylov-5`.
+    """Bounds on |V_+^T Q_i A_{i+1} .. A_{t-1} Q_t W p_t|, i <= t; docs/krylov_bounds.md, (5).
+
+    How far G leads each residual out of the Krylov space; one bound a round, for all i.
     """
     q = ritz.residual_filters(c)
     return product_errors(ritz, c, residual, own=q).total[:, 0]
@@ -262,7 +266,8 @@ def overlaps(
 def product_errors(
     ritz: RitzPairs, c: Float[Array, " T"], p: Float[Array, "T M P"], *, own: Float[Array, "T M"]
 ) -> Errors:
-    """Of A_k .. A_{t-1} B_t W p_t: sums of resolvent errors over i = t, .., k, :eq:`krylov-4`.
+    """Bounds on the errors of products A_k .. A_{t-1} B_t W p_t of filters, applied from right to
+    left: sums of resolvent errors over i = t, .., k.
 
     Args:
         ritz: the Ritz pairs.
@@ -271,7 +276,7 @@ def product_errors(
         own: the filter B_t of each round on the Ritz values, a_t or q_t.
 
     Returns:
-        Sums of shape (t, k); those for k > t are zero.
+        Bounds of shape (t, k); zero for k > t.
     """
     rounds = jnp.arange(len(c))
 
@@ -289,9 +294,9 @@ def product_errors(
 
 
 def residual_norm_error(now: FixedRound, s: Float[Array, ""]) -> Float[Array, ""]:
-    """Of |c_t (c_t + G)^{-1} x_t|^2 / 2, for which s^2 / 2 stands, :eq:`krylov-6`.
+    """Bound on | |Q_t x_t|^2 - s^2 | / 2, the error of an equation; docs/krylov_bounds.md, (6).
 
-    Second order in what more steps would mend; the last term is what rounding leaves of the
+    Second order in what more steps would reduce. The last term is what rounding leaves of the
     equation |p_t| = s.
     """
     errors = now.errors
@@ -307,8 +312,10 @@ def residual_norm_error(now: FixedRound, s: Float[Array, ""]) -> Float[Array, ""
 def form_errors(
     ritz: RitzPairs, c: Float[Array, " T"], v: Float[Array, "M P"], error: Float[Array, ""]
 ) -> Float[Array, " T"]:
-    """Of <x, Q_i x> for every round i, for which sum v^2 q_i stands, where |x - W v| <= error,
-    :eq:`krylov-7`. The same for A_i and a_i.
+    """Bounds on |<x, Q_i x> - sum v^2 q_i| for every round i, where |x - W v| <= error;
+    docs/krylov_bounds.md, (7).
+
+    The same bounds hold for |<x, A_i x> - sum v^2 a_i|.
     """
     size = jnp.linalg.norm(v)
     return error * (2 * size + error) + size * every_resolvent_error(ritz, v, c)
@@ -321,14 +328,15 @@ def multiplier_shift(
     s: Float[Array, ""],
     shifts: Float[Array, " T"],
 ) -> Float[Array, ""]:
-    """Of log c_t, given bounds on the shifts of the rounds before, :eq:`krylov-10`.
+    """Bound on |log c - log c_t|, c the exact chain's, given those of the rounds before;
+    docs/krylov_bounds.md, (10).
 
-    Infinite where too little is known: then round t need not even be active.
+    Infinite where too little is known: then the exact round need not even be active.
     """
     q = ritz.residual_filters(c)
     squares = jnp.sum(now.residual**2, axis=1)
     doubts = form_errors(ritz, c, now.residual, now.errors.total)
-    earlier = jnp.sum(shifts * (matmul(q, squares) + doubts))  # (8): later shifts are zero
+    earlier = jnp.sum(shifts * (matmul(q, squares) + doubts))  # shifts of later rounds are zero
     slope = jnp.sum(squares * (1 - q[now.t])) - doubts[now.t]
 
     positive = slope > 0
@@ -338,14 +346,16 @@ def multiplier_shift(
 
 
 def multiplier_error(shift: Float[Array, ""]) -> Float[Array, ""]:
-    """|c_t - c| / c for a shift of log c, :eq:`krylov-11`."""
+    """Bound on |c_t - c| / c, given one on |log c - log c_t|; docs/krylov_bounds.md, (11)."""
     return jnp.expm1(shift)
 
 
 def fit_error(
     ritz: RitzPairs, c: Float[Array, " T"], now: FixedRound, shifts: Float[Array, " T"]
 ) -> Float[Array, ""]:
-    """Of the fit A_t x_t of the exact chain, its own multipliers included, :eq:`krylov-12`."""
+    """Bound on |f_t - f|, f the exact chain's fit, with its own multipliers;
+    docs/krylov_bounds.md, (12).
+    """
     q = ritz.residual_filters(c)
     fit = now.targets - now.residual
     moved = jnp.linalg.norm(q[:, :, None] * fit[None], axis=(1, 2))
@@ -354,7 +364,9 @@ def fit_error(
 
 
 def relative_fit_error(error: Float[Array, ""], size: Float[Array, ""]) -> Float[Array, ""]:
-    """|f_t - f| / |f|, where f_t is of this size and |f_t - f| <= error, :eq:`krylov-13`."""
+    """Bound on |f_t - f| / |f|, where f_t is of this size and |f_t - f| <= error;
+    docs/krylov_bounds.md, (13).
+    """
     known = size > error
     return jnp.where(known, error / jnp.where(known, size - error, 1), jnp.inf)
 
@@ -362,7 +374,7 @@ def relative_fit_error(error: Float[Array, ""], size: Float[Array, ""]) -> Float
 def collapse_is_certain(
     now: FixedRound, last_fit_error: Float[Array, ""], s: Float[Array, ""]
 ) -> Bool[Array, ""]:
-    """Whether the exact chain's targets are within the radius, too, :eq:`krylov-14`.
+    """Whether the exact chain's targets are within the radius, too; docs/krylov_bounds.md, (14).
 
     What is infeasible on a Krylov spectrum proves nothing: G may express what T cannot.
     """
