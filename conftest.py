@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-# Before JAX is imported: what one worker, one process that a test starts, or the last run compiled
-# is not compiled again.
+# Before JAX is imported. What one worker, one process that a test starts, or the last run compiled
+# is not compiled again; and XLA optimises little, since tests compile more than they compute (CI
+# runs them a second time as XLA compiles for users).
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent / ".pytest_cache" / "jax")
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import jaxtyping
@@ -24,6 +26,35 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Before sdntk is imported: every jaxtyping annotation of it is checked in the tests, and only here.
 jaxtyping.install_import_hook("sdntk", "beartype.beartype")
+
+
+#: The tiers beyond the default one, and what adds them: each includes the ones before it.
+TIERS = {"slow": ("--slow", "--long"), "long": ("--long",)}
+
+
+def pytest_addoption(parser):
+    """The options that add tiers."""
+    parser.addoption("--slow", action="store_true", help="add the slow tests (CI runs them)")
+    parser.addoption("--long", action="store_true", help="add slow and long tests, that is, all")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tiers that were not asked for; tests asked for by name stay."""
+    if any("::" in argument for argument in config.args):
+        return
+    left_out = {tier for tier, options in TIERS.items() if not any(map(config.getoption, options))}
+    kept = [item for item in items if not left_out & {mark.name for mark in item.iter_markers()}]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Say what was left out, and how to run it."""
+    if not config.getoption("--slow") and not config.getoption("--long"):
+        terminalreporter.write_line(
+            "This was the default tier. --slow adds long computations, processes and kills (about "
+            "20 minutes on two cores), --long adds notebooks and studies, that is, all tests."
+        )
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.py"))
     "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore:.*Proactor.*:RuntimeWarning"
 )
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-@pytest.mark.slow
+@pytest.mark.long
 def test_notebook(path, monkeypatch):
     monkeypatch.delenv(
         "JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False
