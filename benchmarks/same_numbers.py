@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 #: Name: (method, kernel, outputs, "separate" or "joint", tolerance or multiplier, alpha, rounds).
-CHAINS: dict[str, tuple[str, str, int, str, dict[str, float], float, int]] = {
+CHAINS: dict[str, tuple[Any, str, int, Any, dict[str, float], float, int]] = {
     "dense, one output": ("dense", "matern", 1, "separate", {"tolerance": 0.05}, 0.0, 8),
     "dense, small tolerance": ("dense", "matern", 1, "separate", {"tolerance": 1e-4}, 0.0, 10),
     "dense, three outputs": ("dense", "matern", 3, "separate", {"tolerance": 0.1}, 0.0, 6),
@@ -81,7 +81,7 @@ def _run(name: str) -> dict[str, np.ndarray]:
 
 def write(path: str) -> None:
     """All chains' numbers, in a file."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for name in CHAINS:
         with jax.enable_x64(not name.startswith("float32")):
             for key, value in _run(name).items():
@@ -89,7 +89,7 @@ def write(path: str) -> None:
     import sdntk
 
     print(f"{len(CHAINS)} chains of sdntk {sdntk.__version__} in {sdntk.__file__}")
-    np.savez(path, **found)
+    np.savez(path, **found)  # type: ignore[arg-type]
 
 
 def compare(before: str, after: str) -> bool:

@@ -49,9 +49,9 @@ G = sdntk.gram(kernel, x)
 spectrum = sdntk.decompose(G)
 
 fig, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-plotting.draw_kernel(axes[0], kernel)
+plotting.plot_kernel(axes[0], kernel)
 x_plot = jnp.linspace(0, 1, 201)
-plotting.draw_data(axes[1], x, y, x_plot, datasets.mobahi_truth(x_plot))
+plotting.plot_data(axes[1], x, y, x_plot, datasets.mobahi_truth(x_plot))
 
 # %% [markdown]
 # Every function of this space is 0 at both ends, so the labels there can never be fitted. Two eigenvalues of $G$ are zero,
@@ -84,8 +84,8 @@ for t in range(6):
     )
 
 fig, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")
-plotting.draw_data(ax, x, y, x_plot, datasets.mobahi_truth(x_plot))
-plotting.draw_fits(ax, x_plot, run.predict(x_plot), run.status)
+plotting.plot_data(ax, x, y, x_plot, datasets.mobahi_truth(x_plot))
+plotting.plot_fits(ax, x_plot, run.predict(x_plot), run.status)
 
 # %% [markdown]
 # One round of distillation more than halves the error; the next ones over-regularise.
@@ -98,7 +98,7 @@ plotting.draw_fits(ax, x_plot, run.predict(x_plot), run.status)
 # %%
 fig, axes = plt.subplots(1, 4, figsize=(11, 2.8), sharey=True, layout="constrained")
 for t, ax in enumerate(axes):
-    plotting.draw_filter(ax, run.filters[t])
+    plotting.plot_filter(ax, run.filters[t])
     ax.set(title=f"round {t}", xlabel="k, largest eigenvalue first")
 axes[0].set_ylabel("diagonal of B")
 
@@ -108,7 +108,7 @@ axes[0].set_ylabel("diagonal of B")
 
 # %%
 fig, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")
-plotting.draw_filter_ratios(ax, run, tolerance)
+plotting.plot_filter_ratios(ax, run, tolerance)
 
 # %% [markdown]
 # ## 4. What can be said before running

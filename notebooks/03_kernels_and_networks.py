@@ -103,11 +103,11 @@ ax.legend(frameon=False)
 # %% [markdown]
 # ## 3. Both chains
 #
-# `sdntk.compare` runs the kernel's chain, gives its multipliers to the networks' own chains, each round from fresh weights, and
+# `sdntk.compare_widths` runs the kernel's chain, gives its multipliers to the networks' own chains, each round from fresh weights, and
 # measures the gap. On the command line: `sdntk compare`.
 
 # %%
-table = sdntk.compare(
+table = sdntk.compare_widths(
     erf,
     data.x,
     data.y,
@@ -131,13 +131,13 @@ active.groupby(["round", "width"])[
 # benchmarks/results has widths up to 4,096.
 
 # %%
-fitted = sdntk.exponents(table)
+fitted = sdntk.gap_exponents(table)
 assert ((fitted["exponent"][:2] > -0.75) & (fitted["exponent"][:2] < -0.25)).all()
 fig, ax = plt.subplots(figsize=(6, 4.2), layout="constrained")
 for t, colour in ((0, "C0"), (1, "C1")):
     rows = active[active["round"] == t]
-    comparison_report.draw_gap(
-        ax, rows, "gap_train", fitted.loc[t], colour=colour, name=f"round {t}"
+    comparison_report.plot_gap(
+        ax, rows, "gap_train", fitted.loc[t], color=colour, name=f"round {t}"
     )
 ax.set(
     xscale="log",
@@ -155,7 +155,7 @@ fitted
 # targets, hard ones, or ground truth mixed in. A third of the labels are wrong here; accuracy is against the original ones.
 
 # %%
-noisy = digits_problem(train=200, test=200, label_noise=0.3)
+noisy = digits_problem(train=200, test=200, noise_rate=0.3)
 clean = digits_problem(train=200, test=200)
 training = sdntk.TrainingConfig(
     loss=losses.squared_error_of_softmax, optimiser=optax.adam(3e-3), steps=300, batch_size=50

@@ -76,13 +76,13 @@ experiment = Experiment(
     steps=400,
     batch_size=25,
     train=300,
-    label_noise=0.4,
+    noise_rate=0.4,
     learning_rate=3e-3,
     measure_every=40,
     early_stopping=True,
 )
 folder = tempfile.TemporaryDirectory()
-records = Records(folder.name, {**vars(experiment)})
+records = Records(folder.name, experiment.configuration())
 network_experiment.run(data, experiment, records)
 records["rounds"].groupby("round")[
     ["train_accuracy", "test_accuracy", "train_loss", "given_loss"]
@@ -96,7 +96,7 @@ records["rounds"].groupby("round")[
 print(network_report.verdict(records))
 
 # %%
-figures = network_report.draw(records)
+figures = network_report.plot(records)
 figures["rounds"]
 
 # %% [markdown]

@@ -26,7 +26,7 @@ from sdntk.theory.multiplier import Multiplier, Status, solve_multiplier
 
 if TYPE_CHECKING:
     from sdntk import networks
-    from sdntk.experiments.comparison import compare, exponents
+    from sdntk.experiments.comparison import compare_widths, gap_exponents
     from sdntk.training import losses, optimisers
     from sdntk.training.course import TrainingResult
     from sdntk.training.rounds import distill_networks
@@ -55,15 +55,15 @@ __all__ = [
     "architectures",
     "as_operator",
     "bounds",
-    "compare",
+    "compare_widths",
     "datasets",
     "decompose",
     "distill",
     "distill_networks",
     "distill_spectrum",
-    "exponents",
     "filters",
     "fit_filter",
+    "gap_exponents",
     "gram",
     "kernel_operator",
     "kernels",
@@ -82,9 +82,9 @@ _ON_USE = {
     "Stop": "sdntk.training.state",
     "TrainingConfig": "sdntk.training.state",
     "TrainingResult": "sdntk.training.course",
-    "compare": "sdntk.experiments.comparison",
+    "compare_widths": "sdntk.experiments.comparison",
     "distill_networks": "sdntk.training.rounds",
-    "exponents": "sdntk.experiments.comparison",
+    "gap_exponents": "sdntk.experiments.comparison",
     "losses": "sdntk.training",
     "networks": "sdntk",
     "optimisers": "sdntk.training",
@@ -98,6 +98,8 @@ _RENAMED: dict[str, tuple[str, str]] = {
     "Products": ("sdntk.gram_matrices.operator", "GramOperator"),
     "Trained": ("sdntk.training.course", "TrainingResult"),
     "Training": ("sdntk.training.state", "TrainingConfig"),
+    "compare": ("sdntk.experiments.comparison", "compare_widths"),
+    "exponents": ("sdntk.experiments.comparison", "gap_exponents"),
 }
 
 

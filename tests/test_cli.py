@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 
@@ -87,6 +88,34 @@ def test_bad_input_ends_with_a_message_not_a_traceback(arguments, message, comma
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+def test_help_comes_at_once_and_names_every_default(command):
+    """Nothing heavy is imported for it, and the default of no option is left out."""
+    heavy = "pandas", "matplotlib", "scipy", "sklearn", "flax", "optax", "orbax"
+    program = f"""
+import sys
+import sdntk.cli
+print([name for name in {heavy} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+    flags = {"--help", "--version"}
+    for name in ("illustrate", "ntk", "compare", "networks"):
+        shown = command(name, "--help").stdout
+        options = re.split(r"(?m)^│ \*?\s*(?=--)", shown)[1:]
+        assert len(options) > 3
+        for option in options:
+            if option.split()[0] not in flags:
+                assert "[default: " in option or "[required]" in option, option
+
+
+def test_an_old_option_works_and_warns(command):
+    assert "--accuracy" not in command("ntk", "--help").stdout
+    done = command("ntk", "--accuracy", "1e-3", "--tolerance", "2")
+    assert done.returncode == 2
+    assert "--accuracy has been renamed to --rtol" in " ".join(done.stderr.split())
+    assert "tolerances must be fractions" in done.stderr
 
 
 def test_version(command):

@@ -15,6 +15,8 @@ from sdntk.datasets.images import random_order
 #: Asymmetric noise for CIFAR-10 (Patrini et al. 2017): truck -> automobile, bird -> airplane, deer
 #: -> horse, cat <-> dog.
 CIFAR10_FLIPS: Mapping[int, int] = {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}
+#: Another class at random, or one fixed other class for each.
+NoiseKind = Literal["symmetric", "asymmetric"]
 
 
 def one_hot(
@@ -53,7 +55,7 @@ def label_noise(
     key: Array,
     num_classes: int,
     *,
-    kind: Literal["symmetric", "asymmetric"] = "symmetric",
+    kind: NoiseKind = "symmetric",
     flips: Mapping[int, int] | None = None,
 ) -> Int[np.ndarray, " K"]:
     """Labels of which a given share is wrong.

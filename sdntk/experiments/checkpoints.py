@@ -1,5 +1,5 @@
-"""Checkpoints: the numbers of a pytree on disk, by orbax, so that work killed at any moment goes on
-where it was.
+"""Checkpoints: the arrays of a pytree on disk, by orbax, so that work killed at any moment is
+resumed where it was.
 """
 
 import shutil
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 class Checkpoints:
     """The last states of one piece of work in one folder.
 
-    Only numbers are kept. A pytree of the same structure, made anew by the same code, says where
+    Only arrays are kept. A pytree of the same structure, made anew by the same code, says where
     they belong; a state of other shapes or dtypes is refused.
 
     Args:
@@ -30,14 +30,18 @@ class Checkpoints:
 
     @property
     def last(self) -> int | None:
-        """The step of the last whole state; None when there is none."""
-        step = self.manager.latest_step()
-        return None if step is None else int(step)
+        """The number of the last whole state; None when there is none."""
+        number = self.manager.latest_step()
+        return None if number is None else int(number)
 
-    def save(self, step: int, state: Any) -> None:
-        """A state, on disk when this returns; the one before the last is forgotten."""
-        numbers = {str(i): _as_numpy(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
-        self.manager.save(step, args=ocp.args.PyTreeSave(numbers), force=True)
+    def save(self, state: Any) -> None:
+        """A state, on disk when this returns; the one before the last is forgotten.
+
+        States are numbered 0, 1, ... as they come; which piece of work each is, it says itself.
+        """
+        number = 0 if self.last is None else self.last + 1
+        arrays = {str(i): _as_numpy(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+        self.manager.save(number, args=ocp.args.PyTreeSave(arrays), force=True)
 
     def restore(self, like: _T) -> _T:
         """The last state, in the structure of ``like``.
@@ -46,43 +50,48 @@ class Checkpoints:
             ValueError: the state on disk has other leaves, shapes or dtypes.
         """
         leaves, structure = jax.tree.flatten(like)
-        refused = ValueError(
+        template = {str(i): _as_numpy(leaf) for i, leaf in enumerate(leaves)}
+        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), template)
+        arguments = ocp.args.PyTreeRestore(item=template, restore_args=kinds)
+        try:
+            stored = self.manager.restore(self.last, args=arguments)
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._refused() from error
+        if not all(_is_alike(stored[name], leaf) for name, leaf in template.items()):
+            raise self._refused()
+        restored = [_like(stored[str(i)], leaf) for i, leaf in enumerate(leaves)]
+        return jax.tree.unflatten(structure, restored)
+
+    def _refused(self) -> ValueError:
+        return ValueError(
             f"{self.folder} holds the state of other work; choose another folder, or delete this "
             "one."
         )
-        template = {str(i): _as_numpy(leaf) for i, leaf in enumerate(leaves)}
-        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), template)
-        try:
-            stored = self.manager.restore(
-                self.last, args=ocp.args.PyTreeRestore(item=template, restore_args=kinds)
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise refused from error
-        for name, leaf in template.items():
-            if (
-                np.shape(stored[name]) != leaf.shape
-                or getattr(stored[name], "dtype", None) != leaf.dtype
-            ):
-                raise refused
-        return jax.tree.unflatten(
-            structure, [_like(stored[str(i)], leaf) for i, leaf in enumerate(leaves)]
-        )
 
     def close(self, *, delete: bool = False) -> None:
-        """No more states; with ``delete``, none at all."""
+        """Save no more states; with ``delete``, remove those there are."""
         self.manager.close()
         if delete:
             shutil.rmtree(self.folder)
 
 
 def _as_numpy(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-
-
-def _like(numbers: np.ndarray, leaf: Any) -> Any:
     if _is_key(leaf):
-        return jax.random.wrap_key_data(jax.numpy.asarray(numbers), impl=jax.random.key_impl(leaf))
-    return jax.numpy.asarray(numbers) if isinstance(leaf, jax.Array) else numbers
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf)
+
+
+def _is_alike(stored: Any, leaf: np.ndarray) -> bool:
+    return np.shape(stored) == leaf.shape and getattr(stored, "dtype", None) == leaf.dtype
+
+
+def _like(stored: np.ndarray, leaf: Any) -> Any:
+    """A stored array as what the leaf is: keys, a JAX array or a NumPy array."""
+    if _is_key(leaf):
+        return jax.random.wrap_key_data(jax.numpy.asarray(stored), impl=jax.random.key_impl(leaf))
+    if isinstance(leaf, jax.Array):
+        return jax.numpy.asarray(stored)
+    return stored
 
 
 def _is_key(leaf: Any) -> bool:

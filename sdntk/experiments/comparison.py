@@ -7,13 +7,12 @@ import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-import scipy.stats
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
@@ -21,7 +20,7 @@ from sdntk._arguments import ArrayLike, as_count, as_labels, as_points
 from sdntk.architectures import Architecture
 from sdntk.distillation import Distillation, distill_spectrum
 from sdntk.experiments.data import Problem
-from sdntk.experiments.records import Records
+from sdntk.experiments.records import Records, with_rows
 from sdntk.gram_matrices.compute import gram
 from sdntk.kernels import ntk
 from sdntk.kernels.neural import EmpiricalNTK
@@ -42,9 +41,7 @@ TO_THE_OPTIMUM = TrainingConfig(
     steps=100,
     check_every=1,
 )
-
-
-#: Of the table; see :func:`compare`.
+#: Columns of the table that :func:`compare_widths` returns.
 COLUMNS = [
     "width",
     "seed",
@@ -76,7 +73,7 @@ class KernelChain:
     """
 
     run: Distillation
-    test: Float[Array, "T n Q"]
+    test_outputs: Float[Array, "T n Q"]
     ntk: Float[Array, "K K"]
     tolerance: float
 
@@ -86,7 +83,14 @@ class KernelChain:
         return int(self.run.active_rounds)
 
 
-def compare(
+class _WidthTables(NamedTuple):
+    """The rows of one width, and the first network's outputs on test points beside the kernel's."""
+
+    comparison: pd.DataFrame
+    fits: pd.DataFrame
+
+
+def compare_widths(
     architecture: Architecture,
     x: ArrayLike,
     y: ArrayLike,
@@ -122,7 +126,7 @@ def compare(
         seeds: networks of each width.
         training: how the networks are trained: squared error, centred outputs.
         out: a folder for ``comparison.csv``, ``comparison.parquet``, ``fits`` and ``config.json``,
-            written width by width; a run that was killed goes on there.
+            written width by width; a run that was killed is resumed there.
         configuration: what else ``config.json`` is to hold, such as how the data were made.
 
     Returns:
@@ -149,38 +153,24 @@ def compare(
         >>> y = jnp.sign(x[:, :1])
         >>> network = fully_connected(1, activation="erf")
         >>> chain = {"tolerance": 0.3, "rounds": 1}
-        >>> frame = compare(network, x, y, x, y, **chain, widths=[512], seeds=1)
+        >>> frame = compare_widths(network, x, y, x, y, **chain, widths=[512], seeds=1)
         >>> bool(frame["gap_train"][0] < 0.15), bool(frame["stationarity"][0] < 1e-7)
         (True, True)
     """
-    x, x_test = as_points("x", x), as_points("x_test", x_test)
-    y = as_labels("y", y, len(x), dtype=x.dtype)
-    y_test = as_labels("y_test", y_test, len(x_test), dtype=x.dtype)
-    if y.ndim != 2 or y.shape[1:] != y_test.shape[1:]:
-        raise ValueError(
-            f"y and y_test must have shapes (K, Q) and (n, Q); theirs are {y.shape} and "
-            f"{y_test.shape}."
-        )
-    if not training.centred or training.loss is not squared_error:
-        raise ValueError(
-            "training must have centred=True and loss squared_error: the kernel's prediction "
-            "starts from 0 and minimises it."
-        )
-    if out is not None and not isinstance(training.optimiser, GaussNewton):
-        raise ValueError(
-            "out must be None unless the optimiser is gauss_newton(): records cannot tell others "
-            "apart."
-        )
+    problem = _checked_problem(x, y, x_test, y_test)
+    _check_training(training, recorded=out is not None)
     widths = [as_count("widths", width, at_least=1) for width in widths]
     if not widths or len(set(widths)) < len(widths):
         raise ValueError(f"widths must hold at least one width, and none twice; got {widths}.")
-    seeds, problem = as_count("seeds", seeds, at_least=1), Problem(x, y, x_test, y_test)
+    seeds = as_count("seeds", seeds, at_least=1)
     chain = _kernel_chain(architecture, problem, tolerance, rounds)
+
+    def run(width: int) -> _WidthTables:
+        return _run_width(architecture, problem, chain, width, seeds, training)
+
     if out is None:
-        runs = [
-            _run_width(architecture, problem, chain, width, seeds, training)[0] for width in widths
-        ]
-        return pd.concat(runs, ignore_index=True)
+        return pd.concat([run(width).comparison for width in widths], ignore_index=True)
+
     settings = {
         "architecture": architecture.config(),
         "tolerance": tolerance,
@@ -192,22 +182,47 @@ def compare(
     }
     records = Records(out, settings)
     for width in widths:
-        if width not in set(
-            records["comparison"].get("width", ())
-        ):  # the table that is written last
-            comparison, fits = _run_width(architecture, problem, chain, width, seeds, training)
-            records.put("fits", _with(records["fits"], fits, width))
-            records.put("comparison", _with(records["comparison"], comparison, width))
+        if width not in set(records["comparison"].get("width", ())):
+            tables = run(width)
+            # The comparison last: by it a resumed run knows which widths are done.
+            for name in ("fits", "comparison"):
+                rows = getattr(tables, name)
+                records.put(name, with_rows(records[name], rows, by=["width"]))
     table = records["comparison"]
     return table[table["width"].isin(widths)].reset_index(drop=True)
 
 
-def exponents(comparison: pd.DataFrame, gap: str = "gap_train") -> pd.DataFrame:
+def _checked_problem(x: ArrayLike, y: ArrayLike, x_test: ArrayLike, y_test: ArrayLike) -> Problem:
+    x, x_test = as_points("x", x), as_points("x_test", x_test)
+    y = as_labels("y", y, len(x), dtype=x.dtype)
+    y_test = as_labels("y_test", y_test, len(x_test), dtype=x.dtype)
+    if y.ndim != 2 or y.shape[1:] != y_test.shape[1:]:
+        raise ValueError(
+            f"y and y_test must have shapes (K, Q) and (n, Q); theirs are {y.shape} and "
+            f"{y_test.shape}."
+        )
+    return Problem(x, y, x_test, y_test)
+
+
+def _check_training(training: TrainingConfig, *, recorded: bool) -> None:
+    if not training.centred or training.loss is not squared_error:
+        raise ValueError(
+            "training must have centred=True and loss squared_error: the kernel's prediction "
+            "starts from 0 and minimises it."
+        )
+    if recorded and not isinstance(training.optimiser, GaussNewton):
+        raise ValueError(
+            "out must be None unless the optimiser is gauss_newton(): records cannot tell others "
+            "apart."
+        )
+
+
+def gap_exponents(comparison: pd.DataFrame, gap: str = "gap_train") -> pd.DataFrame:
     """The exponent a of gap ~ width^a in every round, by least squares on logarithms over widths
     and seeds.
 
     Args:
-        comparison: what :func:`compare` returned, of two widths or more.
+        comparison: what :func:`compare_widths` returned, of two widths or more.
         gap: the column to fit, "gap_train" or "gap_test".
 
     Returns:
@@ -218,29 +233,34 @@ def exponents(comparison: pd.DataFrame, gap: str = "gap_train") -> pd.DataFrame:
 
     Example:
         >>> frame = pd.DataFrame({"round": 0, "width": [16, 64, 256], "gap_train": [0.4, 0.2, 0.1]})
-        >>> exponents(frame)["exponent"].round(6).tolist()
+        >>> gap_exponents(frame)["exponent"].round(6).tolist()
         [-0.5]
     """
+    from scipy.stats import linregress  # here: it takes a third of a second to import
+
     rows = []
     for index, frame in comparison.groupby("round"):
         frame = frame[np.isfinite(frame[gap]) & (frame[gap] > 0)]
-        fitted = [np.nan] * 3
+        row = {
+            "round": index,
+            "exponent": np.nan,
+            "standard_error": np.nan,
+            "intercept": np.nan,
+            "points": len(frame),
+        }
         if frame["width"].nunique() > 1:
-            fit = scipy.stats.linregress(np.log(frame["width"]), np.log(frame[gap]))
-            fitted = [fit.slope, fit.stderr if len(frame) > 2 else np.nan, fit.intercept]
-        rows.append(
-            {
-                "round": index,
-                **dict(zip(("exponent", "standard_error", "intercept"), fitted, strict=True)),
-            }
-        )
-        rows[-1]["points"] = len(frame)
+            fit = linregress(np.log(frame["width"]), np.log(frame[gap]))
+            row |= {"exponent": fit.slope, "intercept": fit.intercept}
+            if len(frame) > 2:
+                row["standard_error"] = fit.stderr
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
 def fits_in(folder: str | Path) -> pd.DataFrame:
-    """The outputs side by side that :func:`compare` wrote: columns width, round, point, output,
-    kernel, network.
+    """The outputs side by side that :func:`compare_widths` wrote.
+
+    Columns: width, round, point, output, kernel, network.
     """
     return pd.read_parquet(Path(folder) / "fits.parquet")
 
@@ -254,10 +274,10 @@ def _kernel_chain(
         decompose(matrix), problem.y, tolerance=tolerance, rounds=rounds, outputs="joint"
     )
     return KernelChain(
-        run,
-        run.predict_from(gram(kernel, problem.x_test, problem.x)),
-        matrix * len(matrix),
-        float(tolerance),
+        run=run,
+        test_outputs=run.predict_from(gram(kernel, problem.x_test, problem.x)),
+        ntk=matrix * len(matrix),
+        tolerance=float(tolerance),
     )
 
 
@@ -268,8 +288,8 @@ def _run_width(
     width: int,
     seeds: int,
     training: TrainingConfig,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of one width, and the first network's outputs on test points beside the kernel's."""
+) -> _WidthTables:
+    """Train and measure all networks of one width."""
     num_outputs = problem.y.shape[1]
     build = functools.partial(
         _network,
@@ -280,24 +300,23 @@ def _run_width(
     )
     keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), width))(jnp.arange(seeds))
     penalties = [float(c) / num_outputs for c in chain.run.multipliers[: chain.active]]
+
     rows, fits = [], []
     for done in _network_rounds(build, keys, problem, training, penalties):
-        outputs = [done.trained.ensemble.outputs(x) for x in (problem.x, problem.x_test)]
-        rows += [
-            {"width": width, "seed": s, **_row(problem, chain, done, s, outputs)}
-            for s in range(seeds)
-        ]
-        fits.append(
-            _fits(chain.test[done.index], outputs[1][0]).assign(width=width, round=done.index)
-        )
+        train_outputs = done.trained.ensemble.outputs(problem.x)
+        test_outputs = done.trained.ensemble.outputs(problem.x_test)
+        for seed in range(seeds):
+            row = _row(problem, chain, done, seed, train_outputs[seed], test_outputs[seed])
+            rows.append({"width": width, "seed": seed, **row})
+        fit = _side_by_side(chain.test_outputs[done.index], test_outputs[0])
+        fits.append(fit.assign(width=width, round=done.index))
+
+    collapsed = {"width": width, "multiplier": np.nan, "collapsed": True}
     for t in range(chain.active, len(chain.run.multipliers)):
-        rows += [
-            {"width": width, "seed": s, "round": t, "multiplier": np.nan, "collapsed": True}
-            for s in range(seeds)
-        ]
-    return pd.DataFrame(rows, columns=COLUMNS), pd.concat(
-        fits, ignore_index=True
-    ) if fits else pd.DataFrame()
+        rows += [{**collapsed, "seed": seed, "round": t} for seed in range(seeds)]
+
+    comparison = pd.DataFrame(rows, columns=COLUMNS)
+    return _WidthTables(comparison, pd.concat(fits, ignore_index=True) if fits else pd.DataFrame())
 
 
 def _network_rounds(
@@ -314,52 +333,69 @@ def _network_rounds(
         )
 
 
-def _network(rngs: nnx.Rngs, **description: Any) -> FiniteWidth:
-    return FiniteWidth(
-        description["architecture"],
-        description["point_shape"],
-        width=description["width"],
-        num_outputs=description["num_outputs"],
-        rngs=rngs,
-    )
+def _network(
+    rngs: nnx.Rngs,
+    *,
+    architecture: Architecture,
+    point_shape: tuple[int, ...],
+    width: int,
+    num_outputs: int,
+) -> FiniteWidth:
+    return FiniteWidth(architecture, point_shape, width=width, num_outputs=num_outputs, rngs=rngs)
 
 
 def _row(
-    problem: Problem, chain: KernelChain, done: Round, seed: int, outputs: list[Array]
+    problem: Problem,
+    chain: KernelChain,
+    done: Round,
+    seed: int,
+    train_outputs: Float[Array, "K Q"],
+    test_outputs: Float[Array, "n Q"],
 ) -> dict[str, Any]:
     """The measurements of one network in one round."""
-    t, trained = done.index, done.trained
-    sets = {
-        "train": (outputs[0][seed], chain.run.fitted[t], problem.y),
-        "test": (outputs[1][seed], chain.test[t], problem.y_test),
-    }
-    row: dict[str, Any] = {
+    t = done.index
+    trained = done.trained
+    network = members(trained.ensemble, seed)
+    return {
         "round": t,
         "multiplier": float(chain.run.multipliers[t]),
         "collapsed": False,
-    }
-    for name, (network, kernel, labels) in sets.items():
-        classes, of_kernel, truth = (
-            np.asarray(_classes(values)) for values in (network, kernel, labels)
-        )
-        row |= {
-            f"gap_{name}": float(jnp.linalg.norm(network - kernel) / jnp.linalg.norm(kernel)),
-            f"agreement_{name}": float(np.mean(classes == of_kernel)),
-            f"accuracy_{name}": float(np.mean(classes == truth)),
-            f"kernel_accuracy_{name}": float(np.mean(of_kernel == truth)),
-        }
-    ended = {
+        **_agreement("train", train_outputs, chain.run.fitted[t], problem.y),
+        **_agreement("test", test_outputs, chain.test_outputs[t], problem.y_test),
         "loss_over_tolerance": float(trained.loss[seed]) / chain.tolerance,
         "stationarity": float(trained.grad_norm[seed]),
         "steps": int(trained.steps[seed]),
         "stop": Stop(int(trained.stop[seed])).name.lower(),
+        **_kernel_changes(network, problem.x, chain.ntk),
     }
-    return row | ended | _kernel_changes(members(trained.ensemble, seed), problem.x, chain.ntk)
 
 
-def _classes(values: Float[Array, "n Q"]) -> Array:
+def _agreement(
+    name: str,
+    network: Float[Array, "n Q"],
+    kernel: Float[Array, "n Q"],
+    labels: Float[Array, "n Q"],
+) -> dict[str, float]:
+    """How close the outputs of network and kernel are on one set of points, and to the labels."""
+    of_network, of_kernel, of_labels = map(_classes, (network, kernel, labels))
+    return {
+        f"gap_{name}": _relative_distance(network, kernel),
+        f"agreement_{name}": float(np.mean(of_network == of_kernel)),
+        f"accuracy_{name}": float(np.mean(of_network == of_labels)),
+        f"kernel_accuracy_{name}": float(np.mean(of_kernel == of_labels)),
+    }
+
+
+def _relative_distance(a: Float[Array, "m n"], b: Float[Array, "m n"]) -> float:
+    """|a - b| / |b| in the Frobenius norm."""
+    return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
+
+
+def _classes(values: Float[Array, "n Q"]) -> np.ndarray:
     """The largest output, or the sign of a single one."""
-    return values[:, 0] > 0 if values.shape[1] == 1 else jnp.argmax(values, axis=1)
+    if values.shape[1] == 1:
+        return np.asarray(values[:, 0] > 0)
+    return np.asarray(jnp.argmax(values, axis=1))
 
 
 def _kernel_changes(network: Ensemble, x: Array, infinite: Float[Array, "K K"]) -> dict[str, float]:
@@ -370,35 +406,27 @@ def _kernel_changes(network: Ensemble, x: Array, infinite: Float[Array, "K K"]) 
         EmpiricalNTK(params, (network.model_state,), network.apply_fn, None, 3)(x, x)
         for params in (network.initial_params, network.params)
     )
-    distance = lambda a, b: float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))  # noqa: E731
     return {
-        "kernel_change": distance(final, initial),
-        "kernel_error_initial": distance(initial, infinite),
-        "kernel_error": distance(final, infinite),
+        "kernel_change": _relative_distance(final, initial),
+        "kernel_error_initial": _relative_distance(initial, infinite),
+        "kernel_error": _relative_distance(final, infinite),
     }
 
 
-#: Test points whose outputs are kept to be drawn.
+#: Test points whose outputs are kept for a figure.
 _FITS = 50
 
 
-def _fits(kernel: Float[Array, "n Q"], network: Float[Array, "n Q"]) -> pd.DataFrame:
+def _side_by_side(kernel: Float[Array, "n Q"], network: Float[Array, "n Q"]) -> pd.DataFrame:
+    """A row for each of the first points and each output."""
     points, outputs = np.indices(kernel[:_FITS].shape).reshape(2, -1)
-    values = {
+    columns = {
+        "point": points,
+        "output": outputs,
         "kernel": np.asarray(kernel[:_FITS]).ravel(),
         "network": np.asarray(network[:_FITS]).ravel(),
     }
-    return pd.DataFrame({"point": points, "output": outputs, **values})
-
-
-def _with(table: pd.DataFrame, rows: pd.DataFrame, width: int) -> pd.DataFrame:
-    """The table with the rows of one width, in place of any it had."""
-    kept = table[table["width"] != width] if len(table) else table
-    return (
-        pd.concat([frame for frame in (kept, rows) if len(frame)], ignore_index=True)
-        if len(rows)
-        else kept
-    )
+    return pd.DataFrame(columns)
 
 
 def _settings(training: TrainingConfig) -> dict[str, Any]:

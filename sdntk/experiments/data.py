@@ -1,50 +1,153 @@
-"""One seed's data: points and labels, drawn from a data set."""
+"""One seed's data: points and labels, sampled from a data set."""
 
 import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
-from sdntk import datasets
+from sdntk.datasets import (
+    Dataset,
+    balanced_subsets,
+    digits,
+    label_noise,
+    one_hot,
+    standardise,
+)
+from sdntk.datasets.labels import NoiseKind
+
+#: np.ndarray: on the host, as a split is sampled; or Array, on the device.
+_Array = TypeVar("_Array", np.ndarray, Array)
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification:
-    """Data with the labels to learn in round 0, which may be noisy, and the original ones, by which
-    all is judged.
+class Split(Generic[_Array]):
+    """Training, held-out and test points of one data set, with their classes.
 
     Attributes:
-        x: training points. y: what round 0 learns, shape (K, Q), one-hot.
-        labels: the original classes of x. x_test, test_labels: points to judge by.
+        x_train: training points. clean_labels: their original classes, by which accuracy is
+            measured. noisy_labels: the classes to learn, some of them wrong.
+        x_held_out: points to choose a round or a tolerance by; there may be none.
+            held_out_labels: their classes, as noisy as those to learn.
+        x_test: points to judge by. test_labels: their original classes.
+        num_classes: Q.
     """
 
-    x: Float[Array, "K ..."]
-    y: Float[Array, "K Q"]
-    labels: Int[Array, " K"]
-    x_test: Float[Array, "n ..."]
-    test_labels: Int[Array, " n"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Draw:
-    """One seed's data: points with original and noisy labels. Held-out labels are as noisy as the
-    training labels.
-    """
-
-    x_train: Float[np.ndarray, "K H W C"]
-    x_new: Float[np.ndarray, "n H W C"]  # held-out images, then test images
-    clean: Int[np.ndarray, " K"]
-    noisy: Int[np.ndarray, " K"]
-    held_out: Int[np.ndarray, " n_held"]
-    test: Int[np.ndarray, " n_test"]
+    x_train: Float[_Array, "K ..."]
+    clean_labels: Int[_Array, " K"]
+    noisy_labels: Int[_Array, " K"]
+    x_held_out: Float[_Array, "h ..."]
+    held_out_labels: Int[_Array, " h"]
+    x_test: Float[_Array, "n ..."]
+    test_labels: Int[_Array, " n"]
     num_classes: int
+
+    @functools.cached_property
+    def y(self) -> Float[Array, "K Q"]:
+        """The one-hot vectors of the noisy labels, in the dtype of the points."""
+        return jax.nn.one_hot(self.noisy_labels, self.num_classes, dtype=self.x_train.dtype)
+
+    def on_device(self) -> "Split[Array]":
+        """The same with JAX arrays."""
+        arrays = {
+            field.name: jnp.asarray(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if field.name != "num_classes"
+        }
+        return Split(**arrays, num_classes=self.num_classes)
+
+
+def sample_split(
+    data: Dataset,
+    subset_key: Key[Array, ""],
+    noise_key: Key[Array, ""],
+    *,
+    train: int | None,
+    held_out: int = 0,
+    test: Int[np.ndarray, " n"] | slice,
+    noise_rate: float = 0.0,
+    noise_kind: NoiseKind = "symmetric",
+    flips: Mapping[int, int] | None = None,
+    unit_norm: bool = False,
+    dtype: type | None = None,
+) -> Split[np.ndarray]:
+    """Sample training and held-out images, disjoint and balanced by class, and the label noise.
+
+    All images are standardised by the training images' statistics.
+
+    Args:
+        data: the data set.
+        subset_key: chooses the training and held-out images.
+        noise_key: chooses the wrong labels.
+        train: K, the number of training images; all of them when None, and none are held out.
+        held_out: the number of held-out images.
+        test: which of the test images, e.g. :func:`first_test_images`.
+        noise_rate: the share of wrong labels among training and held-out images.
+        noise_kind: see :func:`sdntk.datasets.label_noise`.
+        flips: of asymmetric noise.
+        unit_norm: scale images to norm 1 after standardising.
+        dtype: of the images; by default JAX's.
+
+    Raises:
+        ValueError: more images than there are, or another argument out of its range.
+    """
+    if train is None:
+        train_rows, held_out_rows = np.arange(len(data.train_labels)), np.zeros(0, int)
+    elif held_out:
+        train_rows, held_out_rows = balanced_subsets(
+            data.train_labels, [train, held_out], subset_key
+        )
+    else:
+        (train_rows,) = balanced_subsets(data.train_labels, [train], subset_key)
+        held_out_rows = np.zeros(0, int)
+
+    labels = data.train_labels[np.concatenate([train_rows, held_out_rows])]
+    noisy = label_noise(
+        labels, noise_rate, noise_key, data.num_classes, kind=noise_kind, flips=flips
+    )
+
+    # Together, since an image set must not be empty.
+    others = np.concatenate([data.train_images[held_out_rows], data.test_images[test]])
+    x_train, x_others = standardise(
+        data.train_images[train_rows], others, unit_norm=unit_norm, dtype=dtype
+    )
+    size = len(train_rows)
+    return Split(
+        x_train=x_train,
+        clean_labels=labels[:size],
+        noisy_labels=noisy[:size],
+        x_held_out=x_others[: len(held_out_rows)],
+        held_out_labels=noisy[size:],
+        x_test=x_others[len(held_out_rows) :],
+        test_labels=data.test_labels[test],
+        num_classes=data.num_classes,
+    )
+
+
+def first_test_images(data: Dataset, count: int) -> slice:
+    """The first ``count`` test images.
+
+    Raises:
+        ValueError: there are not that many, or none are asked for.
+    """
+    available = len(data.test_labels)
+    if not 0 < count <= available:
+        raise ValueError(
+            f"test must be from 1 to {available}, the test images there are; got {count}."
+        )
+    return slice(count)
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Data for both sides; labels (K, Q) and (n, Q), of which accuracies take the largest entry."""
+    """Points with labels to regress on: any numbers, in a column for each output.
+
+    Accuracies take the largest entry of a row as its class.
+    """
 
     x: Float[Array, "K ..."]
     y: Float[Array, "K Q"]
@@ -52,23 +155,21 @@ class Problem:
     y_test: Float[Array, "n Q"]
 
 
-def digits_problem(train: int, test: int, label_noise: float = 0.0) -> Problem:
-    """The data of ``sdntk compare``: scikit-learn's digits, centred one-hot labels, always the same
-    draw.
+def digits_problem(train: int, test: int, noise_rate: float = 0.0) -> Problem:
+    """The data of ``sdntk compare``: scikit-learn's digits with centred one-hot labels, always the
+    same images.
     """
-    data = datasets.digits(jax.random.key(0))
-    (rows,) = datasets.balanced_subsets(data.train_labels, [train], jax.random.key(1))
-    labels = datasets.label_noise(
-        data.train_labels[rows], label_noise, jax.random.key(2), data.num_classes
+    data = digits(jax.random.key(0))
+    split = sample_split(
+        data,
+        jax.random.key(1),
+        jax.random.key(2),
+        train=train,
+        test=first_test_images(data, test),
+        noise_rate=noise_rate,
     )
-    if not 0 < test <= len(data.test_labels):
-        raise ValueError(
-            f"test must be from 1 to {len(data.test_labels)}, the test images there are; got "
-            f"{test}."
-        )
-    x, x_test = datasets.standardise(data.train_images[rows], data.test_images[:test])
     y, y_test = (
-        datasets.one_hot(of, data.num_classes, centred=True)
-        for of in (labels, data.test_labels[:test])
+        one_hot(labels, data.num_classes, centred=True)
+        for labels in (split.noisy_labels, split.test_labels)
     )
-    return Problem(*map(jnp.asarray, (x, y, x_test, y_test)))
+    return Problem(jnp.asarray(split.x_train), y, jnp.asarray(split.x_test), y_test)

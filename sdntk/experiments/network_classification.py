@@ -2,57 +2,49 @@
 original labels.
 
 The networks' side of :mod:`sdntk.experiments.kernel_classification`. Rows are written as rounds
-end, states as networks train, so that a
-run killed at any moment goes on in the middle of a round and ends with the same records.
+end, states as networks train, so that a run killed at any moment resumes in the middle of a round
+and ends with the same records.
 """
 
-import dataclasses
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
-from sdntk._arguments import as_count
-from sdntk._progress import Bar
-from sdntk._pytrees import register
-from sdntk.experiments.checkpoints import Checkpoints
-from sdntk.experiments.data import Classification
+from sdntk.experiments.data import Split
 from sdntk.experiments.network_runs import (
-    MEASURED,
-    Chain,
-    advance_and_measure,
-    begin_fresh,
-    groups_left,
+    Group,
+    Measurements,
+    NetworkChainSpec,
+    RoundState,
     measure,
-    with_rows,
+    unfinished_groups,
 )
-from sdntk.experiments.records import Records
-from sdntk.training.course import TrainingResult, as_ensemble, finish, is_over, spread_run
-from sdntk.training.ensemble import Build, fastest_size, to_all_devices
+from sdntk.experiments.records import Records, with_rows
+from sdntk.training.course import TrainingResult, finish
+from sdntk.training.ensemble import Build
 from sdntk.training.rounds import next_targets, require_targets
 from sdntk.training.state import Stop, TrainingRun
 from sdntk.training.train import check_arguments
 
 
-@register
-class _Progress:
-    """A round in the making: the networks, and the best that they have been."""
+class _Best(NamedTuple):
+    """What each network was at the measured step with the highest test accuracy."""
 
-    round: Any  # t, an integer
-    course: TrainingRun
-    best: Float[Array, "s m"]  # MEASURED, at the best step
-    best_step: Int[Array, " s"]
+    measurements: Measurements
+    step: Int[Array, " s"]
 
 
 def run(
     build: Build,
-    data: Classification,
-    chain: Chain,
+    split: Split[Array],
+    spec: NetworkChainSpec,
     records: Records,
     *,
     seeds: Sequence[int],
@@ -65,128 +57,112 @@ def run(
     against what round 0 learnt, target_loss against the round's own targets, all at its end, and
     with ``best_`` before the name at its best step, the measured one with the highest test accuracy
     (it is chosen by the test points, so it flatters); steps, stop, stationarity, and the seconds of
-    the group's round, since it was last gone on with. A network that diverges has diverged in all
-    later rounds, too. A group of chains that was killed in the middle goes on there; with another
-    ``at_once`` it begins again.
+    the group's round since it was last resumed. A network that diverges has diverged in all later
+    rounds, too. A group of chains that was killed in the middle is resumed there; with another
+    ``at_once`` it starts again.
 
     Args:
         build: a fresh Flax NNX network from ``nnx.Rngs``.
-        data: points and labels.
-        chain: how chains run.
+        split: points and labels.
+        spec: how chains run.
         records: their configuration must name all that results depend on.
         seeds: a chain for each; round t uses the key ``fold_in(key(seed), t)``.
         at_once: how many chains are trained together; what is fastest on this device when None.
+
+    Raises:
+        ValueError: settings out of their range; the folder holds states of other work.
     """
-    check_arguments(data.x, chain.training, chain.penalty)
-    require_targets(chain.targets, data.y.shape[1])
-    size = fastest_size(len(seeds)) if at_once is None else as_count("at_once", at_once, at_least=1)
-    records.keep_configuration()  # before any state: only the same settings go on with one
+    check_arguments(split.x_train, spec.training, spec.penalty)
+    require_targets(spec.targets, split.num_classes)
+    # Before any state: only a run of the same configuration may resume from one.
+    records.keep_configuration()
     table = records["rounds"]
-    done = {seed for seed in seeds if _rounds_done(table, [seed]) >= chain.rounds}
-    states = records.folder / "checkpoints"
-    groups = groups_left(seeds, done, size, lambda group: states / chain.name(group))
-    with Bar(
-        f"{len(seeds) - len(done)} chains of {chain.rounds} rounds",
-        total=len(groups) * chain.rounds * chain.training.steps,
-    ) as bar:
-        for group in groups:
-            yield from _run_group(build, data, chain, records, group, bar)
-
-
-def _run_group(
-    build: Build, data: Classification, chain: Chain, records: Records, seeds: list[int], bar: Bar
-) -> Iterator[pd.DataFrame]:
-    steps, name = chain.training.steps, chain.name(seeds)
-    done = _rounds_done(records["rounds"], seeds)
-    bar.advance(done * steps)
-    checkpoints = Checkpoints(records.folder / "checkpoints" / name)
-    first = jnp.broadcast_to(data.y, (len(seeds), *data.y.shape))
-    progress = _begin(
-        0,
-        begin_fresh(build, data, chain, seeds, 0, first, jnp.zeros(len(seeds), bool)),
-        data,
-        chain,
+    finished = {seed for seed in seeds if _rounds_done(table, seed) >= spec.rounds}
+    groups = unfinished_groups(
+        build,
+        split,
+        spec,
+        records.folder / "checkpoints",
+        seeds,
+        finished=finished,
+        at_once=at_once,
+        rounds=spec.rounds,
+        description=f"{len(seeds) - len(finished)} chains of {spec.rounds} rounds",
     )
-    if checkpoints.last is not None:
-        progress = checkpoints.restore(progress)
-        progress = dataclasses.replace(progress, course=spread_run(progress.course))
-        bar.advance((int(progress.round) - done) * steps + int(progress.course.steps_taken))
-    x = to_all_devices(data.x, len(seeds))
-    while True:
-        started, t = time.monotonic(), int(progress.round)
-        while not is_over(progress.course, chain.training):
-            before = int(progress.course.steps_taken)
-            progress = _to_next_measurement(progress, x, data, chain)
-            checkpoints.save(t * (steps + 1) + int(progress.course.steps_taken), progress)
-            bar.advance(
-                int(progress.course.steps_taken) - before,
-                f"round {t}, loss {np.mean(progress.course.state.loss):.4g}",
-            )
-        bar.advance(steps - int(progress.course.steps_taken))
-        trained = finish(progress.course, x, chain.training)
-        rows = _rows(progress, trained, data, chain, seeds).assign(
-            seconds=time.monotonic() - started
-        )
-        records.put("rounds", with_rows(records["rounds"], rows))
+    for group in groups:
+        yield from _run_chains(group, records)
+
+
+def _run_chains(group: Group, records: Records) -> Iterator[pd.DataFrame]:
+    """All rounds of one group that are not done yet."""
+    spec = group.spec
+    state = group.resume(_start_round(group, 0, group.first_run(0)))
+    group.bar.advance(int(state.round) * spec.training.steps + int(state.training_run.steps_taken))
+    for t in range(int(state.round), spec.rounds):
+        started = time.monotonic()
+        state = group.finish_round(state, _better)
+        trained = finish(state.training_run, group.points, spec.training)
+        rows = _rows(group, state, trained).assign(seconds=time.monotonic() - started)
+        table = with_rows(records["rounds"], rows, by=["seed", "round"])
+        records.put("rounds", table.sort_values(["seed", "round"], ignore_index=True))
         yield rows
-        if t + 1 == chain.rounds:
-            checkpoints.close(delete=True)
-            return
-        learned = next_targets(
-            trained.ensemble.outputs(data.x),
-            data.y,
-            chain.training.loss,
-            chain.targets,
-            chain.ground_truth_weight,
-        )
-        course = begin_fresh(build, data, chain, seeds, t + 1, learned, trained.diverged)
-        progress = _begin(t + 1, course, data, chain)
-        checkpoints.save((t + 1) * (steps + 1), progress)
+        if t + 1 < spec.rounds:
+            state = _start_round(group, t + 1, _next_run(group, t + 1, trained))
+            group.checkpoints.save(state)
 
 
-def _begin(t: int, course: TrainingRun, data: Classification, chain: Chain) -> _Progress:
-    measured = measure(as_ensemble(course, chain.training), course.objective.targets, data, chain)
-    return _Progress(np.int64(t), course, measured, jnp.zeros(len(measured), int))
+def _start_round(group: Group, t: int, run: TrainingRun) -> RoundState[_Best]:
+    measurements = group.measure(run)
+    steps = jnp.zeros(len(group.seeds), int)
+    return RoundState(np.int64(t), run, _Best(measurements, steps))
 
 
-def _to_next_measurement(
-    progress: _Progress, x: Float[Array, "K ..."], data: Classification, chain: Chain
-) -> _Progress:
-    """Steps up to the next measurement, and the best of what was measured."""
-    course, measured = advance_and_measure(progress.course, x, data, chain)
-    better = measured[:, 1] > progress.best[:, 1]
-    best = jnp.where(better[:, None], measured, progress.best)
-    return _Progress(
-        progress.round, course, best, jnp.where(better, course.state.step, progress.best_step)
+def _next_run(group: Group, t: int, trained: TrainingResult) -> TrainingRun:
+    """Fresh networks that learn what those of the round before predict."""
+    spec = group.spec
+    targets = next_targets(
+        trained.ensemble.outputs(group.split.x_train),
+        group.split.y,
+        spec.training.loss,
+        spec.targets,
+        spec.ground_truth_weight,
+    )
+    return group.fresh_run(t, targets, trained.diverged)
+
+
+def _better(best: _Best, measurements: Measurements, steps: Int[Array, " s"]) -> _Best:
+    """Of each network, the better of two measured steps."""
+    is_better = measurements.test_accuracy > best.measurements.test_accuracy
+    return jax.tree.map(
+        lambda now, before: jnp.where(is_better, now, before), _Best(measurements, steps), best
     )
 
 
-def _rows(
-    progress: _Progress,
-    trained: TrainingResult,
-    data: Classification,
-    chain: Chain,
-    seeds: list[int],
-) -> pd.DataFrame:
-    measured = np.asarray(measure(trained.ensemble, progress.course.objective.targets, data, chain))
-    best = np.asarray(progress.best)
-    return pd.DataFrame(
-        {
-            "seed": seeds,
-            "round": int(progress.round),
-            **{name: measured[:, i] for i, name in enumerate(MEASURED)},
-            "best_step": np.asarray(progress.best_step),
-            **{f"best_{name}": best[:, i] for i, name in enumerate(MEASURED)},
-            "steps": np.asarray(trained.steps),
-            "stop": [Stop(int(stop)).name.lower() for stop in trained.stop],
-            "stationarity": np.asarray(trained.grad_norm),
-        }
-    )
+def _rows(group: Group, state: RoundState[_Best], trained: TrainingResult) -> pd.DataFrame:
+    """A row for each network at the end of a round."""
+    targets = state.training_run.objective.targets
+    at_end = measure(trained.ensemble, targets, group.split, group.spec.training)
+    best = state.observed
+    columns = {
+        "seed": group.seeds,
+        "round": int(state.round),
+        **_columns(at_end),
+        "best_step": np.asarray(best.step),
+        **_columns(best.measurements, prefix="best_"),
+        "steps": np.asarray(trained.steps),
+        "stop": [Stop(int(stop)).name.lower() for stop in trained.stop],
+        "stationarity": np.asarray(trained.grad_norm),
+    }
+    return pd.DataFrame(columns)
 
 
-def _rounds_done(table: pd.DataFrame, seeds: list[int]) -> int:
-    """Rounds that every one of the seeds has behind it."""
+def _columns(measurements: Measurements, prefix: str = "") -> dict[str, np.ndarray]:
+    return {prefix + name: np.asarray(values) for name, values in measurements._asdict().items()}
+
+
+def _rounds_done(table: pd.DataFrame, seed: int) -> int:
+    """How many rounds of a seed, from the first, the table holds."""
     if table.empty:
         return 0
-    known = set(table[["seed", "round"]].itertuples(index=False, name=None))
-    return next(t for t in itertools.count() if not all((seed, t) in known for seed in seeds))
+    rounds = set(table.loc[table["seed"] == seed, "round"])
+    return next(t for t in itertools.count() if t not in rounds)

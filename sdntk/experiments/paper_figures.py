@@ -1,5 +1,5 @@
-"""The paper's experiments with deep networks: every setting of each figure, the data drawn, the
-chain run.
+"""The paper's experiments with deep networks: every setting of each figure, its data, and its
+chains.
 
 Settings that the paper's copy lacks (learning rates, weight decay) are those of theory.md, section
 6.
@@ -7,23 +7,28 @@ Settings that the paper's copy lacks (learning rates, weight decay) are those of
 
 import dataclasses
 import functools
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+import pandas as pd
 from flax import nnx
+from jaxtyping import Array, Int
 
 from sdntk import networks
 from sdntk._arguments import as_count
-from sdntk.datasets import Dataset, balanced_subset, label_noise, standardise
+from sdntk.datasets import Dataset, balanced_subset
 from sdntk.experiments import early_stopping, network_classification
-from sdntk.experiments.data import Classification
-from sdntk.experiments.network_runs import Chain
+from sdntk.experiments.data import Split, sample_split
+from sdntk.experiments.network_runs import NetworkChainSpec
 from sdntk.experiments.records import Records
 from sdntk.training import losses
 from sdntk.training.augmentation import crop_and_flip
-from sdntk.training.rounds import require_targets
+from sdntk.training.ensemble import Build
+from sdntk.training.rounds import Targets, require_targets
 from sdntk.training.state import TrainingConfig
 
 NETWORKS = {
@@ -34,6 +39,8 @@ NETWORKS = {
 }
 #: Hard targets are one-hot vectors to them.
 LOSSES = {"squared": losses.squared_error_of_softmax, "cross-entropy": losses.soft_cross_entropy}
+#: What settings are called in the configuration of records.
+_NAMES_IN_RECORDS = {"noise_rate": "label_noise"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,37 +52,39 @@ class Experiment:
         dataset: its name.
         loss: "squared", of the softmax, or "cross-entropy".
         targets: "soft" or "hard".
-        rounds: T. seeds: chains, with the seeds 0, 1, ...
-        steps: of a round. batch_size: images in a step.
+        rounds: T.
+        seeds: chains, with the seeds 0, 1, ...
+        steps: of a round.
+        batch_size: images in a step.
         learning_rate, weight_decay: of Adam; the decay is added to the gradient, as the gradient of
             a penalty is.
         augment: whether images are cropped and flipped.
         early_stopping: whether fresh networks are stopped at the loss of every round, too.
         bfloat16: whether convolutions compute in it.
         train, test: images, balanced by class; all when None.
-        label_noise: share of wrong training labels.
+        noise_rate: share of wrong training labels.
         measure_every: steps between measurements.
         data_seed: of subset and label noise, the same for all chains.
     """
 
     network: str
     dataset: str
-    loss: str
-    targets: str = "soft"
-    rounds: Any = 12
-    seeds: Any = 10
-    steps: Any = 64_000
-    batch_size: Any = 16
+    loss: Literal["squared", "cross-entropy"]
+    targets: Targets = "soft"
+    rounds: int = 12
+    seeds: int = 10
+    steps: int = 64_000
+    batch_size: int = 16
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     augment: bool = False
     early_stopping: bool = False
     bfloat16: bool = False
-    train: Any = None
-    test: Any = None
-    label_noise: float = 0.0
-    measure_every: Any = 1000
-    data_seed: Any = 0
+    train: int | None = None
+    test: int | None = None
+    noise_rate: float = 0.0
+    measure_every: int = 1000
+    data_seed: int = 0
 
     def __post_init__(self) -> None:
         if self.network not in NETWORKS:
@@ -88,6 +97,11 @@ class Experiment:
         for name in ("learning_rate", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0; got {getattr(self, name)}.")
+
+    def configuration(self) -> dict[str, Any]:
+        """The settings as records name them; the names in files do not change."""
+        settings = dataclasses.asdict(self)
+        return {_NAMES_IN_RECORDS.get(name, name): value for name, value in settings.items()}
 
     @property
     def training(self) -> TrainingConfig:
@@ -104,8 +118,10 @@ class Experiment:
 # One for equal settings: what is compiled for one experiment serves the next.
 @functools.cache
 def _optimiser(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
-    decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
-    return optax.chain(*decay, optax.adam(learning_rate))
+    adam = optax.adam(learning_rate)
+    if not weight_decay:
+        return optax.chain(adam)
+    return optax.chain(optax.add_decayed_weights(weight_decay), adam)
 
 
 #: What the paper's trainings take from the data set.
@@ -150,21 +166,28 @@ def experiments(figure: int, **given: Any) -> list[Experiment]:
     """
     if figure not in FIGURES:
         raise ValueError(f"figure must be from 4 to 10; got {figure}.")
-    agreement = {
-        e: sum(given.get(name) == getattr(e, name) for name in ("network", "dataset"))
-        for e in FIGURES[figure]
-    }
-    chosen = [e for e, count in agreement.items() if count == max(agreement.values())]
-    changed = [
-        dataclasses.replace(e, **_OF_DATASET.get(given.get("dataset", ""), {}) | given)
-        for e in chosen
-    ]
-    return list({(e.network, e.dataset): e for e in reversed(changed)}.values())[::-1]
+    changes = _OF_DATASET.get(given.get("dataset", ""), {}) | given
+    most = max(_agreement(preset, given) for preset in FIGURES[figure])
+    chosen: list[Experiment] = []
+    for preset in FIGURES[figure]:
+        experiment = dataclasses.replace(preset, **changes)
+        is_new = all(_names(experiment) != _names(other) for other in chosen)
+        if _agreement(preset, given) == most and is_new:
+            chosen.append(experiment)
+    return chosen
 
 
-def prepare(data: Dataset, experiment: Experiment) -> Classification:
-    """The images that an experiment asks for, standardised, in float32, with noisy labels to learn
-    and the original ones.
+def _agreement(preset: Experiment, given: dict[str, Any]) -> int:
+    """How many of network and data set are given as the preset has them."""
+    return sum(given.get(name) == getattr(preset, name) for name in ("network", "dataset"))
+
+
+def _names(experiment: Experiment) -> tuple[str, str]:
+    return experiment.network, experiment.dataset
+
+
+def prepare(data: Dataset, experiment: Experiment) -> Split[Array]:
+    """The images that an experiment asks for, standardised, in float32 and on the device.
 
     Raises:
         ValueError: more images than there are, or images without three colours.
@@ -172,49 +195,71 @@ def prepare(data: Dataset, experiment: Experiment) -> Classification:
     if data.train_images.ndim != 4 or data.train_images.shape[-1] != 3:
         raise ValueError(
             "dataset must hold images of shape (height, width, 3) for these networks; those of "
-            f"{data.name} have shape "
-            f"{data.train_images.shape[1:]}."
+            f"{data.name} have shape {data.train_images.shape[1:]}."
         )
-    choice, noise = jax.random.split(jax.random.key(experiment.data_seed))
-    train = _some(data.train_labels, experiment.train, choice)
-    test = _some(data.test_labels, experiment.test, jax.random.fold_in(choice, 1))
-    clean = data.train_labels[train]
-    noisy = label_noise(clean, experiment.label_noise, noise, data.num_classes)
-    x, x_test = standardise(data.train_images[train], data.test_images[test], dtype=jnp.float32)
-    y = jax.nn.one_hot(noisy, data.num_classes, dtype=jnp.float32)
-    labels = jnp.asarray(clean), jnp.asarray(data.test_labels[test])
-    return Classification(jnp.asarray(x), y, labels[0], jnp.asarray(x_test), labels[1])
-
-
-def _some(labels: Any, size: Any, key: Any) -> Any:
-    return slice(None) if size is None else balanced_subset(labels, size, key)
+    subset_key, noise_key = jax.random.split(jax.random.key(experiment.data_seed))
+    test: Int[np.ndarray, " n"] | slice = slice(None)
+    if experiment.test is not None:
+        key = jax.random.fold_in(subset_key, 1)
+        test = balanced_subset(data.test_labels, experiment.test, key)
+    split = sample_split(
+        data,
+        subset_key,
+        noise_key,
+        train=experiment.train,
+        test=test,
+        noise_rate=experiment.noise_rate,
+        dtype=jnp.float32,
+    )
+    return split.on_device()
 
 
 def run(
     data: Dataset, experiment: Experiment, records: Records, *, at_once: int | None = None
 ) -> None:
     """Run the chains, and the networks stopped early, that the records lack."""
-    prepared = prepare(data, experiment)
-    chain = Chain(
+    split = prepare(data, experiment)
+    spec = NetworkChainSpec(
         experiment.training,
         experiment.rounds,
         experiment.targets,
         measure_every=experiment.measure_every,
     )
-    dtype = jnp.bfloat16 if experiment.bfloat16 else None
-    build = _builder(experiment.network, data.num_classes, dtype)
+    build = _builder(experiment.network, data.num_classes, experiment.bfloat16)
     seeds = range(experiment.seeds)
-    for _ in network_classification.run(
-        build, prepared, chain, records, seeds=seeds, at_once=at_once
-    ):
+    for _ in network_classification.run(build, split, spec, records, seeds=seeds, at_once=at_once):
         pass
     if experiment.early_stopping:
-        early_stopping.run(build, prepared, chain, records, seeds=seeds, at_once=at_once)
+        early_stopping.run(build, split, spec, records, seeds=seeds, at_once=at_once)
 
 
 @functools.cache  # one function for one network: code is compiled for each function
-def _builder(network: str, num_classes: int, dtype: Any) -> Any:
+def _builder(network: str, num_classes: int, bfloat16: bool) -> Build:
+    dtype = jnp.bfloat16 if bfloat16 else None
+
     def build(rngs: nnx.Rngs) -> nnx.Module:
         return NETWORKS[network](num_classes, rngs=rngs, dtype=dtype)
 
     return build
+
+
+def kernel_rounds(folder: Path, experiment: Experiment) -> pd.DataFrame | None:
+    """The table ``rounds`` that ``sdntk ntk`` left in a folder; None if its data set or label noise
+    is another than the experiment's.
+
+    Raises:
+        ValueError: the folder holds no records, or others.
+    """
+    records = Records.open(folder)
+    if "kernel" not in records.configuration or records["rounds"].empty:
+        raise ValueError(
+            f"kernel must be a folder that sdntk ntk wrote; {folder} holds other records."
+        )
+    expected: dict[str, Any] = {
+        "dataset": experiment.dataset,
+        "label_noise": experiment.noise_rate,
+    }
+    if experiment.noise_rate:
+        expected["noise"] = "symmetric"
+    is_same = all(records.configuration.get(name) == value for name, value in expected.items())
+    return records["rounds"] if is_same else None

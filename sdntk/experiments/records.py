@@ -1,8 +1,7 @@
 """Records of an experiment: tidy tables (Parquet and CSV) and the resolved configuration, written
-as the work goes.
+as the work proceeds.
 
-Every write is atomic, so a run that is killed leaves whole files, and one that is started again
-goes on from them.
+Every write is atomic, so a run that is killed leaves whole files, from which it can be resumed.
 """
 
 import importlib.metadata
@@ -93,9 +92,28 @@ class Records:
         if differs:
             raise ValueError(
                 f"{self.folder} holds records of another configuration: {'; '.join(differs)} "
-                "differ. "
-                "Choose another folder, or delete this one."
+                "differ. Choose another folder, or delete this one."
             )
+
+
+def with_rows(table: pd.DataFrame, rows: pd.DataFrame, *, by: list[str]) -> pd.DataFrame:
+    """A table with these rows in place of those that have the same values in the columns ``by``.
+
+    A run that was killed may have written part of its tables, and then writes the same rows again.
+
+    Example:
+        >>> table = pd.DataFrame({"seed": [0, 1], "accuracy": [0.5, 0.6]})
+        >>> rows = pd.DataFrame({"seed": [1, 2], "accuracy": [0.7, 0.8]})
+        >>> with_rows(table, rows, by=["seed"]).to_dict("list")
+        {'seed': [0, 1, 2], 'accuracy': [0.5, 0.7, 0.8]}
+    """
+    kept = table
+    if len(table) and len(rows):
+        replaced = pd.MultiIndex.from_frame(table[by]).isin(pd.MultiIndex.from_frame(rows[by]))
+        kept = table[~replaced]
+    # pandas would take the dtypes of empty tables into account.
+    parts = [part for part in (kept, rows) if len(part)]
+    return pd.concat(parts, ignore_index=True) if parts else rows
 
 
 def _configuration(config: Path) -> dict[str, Any]:
@@ -147,13 +165,18 @@ def environment() -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "platform": jax.default_backend(),
         "machine": _processor(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": _cores(),
         "python": platform.python_version(),
         "versions": {name: version for name in packages if (version := _version(name))},
         "x64": jnp.result_type(float) == jnp.float64,
     }
+
+
+def _cores() -> int | None:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 def _version(package: str) -> str | None:

@@ -1,8 +1,8 @@
-"""How close networks of finite width are to their kernel: a table, a sentence and figures, from
-what compare wrote.
+"""How close networks of finite width are to their kernel: a table, sentences and figures, from what
+``compare_widths`` wrote.
 """
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,9 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from sdntk.experiments.comparison import exponents
-from sdntk.reports.plotting import draw_envelope, label_rounds, round_colours
-from sdntk.reports.tables import mean_and_deviation
+from sdntk.experiments.comparison import gap_exponents
+from sdntk.reports.plotting import (
+    Colour,
+    label_rounds,
+    line_style,
+    plot_envelope,
+    round_colours,
+)
+from sdntk.reports.tables import mean_and_deviation, new_table
 
 PLUS_MINUS = r"\pm"
 GAPS = {"gap_train": "training points", "gap_test": "test points"}
@@ -22,7 +28,7 @@ GAPS = {"gap_train": "training points", "gap_test": "test points"}
 
 def comparison_table(comparison: pd.DataFrame) -> Table:
     """Every round and width: mean and standard deviation over seeds."""
-    shown = {
+    columns = {
         "gap, training": "gap_train",
         "gap, test": "gap_test",
         "loss / eps": "loss_over_tolerance",
@@ -32,23 +38,19 @@ def comparison_table(comparison: pd.DataFrame) -> Table:
         "change of NTK": "kernel_change",
         "NTK to infinite width": "kernel_error",
     }
-    table = Table(
-        title="Networks against their kernel, mean ± standard deviation over seeds "
-        "(gaps and changes relative)"
+    table = new_table(
+        "Networks against their kernel, mean ± standard deviation over seeds "
+        "(gaps and changes relative)",
+        ["round", "width", *columns],
     )
-    for column in ("round", "width", *shown):
-        table.add_column(column, justify="right")
     for index, rounds in comparison.groupby("round"):
         table.add_section()
         if rounds["collapsed"].all():
             table.add_row(str(index), "all", "collapsed: both are 0")
             continue
         for width, rows in rounds.groupby("width"):
-            table.add_row(
-                str(index),
-                f"{width:,}",
-                *(mean_and_deviation(rows[column]) for column in shown.values()),
-            )
+            cells = [mean_and_deviation(rows[column]) for column in columns.values()]
+            table.add_row(str(index), f"{width:,}", *cells)
     return table
 
 
@@ -56,7 +58,7 @@ def verdict(comparison: pd.DataFrame) -> str:
     """The exponents, and whether the optimiser left anything undone, in a sentence each."""
     lines = []
     for gap, where in GAPS.items():
-        for fit in exponents(comparison, gap).to_dict("records"):
+        for fit in gap_exponents(comparison, gap).to_dict("records"):
             if np.isfinite(fit["exponent"]):
                 lines.append(
                     f"Round {fit['round']}, {where}: gap ~ width^({_uncertain(fit, 3, '±')}), "
@@ -75,7 +77,7 @@ def verdict(comparison: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def draw(comparison: pd.DataFrame, fits: pd.DataFrame, title: str) -> dict[str, Figure]:
+def plot(comparison: pd.DataFrame, fits: pd.DataFrame, title: str) -> dict[str, Figure]:
     """The figures by name: ``gaps`` against width, ``fits`` side by side, and ``accuracy`` by
     round; none of no round.
     """
@@ -89,26 +91,15 @@ def draw(comparison: pd.DataFrame, fits: pd.DataFrame, title: str) -> dict[str, 
     }
 
 
-def save(comparison: pd.DataFrame, fits: pd.DataFrame, title: str, folder: Path) -> list[Path]:
-    """Write the figures beside the tables."""
-    paths = []
-    for name, figure in draw(comparison, fits, title).items():
-        paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=150)
-        plt.close(figure)
-    return paths
-
-
 def _gaps(active: pd.DataFrame, title: str) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.8), sharey=True, layout="constrained")
+    widths = sorted(active["width"].unique())
     for ax, (gap, where) in zip(axes, GAPS.items(), strict=True):
-        fitted = exponents(active, gap).set_index("round")
-        for (index, rows), colour in zip(
-            active.groupby("round"), round_colours(len(fitted)), strict=True
-        ):
-            draw_gap(ax, rows, gap, fitted.loc[index], colour=colour, name=f"round {index}")
+        fitted = gap_exponents(active, gap).set_index("round")
+        colours = round_colours(len(fitted))
+        for (index, rows), colour in zip(active.groupby("round"), colours, strict=True):
+            plot_gap(ax, rows, gap, fitted.loc[index], name=f"round {index}", color=colour)
         ax.set(xscale="log", yscale="log", xlabel="width", title=where)
-        widths = sorted(active["width"].unique())
         ax.set_xticks(widths, labels=[f"{width:,}" for width in widths])
         ax.set_xticks([], minor=True)
         ax.grid(alpha=0.25, which="both")
@@ -118,33 +109,45 @@ def _gaps(active: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def draw_gap(ax: Axes, rows: pd.DataFrame, gap: str, fit: Any, *, colour: Any, name: str) -> Axes:
-    """One round's gaps against the width, a point a network, and the fitted power law."""
-    ax.plot(rows["width"], rows[gap], "o", color=colour, markersize=4, alpha=0.7)
-    ends = np.array([rows["width"].min(), rows["width"].max()])
+def plot_gap(
+    ax: Axes,
+    rows: pd.DataFrame,
+    gap: str,
+    fit: Mapping[str, Any] | pd.Series,
+    *,
+    name: str,
+    color: Colour,
+    **style: Any,
+) -> Axes:
+    """One round's gaps against the width, a point a network, and the fitted power law.
+
+    Args:
+        ax: where.
+        rows: of :func:`sdntk.compare_widths`, one round.
+        gap: "gap_train" or "gap_test".
+        fit: the round's row of :func:`sdntk.gap_exponents`.
+        name: for the legend.
+        color: of points and line.
+        **style: of the points.
+    """
     label = f"{name}: one width"
     if np.isfinite(fit["exponent"]):
         label = f"{name}: width$^{{{_uncertain(fit, 2, PLUS_MINUS)}}}$"
-        ax.plot(
-            ends,
-            np.exp(fit["intercept"]) * ends ** fit["exponent"],
-            color=colour,
-            linewidth=1.4,
-            label=label,
-        )
-    else:
-        ax.plot([], [], "o", color=colour, label=label)
+        ends = np.array([rows["width"].min(), rows["width"].max()])
+        law = np.exp(fit["intercept"]) * ends ** fit["exponent"]
+        ax.plot(ends, law, color=color, linewidth=1.4, label=label)
+        label = "_"  # the line has it
+    points = {"marker": "o", "linestyle": "none", "markersize": 4, "alpha": 0.7, "label": label}
+    ax.plot(rows["width"], rows[gap], color=color, **line_style(style, points))
     return ax
 
 
-def _uncertain(fit: Any, digits: int, sign: str) -> str:
+def _uncertain(fit: Mapping[str, Any] | pd.Series, digits: int, sign: str) -> str:
     """An exponent, with its standard error where there is one."""
     exponent = f"{fit['exponent']:.{digits}f}"
-    return (
-        f"{exponent} {sign} {fit['standard_error']:.{digits}f}"
-        if np.isfinite(fit["standard_error"])
-        else exponent
-    )
+    if not np.isfinite(fit["standard_error"]):
+        return exponent
+    return f"{exponent} {sign} {fit['standard_error']:.{digits}f}"
 
 
 def _fits(fits: pd.DataFrame, title: str) -> Figure:
@@ -158,23 +161,15 @@ def _fits(fits: pd.DataFrame, title: str) -> Figure:
         layout="constrained",
         squeeze=False,
     )
-    ends = np.array(
-        [fits[["kernel", "network"]].min().min(), fits[["kernel", "network"]].max().max()]
-    )
+    outputs = fits[["kernel", "network"]]
+    ends = np.array([outputs.min().min(), outputs.max().max()])
     for ax, width in zip(axes[0], widths, strict=True):
         rows = fits[fits["width"] == width]
         ax.plot(ends, ends, color="0.6", linewidth=1, linestyle="--")
-        for (index, one), colour in zip(
-            rows.groupby("round"), round_colours(rows["round"].nunique()), strict=True
-        ):
-            ax.plot(
-                one["kernel"],
-                one["network"],
-                ".",
-                color=colour,
-                markersize=4,
-                label=f"round {index}",
-            )
+        colours = round_colours(rows["round"].nunique())
+        for (index, one), colour in zip(rows.groupby("round"), colours, strict=True):
+            points = {"color": colour, "markersize": 4, "label": f"round {index}"}
+            ax.plot(one["kernel"], one["network"], ".", **points)
         ax.set(title=f"width {width:,}", xlabel="output of the kernel's fit", aspect="equal")
         ax.grid(alpha=0.25)
     axes[0, 0].set_ylabel("output of the network (first seed)")
@@ -186,30 +181,14 @@ def _fits(fits: pd.DataFrame, title: str) -> Figure:
 def _accuracy(active: pd.DataFrame, title: str) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.8), layout="constrained")
     widths = sorted(active["width"].unique())
-    for ax, name in zip(axes, ("train", "test"), strict=True):
+    kernel = {"color": "crimson", "label": "kernel", "marker": "s"}
+    for ax, (name, points) in zip(axes, {"train": "training", "test": "test"}.items(), strict=True):
         for width, colour in zip(widths, round_colours(len(widths)), strict=True):
             rows = active[active["width"] == width]
-            draw_envelope(
-                ax,
-                rows,
-                "round",
-                f"accuracy_{name}",
-                color=colour,
-                label=f"networks, width {width:,}",
-                marker="o",
-            )
-        draw_envelope(
-            ax,
-            active,
-            "round",
-            f"kernel_accuracy_{name}",
-            color="crimson",
-            label="kernel",
-            marker="s",
-        )
-        ax.set_ylabel(
-            f"accuracy on {'training' if name == 'train' else 'test'} points, against their labels"
-        )
+            network = {"color": colour, "label": f"networks, width {width:,}", "marker": "o"}
+            plot_envelope(ax, rows, "round", f"accuracy_{name}", **network)
+        plot_envelope(ax, active, "round", f"kernel_accuracy_{name}", **kernel)
+        ax.set_ylabel(f"accuracy on {points} points, against their labels")
         label_rounds(ax)
         ax.grid(alpha=0.25)
     axes[0].legend(frameon=False, fontsize="small")

@@ -1,9 +1,8 @@
 """What a kernel's self-distillation on images showed: tables and figures from its records, and the
-honest comparison.
+comparison with the best single fit.
 """
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -13,61 +12,56 @@ from rich.table import Table
 
 from sdntk.experiments.kernel_classification import chosen_by
 from sdntk.experiments.records import Records
-from sdntk.reports.plotting import draw_envelope, draw_envelopes, draw_level, label_rounds
-from sdntk.reports.tables import mean_and_deviation
+from sdntk.reports.plotting import label_rounds, plot_envelope, plot_envelopes, plot_level
+from sdntk.reports.tables import mean_and_deviation, new_table, over_seeds
+
+#: Columns of the table of rounds: their headings and names.
+_ROUNDS = {
+    "train accuracy": "train_accuracy",
+    "held-out accuracy (noisy)": "held_out_accuracy",
+    "test accuracy": "test_accuracy",
+    "test loss": "test_loss",
+    "training loss": "training_loss",
+    "active classes": "active_classes",
+}
 
 
 def rounds_table(records: Records) -> Table:
     """Every round of every chain, and the single fit that held-out images choose: mean and standard
     deviation over seeds.
     """
-    shown = {
-        "train accuracy": "train_accuracy",
-        "held-out accuracy (noisy)": "held_out_accuracy",
-        "test accuracy": "test_accuracy",
-        "test loss": "test_loss",
-        "training loss": "training_loss",
-        "active classes": "active_classes",
-    }
-    table = Table(
-        title="Self-distillation, mean ± standard deviation over seeds "
-        "(accuracy against the original labels)"
+    table = new_table(
+        "Self-distillation, mean ± standard deviation over seeds "
+        "(accuracy against the original labels)",
+        ["tolerance", "round", *_ROUNDS],
     )
-    for column in ("tolerance", "round", *shown):
-        table.add_column(column, justify="right")
-    frame = records["rounds"]
-    last = None
-    for (tolerance, t), rows in frame.groupby(["tolerance", "round"]):
-        if last is not None and tolerance != last:
-            table.add_section()
-        cells = [mean_and_deviation(rows[column]) for column in shown.values()]
-        table.add_row(f"{tolerance:g}", str(t), *cells)
-        last = tolerance
+    for tolerance, chain in records["rounds"].groupby("tolerance"):
+        for t, rows in chain.groupby("round"):
+            table.add_row(f"{tolerance:g}", str(t), *_means(rows, _ROUNDS.values()))
+        table.add_section()
     single = _chosen_single_fits(records)
-    table.add_section()
-    table.add_row(
-        f"one fit, {mean_and_deviation(single['tolerance'])}",
-        "-",
-        *(mean_and_deviation(single[column]) for column in shown.values()),
-    )
+    tolerance = mean_and_deviation(single["tolerance"])
+    table.add_row(f"one fit, {tolerance}", "-", *_means(single, _ROUNDS.values()))
     return table
 
 
+def _means(rows: pd.DataFrame, columns: Iterable[str]) -> list[str]:
+    return [mean_and_deviation(rows[column]) for column in columns]
+
+
 def comparison_table(records: Records) -> Table:
-    """Distillation against one fit: see :func:`sdntk.experiments.kernel_classification.compare`."""
-    table = Table(
-        title="Best round against best single fit: test accuracy, both chosen "
-        + _chosen_on(records)
+    """Distillation against one fit: see
+    :func:`sdntk.experiments.kernel_classification.compare_with_single_fits`.
+    """
+    columns = ["first_round", "round", "best_round", "single_tolerance", "single_fit", "gain"]
+    headings = [name.replace("_", " ") for name in columns]
+    table = new_table(
+        f"Best round against best single fit: test accuracy, both chosen {_chosen_on(records)}",
+        ["tolerance", *headings, "gain by hindsight"],
     )
-    shown = ("first_round", "round", "best_round", "single_tolerance", "single_fit", "gain")
-    for column in ("tolerance", *(name.replace("_", " ") for name in shown), "gain by hindsight"):
-        table.add_column(column, justify="right")
     for tolerance, rows in records["comparison"].groupby("tolerance", sort=False):
         hindsight = rows["hindsight_best_round"] - rows["hindsight_single_fit"]
-        cells = [mean_and_deviation(rows[column]) for column in shown] + [
-            mean_and_deviation(hindsight)
-        ]
-        table.add_row(str(tolerance), *cells)
+        table.add_row(str(tolerance), *_means(rows, columns), mean_and_deviation(hindsight))
     return table
 
 
@@ -75,40 +69,39 @@ def verdict(records: Records) -> str:
     """Does test accuracy rise and fall, at which tolerance, by how much, and does it beat one fit?
     In a sentence each.
     """
-    lines = []
-    for tolerance, rows in records["rounds"].groupby("tolerance"):
-        course = rows.groupby("round")["test_accuracy"].mean()
-        active = rows.groupby("round")["active_classes"].mean()
-        best = course.idxmax()
-        rise = (
-            f"rises by {course[best] - course[0]:.4f} to round {best}"
-            if best > 0
-            else "does not rise"
-        )
-        last = course[active > 0].index[-1]
-        end = "" if last == course.index[-1] else f"; then all classes collapse in round {last + 1}"
-        lines.append(
-            f"At {tolerance:g} ||y||^2/K mean test accuracy starts at {course[0]:.4f}, {rise}, "
-            f"and is {course[last]:.4f} in "
-            f"round {last}{end}."
-        )
+    lines = [_course(tolerance, rows) for tolerance, rows in records["rounds"].groupby("tolerance")]
     chosen = records["comparison"].query("tolerance == 'chosen'")
-    best, single, gain = (chosen[column] for column in ("best_round", "single_fit", "gain"))
+    best, single, gain = chosen["best_round"], chosen["single_fit"], chosen["gain"]
+    spread = "one seed"
+    if len(gain) > 1:
+        spread = f"standard deviation over {len(gain)} seeds {gain.std(ddof=0):.4f}"
     lines.append(
         f"Tolerance and round chosen {_chosen_on(records)} reach {best.mean():.4f} on test "
-        "images; one fit, its tolerance "
-        f"chosen in the same way, {single.mean():.4f}: a gain of {gain.mean():+.4f} from "
-        "distillation "
-        + (
-            f"(standard deviation over {len(gain)} seeds {gain.std(ddof=0):.4f})."
-            if len(gain) > 1
-            else "(one seed)."
-        )
+        f"images; one fit, its tolerance chosen in the same way, {single.mean():.4f}: a gain of "
+        f"{gain.mean():+.4f} from distillation ({spread})."
     )
     return "\n".join(lines)
 
 
-def draw(records: Records) -> dict[str, Figure]:
+def _course(tolerance: float, rows: pd.DataFrame) -> str:
+    """How the mean test accuracy of one chain rises and falls, in a sentence."""
+    accuracy = rows.groupby("round")["test_accuracy"].mean()
+    active = rows.groupby("round")["active_classes"].mean()
+    best = accuracy.idxmax()
+    last = accuracy[active > 0].index[-1]
+    rise = "does not rise"
+    if best > 0:
+        rise = f"rises by {accuracy[best] - accuracy[0]:.4f} to round {best}"
+    end = ""
+    if last != accuracy.index[-1]:
+        end = f"; then all classes collapse in round {last + 1}"
+    return (
+        f"At {tolerance:g} ||y||^2/K mean test accuracy starts at {accuracy[0]:.4f}, {rise}, "
+        f"and is {accuracy[last]:.4f} in round {last}{end}."
+    )
+
+
+def plot(records: Records) -> dict[str, Figure]:
     """The figures by name: ``rounds`` (the paper's Fig. 4 and 7), ``single_fits`` and
     ``multipliers``.
     """
@@ -117,16 +110,6 @@ def draw(records: Records) -> dict[str, Figure]:
         "single_fits": _single_fits(records),
         "multipliers": _multipliers(records),
     }
-
-
-def save(records: Records) -> list[Path]:
-    """Write the figures beside the tables."""
-    paths = []
-    for name, figure in draw(records).items():
-        paths.append(records.folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=150)
-        plt.close(figure)
-    return paths
 
 
 def _rounds(records: Records) -> Figure:
@@ -139,8 +122,8 @@ def _rounds(records: Records) -> Figure:
     frame, single = _while_active(records), _chosen_single_fits(records)
     figure, axes = plt.subplots(2, 2, figsize=(10, 7.4), sharex=True, layout="constrained")
     for ax, (column, name) in zip(axes.ravel(), panels.items(), strict=True):
-        draw_envelopes(ax, frame, "round", column, by="chain")
-        draw_level(
+        plot_envelopes(ax, frame, "round", column, by="chain")
+        plot_level(
             ax,
             single[column],
             color="0.25",
@@ -158,52 +141,41 @@ def _rounds(records: Records) -> Figure:
 
 
 def _single_fits(records: Records) -> Figure:
-    def draw_on(ax: Axes) -> None:
-        frame = records["single_fits"]
-        draw_envelope(
-            ax, frame, "tolerance", "test_accuracy", color="C0", label="one fit: test images"
-        )
-        if frame["held_out_accuracy"].notna().any():
-            draw_envelope(
-                ax,
-                frame,
-                "tolerance",
-                "held_out_accuracy",
-                color="C1",
-                label="one fit: held-out images, noisy labels",
-            )
-        chosen = records["comparison"].query("tolerance == 'chosen'")
-        draw_level(
-            ax,
-            chosen["best_round"],
-            color="C3",
-            label=f"best round of self-distillation, chosen {_chosen_on(records)}",
-        )
-        ax.set(
-            xlabel="tolerance $\\epsilon$, as a fraction of $\\Vert y\\Vert^2/K$", ylabel="accuracy"
-        )
-
-    return _one(records, draw_on)
+    figure, ax = _one_panel(records)
+    frame = records["single_fits"]
+    test = {"color": "C0", "label": "one fit: test images"}
+    plot_envelope(ax, frame, "tolerance", "test_accuracy", **test)
+    if frame["held_out_accuracy"].notna().any():
+        held_out = {"color": "C1", "label": "one fit: held-out images, noisy labels"}
+        plot_envelope(ax, frame, "tolerance", "held_out_accuracy", **held_out)
+    chosen = records["comparison"].query("tolerance == 'chosen'")
+    plot_level(
+        ax,
+        chosen["best_round"],
+        color="C3",
+        label=f"best round of self-distillation, chosen {_chosen_on(records)}",
+    )
+    ax.set(xlabel="tolerance $\\epsilon$, as a fraction of $\\Vert y\\Vert^2/K$", ylabel="accuracy")
+    ax.legend(frameon=False, fontsize="small")
+    return figure
 
 
 def _multipliers(records: Records) -> Figure:
-    def draw_on(ax: Axes) -> None:
-        chains = _while_active(records)[["seed", "tolerance", "round", "chain"]]
-        active = records["classes"].dropna(subset="multiplier").merge(chains)
-        draw_envelopes(ax, active, "round", "multiplier", by="chain")
-        ax.set(yscale="log", ylabel="multiplier $c_t$, over seeds and the classes not collapsed")
-        label_rounds(ax)
-
-    return _one(records, draw_on)
-
-
-def _one(records: Records, draw_on: Callable[[Axes], None]) -> Figure:
-    figure, ax = plt.subplots(figsize=(7.2, 4.8), layout="constrained")
-    draw_on(ax)
-    ax.grid(alpha=0.25)
+    figure, ax = _one_panel(records)
+    chains = _while_active(records)[["seed", "tolerance", "round", "chain"]]
+    active = records["classes"].dropna(subset="multiplier").merge(chains)
+    plot_envelopes(ax, active, "round", "multiplier", by="chain")
+    ax.set(yscale="log", ylabel="multiplier $c_t$, over seeds and the classes not collapsed")
+    label_rounds(ax)
     ax.legend(frameon=False, fontsize="small")
-    ax.set_title(_headline(records), fontsize="medium")
     return figure
+
+
+def _one_panel(records: Records) -> tuple[Figure, Axes]:
+    figure, ax = plt.subplots(figsize=(7.2, 4.8), layout="constrained")
+    ax.grid(alpha=0.25)
+    ax.set_title(_headline(records), fontsize="medium")
+    return figure, ax
 
 
 def _while_active(records: Records) -> pd.DataFrame:
@@ -222,10 +194,9 @@ def _while_active(records: Records) -> pd.DataFrame:
 
 def _headline(records: Records) -> str:
     c = records.configuration
-    several = f"mean and one standard deviation over {len(c['seeds'])} seeds"
     return (
         f"{c['dataset']}, {c['kernel']}, K = {c['train']}, {c['label_noise']:.0%} label noise\n"
-        f"{several if len(c['seeds']) > 1 else 'one seed'}"
+        f"{over_seeds(len(c['seeds']))}"
     )
 
 

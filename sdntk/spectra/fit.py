@@ -26,6 +26,7 @@ from sdntk._arguments import (
     require_one_shape,
 )
 from sdntk._linalg import matmul
+from sdntk._progress import track
 from sdntk._pytrees import pytree
 from sdntk.gram_matrices.compute import compute_gram
 from sdntk.kernels.base import KernelFunction, check_points
@@ -90,7 +91,8 @@ class Predictor:
                 f"cross_gram must have shape (n, {num_points}), as gram(kernel, x_new, x) has; its "
                 f"shape is {cross.shape}."
             )
-        return _times_duals(cross, duals, self._points_axis)
+        axis = self._points_axis
+        return _from_columns(matmul(cross, _as_columns(duals, axis)), duals, axis)
 
     def save(self, path: str | Path) -> None:
         """Write all of it to a file, from which :func:`sdntk.load` reads it again.
@@ -112,20 +114,10 @@ class Predictor:
         return 0
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _times_duals(
-    cross: Float[Array, "n K"], duals: Float[Array, "..."], axis: int
-) -> Float[Array, "..."]:
-    """The cross-Gram matrix times dual coefficients, ``axis`` being that of the points."""
-    columns = jnp.moveaxis(duals, axis, 0)
-    values = matmul(cross, columns.reshape(len(columns), -1))
-    return jnp.moveaxis(values.reshape(-1, *columns.shape[1:]), 0, axis)
-
-
 def predict_all(
     fits: Sequence[Predictor],
     kernel: KernelFunction,
-    x: Float[Array, "K ..."],
+    x: Float[Any, "K ..."],
     x_new: ArrayLike,
 ) -> list[Float[Array, "..."]]:
     """The predictions of several fits at new points, from one pass over the cross-Gram matrix.
@@ -138,16 +130,38 @@ def predict_all(
     """
     new = check_points(kernel, "x_new", x_new)
     require_one_shape("x_new", new, "x", x)
+    columns = [_as_columns(fit.dual_coefficients, fit._points_axis) for fit in fits]
+    together = jnp.concatenate(columns, axis=1) if len(columns) > 1 else columns[0]
+
     rows = max(1, CROSS_BYTES // (len(x) * jnp.result_type(float).itemsize))
-    parts: list[list[Array]] = [[] for _ in fits]
-    for start in range(0, len(new), rows):
+    starts = range(0, len(new), rows)
+    blocks = []
+    for start in track(starts, f"Predictions at {len(new)} points", len(starts)):
         cross = compute_gram(kernel, new[start : start + rows], x)
-        for fit, done in zip(fits, parts, strict=True):
-            duals = fit.dual_coefficients
-            done.append(_times_duals(cross.astype(duals.dtype), duals, fit._points_axis))
+        blocks.append(matmul(cross.astype(together.dtype), together))
+    values = jnp.concatenate(blocks) if len(blocks) > 1 else blocks[0]
+
+    parts = jnp.split(values, np.cumsum([part.shape[1] for part in columns])[:-1], axis=1)
     return [
-        jnp.concatenate(done, axis=fit._points_axis) for fit, done in zip(fits, parts, strict=True)
+        _from_columns(part, fit.dual_coefficients, fit._points_axis)
+        for fit, part in zip(fits, parts, strict=True)
     ]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _as_columns(duals: Float[Array, "..."], axis: int) -> Float[Array, "K n"]:
+    """Dual coefficients with a column for each round and output; ``axis`` is that of the points."""
+    columns = jnp.moveaxis(duals, axis, 0)
+    return columns.reshape(len(columns), -1)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _from_columns(
+    values: Float[Array, "m n"], duals: Float[Array, "..."], axis: int
+) -> Float[Array, "..."]:
+    """What :func:`_as_columns` made into columns, for m points, in the axes of ``duals``."""
+    shape = duals.shape[:axis] + duals.shape[axis + 1 :]
+    return jnp.moveaxis(values.reshape(len(values), *shape), 0, axis)
 
 
 @pytree

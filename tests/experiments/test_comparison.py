@@ -16,10 +16,11 @@ import pandas as pd
 import pytest
 from sklearn.kernel_ridge import KernelRidge
 
+import sdntk
 from sdntk import datasets, losses
 from sdntk.architectures import fully_connected
 from sdntk.experiments import comparison
-from sdntk.experiments.comparison import TO_THE_OPTIMUM, compare, exponents
+from sdntk.experiments.comparison import TO_THE_OPTIMUM, compare_widths, gap_exponents
 from sdntk.kernels import empirical_ntk, ntk
 from sdntk.training.optimisers import gauss_newton
 from sdntk.training.rounds import distill_networks
@@ -68,7 +69,9 @@ def tolerance(data, fraction):
 
 @pytest.fixture(scope="module")
 def table(data):
-    return compare(ERF, *data, tolerance=tolerance(data, 0.2), rounds=3, widths=(64, 512), seeds=2)
+    return compare_widths(
+        ERF, *data, tolerance=tolerance(data, 0.2), rounds=3, widths=(64, 512), seeds=2
+    )
 
 
 def test_a_row_for_each_width_seed_and_round(table):
@@ -96,7 +99,7 @@ def test_the_gap_and_the_kernel_approach_infinite_width(table):
             means.loc[(t, 512), "kernel_change"] < 0.3 * means.loc[(t, 64), "kernel_change"]
         )  # in theory 1/8
         assert abs(means.loc[(t, 512), "loss_over_tolerance"] - 1) < 0.15
-    fitted = exponents(table)
+    fitted = gap_exponents(table)
     assert fitted["round"].tolist() == [0, 1, 2]
     assert fitted["points"].tolist() == [4, 4, 0]
     assert all(-0.7 < exponent < -0.3 for exponent in fitted["exponent"][:2])
@@ -108,7 +111,7 @@ def test_halving_the_tolerance_of_the_optimiser_changes_no_gap(data, table):
     halved = TrainingConfig(
         optimiser=gauss_newton(), centred=True, until_stationary=5e-8, steps=100, check_every=1
     )
-    again = compare(
+    again = compare_widths(
         ERF,
         *data,
         tolerance=tolerance(data, 0.2),
@@ -179,7 +182,7 @@ def test_exponents_of_a_power_law():
             for s in (0, 1)
         ]
     )
-    (fit,) = exponents(frame, "gap_test").to_dict("records")
+    (fit,) = gap_exponents(frame, "gap_test").to_dict("records")
     assert fit["exponent"] == pytest.approx(-0.4, abs=1e-9)
     assert fit["intercept"] == pytest.approx(np.log(2), abs=1e-3)
     assert 0 < fit["standard_error"] < 0.01
@@ -188,7 +191,7 @@ def test_exponents_of_a_power_law():
 @pytest.mark.slow
 def test_a_folder_is_gone_on_with_and_another_comparison_refused(data, tmp_path, monkeypatch):
     options = {"tolerance": tolerance(data, 0.4), "rounds": 2, "seeds": 1}
-    first = compare(ERF, *data, widths=[16], out=tmp_path, **options)
+    first = compare_widths(ERF, *data, widths=[16], out=tmp_path, **options)
     ran = []
     run_width = comparison._run_width
     monkeypatch.setattr(
@@ -196,7 +199,7 @@ def test_a_folder_is_gone_on_with_and_another_comparison_refused(data, tmp_path,
         "_run_width",
         lambda *arguments: ran.append(arguments[3]) or run_width(*arguments),
     )
-    both = compare(ERF, *data, widths=[16, 32], out=tmp_path, **options)
+    both = compare_widths(ERF, *data, widths=[16, 32], out=tmp_path, **options)
     assert ran == [32]
     pd.testing.assert_frame_equal(both[both["width"] == 16], first)
     assert pd.read_csv(tmp_path / "comparison.csv").shape == both.shape == (4, len(COLUMNS))
@@ -204,7 +207,7 @@ def test_a_folder_is_gone_on_with_and_another_comparison_refused(data, tmp_path,
     fits = pd.read_parquet(tmp_path / "fits.parquet")
     assert fits.groupby(["width", "round"]).size().to_dict() == {(16, 0): 400, (32, 0): 400}
     with pytest.raises(ValueError, match="another configuration: data"):
-        compare(ERF, data[0] + 1, *data[1:], widths=[16], out=tmp_path, **options)
+        compare_widths(ERF, data[0] + 1, *data[1:], widths=[16], out=tmp_path, **options)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +235,7 @@ def test_bad_input(data, change, message):
         dict(zip(("x", "y", "x_test", "y_test"), data, strict=True)) | {"tolerance": 0.01} | change
     )
     with pytest.raises(ValueError, match=message):
-        compare(ERF, **arguments)
+        compare_widths(ERF, **arguments)
 
 
 @pytest.mark.slow
@@ -294,12 +297,20 @@ def test_the_command(command, tmp_path):
 
 def test_two_points_have_no_standard_error():
     frame = pd.DataFrame({"round": 0, "width": [16, 64], "gap_train": [0.4, 0.2]})
-    (fit,) = exponents(frame).to_dict("records")
+    (fit,) = gap_exponents(frame).to_dict("records")
     assert fit["exponent"] == pytest.approx(-0.5)
     assert np.isnan(fit["standard_error"])
 
 
 def test_no_round_is_active(data):
-    frame = compare(ERF, *data, tolerance=1.0, rounds=1, widths=[16], seeds=1)
+    frame = compare_widths(ERF, *data, tolerance=1.0, rounds=1, widths=[16], seeds=1)
     assert frame["collapsed"].tolist() == [True]
     assert "gap_train" in frame
+
+
+def test_the_old_names_warn_and_work():
+    frame = pd.DataFrame({"round": 0, "width": [16, 64], "gap_train": [0.4, 0.2]})
+    with pytest.warns(DeprecationWarning, match=r"sdntk\.exponents has been renamed"):
+        assert sdntk.exponents(frame)["points"].tolist() == [2]
+    with pytest.warns(DeprecationWarning, match=r"sdntk\.compare has been renamed"):
+        assert sdntk.compare is compare_widths

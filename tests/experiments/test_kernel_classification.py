@@ -1,10 +1,10 @@
 """`sdntk ntk`, its parts.
 
 Accuracies and losses: against scikit-learn's KernelRidge, class by class, at the recorded
-multipliers. The draw: disjoint, balanced, as noisy as asked. Resuming: a run that stops between two
-seeds, or between two tables of one, ends with the tables of an undisturbed one. The comparison and
-the verdict: on tables made by hand. The command: in a process of its own, on digits with the neural
-tangent kernel.
+multipliers. The split: disjoint, balanced, as noisy as asked. Resuming: a run that stops between
+two seeds, or between two tables of one, ends with the tables of an undisturbed one. The comparison
+and the verdict: on tables made by hand. The command: in a process of its own, on digits with the
+neural tangent kernel.
 """
 
 import itertools
@@ -16,12 +16,18 @@ import pytest
 from matplotlib import image
 from sklearn.kernel_ridge import KernelRidge
 
-from sdntk import datasets
+from sdntk import _memory, datasets
 from sdntk.experiments import kernel_classification
-from sdntk.experiments.kernel_classification import Experiment, compare, draw, run
+from sdntk.experiments.kernel_classification import (
+    Experiment,
+    compare_with_single_fits,
+    run,
+    split_of,
+)
 from sdntk.experiments.records import Records
 from sdntk.kernels import matern
 from sdntk.reports import kernel_classification as classification_report
+from sdntk.reports.plotting import save_figures
 from sdntk.spectra.krylov import AccuracyError
 
 KERNEL = matern(0.5, 10.0)
@@ -49,39 +55,46 @@ def records(digits, tmp_path_factory):
     return records
 
 
-def test_the_draw_is_disjoint_balanced_and_as_noisy_as_asked(digits):
-    drawn, again, other = (draw(digits, SMALL, seed) for seed in (0, 0, 1))
-    assert drawn.x_train.shape == (100, 8, 8, 1)
-    assert drawn.x_new.shape == (110, 8, 8, 1)
-    np.testing.assert_array_equal(np.bincount(drawn.clean), np.full(10, 10))
-    shapes = [images.reshape(len(images), -1) for images in (drawn.x_new[:50], digits.train_images)]
+def test_the_split_is_disjoint_balanced_and_as_noisy_as_asked(digits):
+    split, again, other = (split_of(digits, SMALL, seed) for seed in (0, 0, 1))
+    assert split.x_train.shape == (100, 8, 8, 1)
+    assert split.x_held_out.shape == (50, 8, 8, 1)
+    assert split.x_test.shape == (60, 8, 8, 1)
+    np.testing.assert_array_equal(np.bincount(split.clean_labels), np.full(10, 10))
+    shapes = [images.reshape(len(images), -1) for images in (split.x_held_out, digits.train_images)]
     held_out, known = (
         (a - a.mean(1, keepdims=True)) / a.std(1, keepdims=True) for a in shapes
     )  # standardised or not
     clean_held_out = digits.train_labels[np.argmax(held_out @ known.T, axis=1)]
     np.testing.assert_array_equal(np.bincount(clean_held_out), np.full(10, 5))
     assert (
-        np.sum(drawn.noisy != drawn.clean) + np.sum(drawn.held_out != clean_held_out) == 30
+        np.sum(split.noisy_labels != split.clean_labels)
+        + np.sum(split.held_out_labels != clean_held_out)
+        == 30
     )  # of 150 labels a fifth
-    rows = {image.tobytes() for image in drawn.x_train}
-    assert not rows & {image.tobytes() for image in drawn.x_new[:50]}
-    np.testing.assert_array_equal(drawn.noisy, again.noisy)
-    assert (drawn.noisy != other.noisy).any()
-    np.testing.assert_array_equal(drawn.test, digits.test_labels[:60])
-    assert abs(drawn.x_train.mean()) < 1e-12  # standardised by the training images alone
+    rows = {image.tobytes() for image in split.x_train}
+    assert not rows & {image.tobytes() for image in split.x_held_out}
+    np.testing.assert_array_equal(split.noisy_labels, again.noisy_labels)
+    assert (split.noisy_labels != other.noisy_labels).any()
+    np.testing.assert_array_equal(split.test_labels, digits.test_labels[:60])
+    assert abs(split.x_train.mean()) < 1e-12  # standardised by the training images alone
 
 
 def test_every_measurement_is_scikit_learns(digits, records):
     """Round 0 of each class is a KernelRidge with alpha = K c; later rounds fit the predictions
     before.
     """
-    drawn = draw(digits, SMALL, 1)
-    K, flat, new = 100, drawn.x_train.reshape(100, -1), drawn.x_new.reshape(110, -1)
+    split = split_of(digits, SMALL, 1)
+    K, flat = 100, split.x_train.reshape(100, -1)
+    new = np.concatenate([split.x_held_out, split.x_test]).reshape(110, -1)
     G, cross = np.asarray(KERNEL(flat, flat)), np.asarray(KERNEL(new, flat))
     classes = records["classes"].query("seed == 1 and tolerance == 0.05")
     rounds = records["rounds"].query("seed == 1 and tolerance == 0.05").set_index("round")
     one_hot = np.eye(10)
-    targets, active = one_hot[drawn.noisy] - 0.1, rounds.index[rounds["active_classes"] == 10]
+    targets, active = (
+        one_hot[split.noisy_labels] - 0.1,
+        rounds.index[rounds["active_classes"] == 10],
+    )
     assert len(active) >= 3
     for t in active:
         c = classes[classes["round"] == t].sort_values("class")["multiplier"].to_numpy()
@@ -91,23 +104,27 @@ def test_every_measurement_is_scikit_learns(digits, records):
         ]
         fitted, outputs = (np.stack([fit.predict(M) for fit in fits], axis=1) for M in (G, cross))
         row = rounds.loc[t]
-        assert row["train_accuracy"] == pytest.approx(np.mean(fitted.argmax(1) == drawn.clean))
+        assert row["train_accuracy"] == pytest.approx(
+            np.mean(fitted.argmax(1) == split.clean_labels)
+        )
         assert row["noisy_train_accuracy"] == pytest.approx(
-            np.mean(fitted.argmax(1) == drawn.noisy)
+            np.mean(fitted.argmax(1) == split.noisy_labels)
         )
         assert row["held_out_accuracy"] == pytest.approx(
-            np.mean(outputs[:50].argmax(1) == drawn.held_out)
+            np.mean(outputs[:50].argmax(1) == split.held_out_labels)
         )
-        assert row["test_accuracy"] == pytest.approx(np.mean(outputs[50:].argmax(1) == drawn.test))
+        assert row["test_accuracy"] == pytest.approx(
+            np.mean(outputs[50:].argmax(1) == split.test_labels)
+        )
         assert row["train_loss"] == pytest.approx(
-            np.mean((fitted - one_hot[drawn.clean] + 0.1) ** 2), rel=1e-9
+            np.mean((fitted - one_hot[split.clean_labels] + 0.1) ** 2), rel=1e-9
         )
         assert row["test_loss"] == pytest.approx(
-            np.mean((outputs[50:] - one_hot[drawn.test] + 0.1) ** 2), rel=1e-9
+            np.mean((outputs[50:] - one_hot[split.test_labels] + 0.1) ** 2), rel=1e-9
         )
         np.testing.assert_allclose(
             np.mean((fitted - targets) ** 2, axis=0),
-            0.05 * np.mean((one_hot[drawn.noisy] - 0.1) ** 2, axis=0),
+            0.05 * np.mean((one_hot[split.noisy_labels] - 0.1) ** 2, axis=0),
             rtol=1e-9,
         )
         assert row["training_loss"] == pytest.approx(np.mean((fitted - targets) ** 2), rel=1e-9)
@@ -158,7 +175,7 @@ def test_a_run_that_was_killed_goes_on(digits, records, tmp_path, lost):
 
 
 def test_finished_seeds_are_not_run_again(digits, records, monkeypatch):
-    monkeypatch.setattr(kernel_classification, "draw", None)
+    monkeypatch.setattr(kernel_classification, "split_of", None)
     assert list(run(digits, KERNEL, SMALL, records)) == [0, 1]
 
 
@@ -171,19 +188,19 @@ def test_joint_outputs_and_asymmetric_noise(digits, tmp_path):
         tolerances=(0.1,),
         rounds=3,
         outputs="joint",
-        noise="asymmetric",
-        label_noise=0.1,
+        noise_kind="asymmetric",
+        noise_rate=0.1,
         unit_norm=True,
     )
-    drawn = draw(digits, experiment, 0)
-    wrong = drawn.noisy != drawn.clean
-    np.testing.assert_array_equal(drawn.noisy[wrong], (drawn.clean[wrong] + 1) % 10)
-    np.testing.assert_allclose(np.linalg.norm(drawn.x_train.reshape(60, -1), axis=1), 1)
+    split = split_of(digits, experiment, 0)
+    wrong = split.noisy_labels != split.clean
+    np.testing.assert_array_equal(split.noisy_labels[wrong], (split.clean_labels[wrong] + 1) % 10)
+    np.testing.assert_allclose(np.linalg.norm(split.x_train.reshape(60, -1), axis=1), 1)
     records = Records(tmp_path, {})
     list(run(digits, matern(0.5, 1.0), experiment, records))
     assert set(records["classes"]["class"]) == {-1}
     assert set(records["rounds"]["active_classes"]) <= {0, 10}
-    mean_square = np.mean((np.eye(10)[drawn.noisy] - 0.1) ** 2)
+    mean_square = np.mean((np.eye(10)[split.noisy_labels] - 0.1) ** 2)
     assert records["rounds"]["training_loss"][0] == pytest.approx(0.1 * mean_square, rel=1e-9)
 
 
@@ -208,7 +225,7 @@ def made_by_hand():
 
 
 def test_the_comparison_chooses_on_held_out_images_and_judges_on_test_images():
-    table = compare(*made_by_hand()).set_index("tolerance")
+    table = compare_with_single_fits(*made_by_hand()).set_index("tolerance")
     assert table.loc["0.1", ["first_round", "best_round", "round"]].tolist() == [
         0.60,
         0.65,
@@ -229,7 +246,7 @@ def test_the_verdict_says_what_the_tables_say(tmp_path):
     for name, table in (
         ("rounds", rounds),
         ("single_fits", singles),
-        ("comparison", compare(rounds, singles)),
+        ("comparison", compare_with_single_fits(rounds, singles)),
     ):
         records.put(name, table)
     first, second, last = classification_report.verdict(records).splitlines()
@@ -245,7 +262,7 @@ def test_the_verdict_says_what_the_tables_say(tmp_path):
 
 @pytest.mark.slow
 def test_figures_show_every_chain_and_the_single_fit(records):
-    figures = classification_report.draw(records)
+    figures = classification_report.plot(records)
     assert set(figures) == {"rounds", "single_fits", "multipliers"}
     legend = [text.get_text() for text in figures["rounds"].legends[0].get_texts()]
     assert len(legend) == 3
@@ -254,7 +271,7 @@ def test_figures_show_every_chain_and_the_single_fit(records):
         for ax in figure.axes:
             assert ax.get_ylabel()
             assert ax.lines
-    for path in classification_report.save(records):
+    for path in save_figures(figures, records.folder):
         assert np.unique(image.imread(path)[..., :3].reshape(-1, 3), axis=0).shape[0] > 50
 
 
@@ -264,7 +281,7 @@ def test_figures_show_every_chain_and_the_single_fit(records):
         ({"tolerances": (1.5,)}, "tolerances must be fractions"),
         ({"test": 361}, "test must be from 1 to 360"),
         ({"train": 5000}, "sizes .* take .* points of class"),
-        ({"label_noise": 1.2}, "rate must lie between 0 and 1"),
+        ({"noise_rate": 1.2}, "rate must lie between 0 and 1"),
         ({"seeds": ()}, "seeds must hold at least one"),
     ],
 )
@@ -315,7 +332,7 @@ def test_the_krylov_method_records_the_same(digits, tmp_path, outputs):
     assert "chosen by hindsight on the test images" in classification_report.verdict(
         tables["memory"]
     )
-    assert set(classification_report.draw(tables["memory"])) == {
+    assert set(classification_report.plot(tables["memory"])) == {
         "rounds",
         "single_fits",
         "multipliers",
@@ -324,17 +341,17 @@ def test_the_krylov_method_records_the_same(digits, tmp_path, outputs):
 
 def test_where_the_krylov_method_fails_the_dense_one_takes_over(digits, tmp_path, monkeypatch):
     settings = {**vars(SMALL), "seeds": (0,), "rounds": 2}
-    krylov = Experiment(**{**settings, "method": "krylov", "accuracy": 1e-15})
+    krylov = Experiment(**{**settings, "method": "krylov", "rtol": 1e-15})
     tables = [Records(tmp_path / name, {}) for name in ("dense", "krylov", "refused")]
     list(run(digits, KERNEL, Experiment(**{**settings, "method": "dense"}), tables[0]))
     with pytest.warns(
         UserWarning,
-        match="An eigendecomposition takes over, since the Krylov method failed: accuracy 1e-15",
+        match=r"An eigendecomposition takes over: the Krylov method failed \(accuracy 1e-15",
     ):
         list(run(digits, KERNEL, krylov, tables[1]))
     for name in ("rounds", "single_fits"):
         pd.testing.assert_frame_equal(tables[0][name], tables[1][name])
-    monkeypatch.setattr(kernel_classification._memory, "dense_path_fits", lambda _: False)
+    monkeypatch.setattr(_memory, "dense_path_fits", lambda _: False)
     with pytest.raises(AccuracyError, match="accuracy 1e-15 was not reached"):
         list(run(digits, KERNEL, krylov, tables[2]))
 

@@ -25,9 +25,9 @@ import sdntk
 from sdntk import losses
 from sdntk.experiments import network_classification, network_runs
 from sdntk.experiments.checkpoints import Checkpoints
-from sdntk.experiments.data import Classification
+from sdntk.experiments.data import Split
 from sdntk.experiments.network_classification import run
-from sdntk.experiments.network_runs import MEASURED, Chain
+from sdntk.experiments.network_runs import Group, Measurements, NetworkChainSpec
 from sdntk.experiments.records import Records
 from sdntk.training.state import TrainingConfig
 
@@ -55,12 +55,10 @@ def problem():
     )
     labels, test_labels = (jnp.asarray(a[:100]) for a in (digits.train_labels, digits.test_labels))
     noisy = labels.at[::5].set((labels[::5] + 1) % 10)
-    return Classification(
-        x, jax.nn.one_hot(noisy, 10, dtype=jnp.float32), labels, x_test, test_labels
-    )
+    return Split(x, labels, noisy, x[:0], labels[:0], x_test, test_labels, 10)
 
 
-CHAIN = Chain(
+CHAIN = NetworkChainSpec(
     TrainingConfig(
         loss=losses.squared_error_of_softmax, optimiser=optax.adam(3e-3), steps=STEPS, batch_size=20
     ),
@@ -116,9 +114,8 @@ print("done")
         kills += process.communicate()[0] == ""
     assert kills == 2
     states = [int(path.name) for path in tmp_path.glob("checkpoints/*/*") if path.name.isdigit()]
-    assert any(
-        state % (STEPS + 1) not in (0, STEPS) for state in states
-    )  # it goes on in the middle of a round
+    # Four measurements a round, and its start: it is resumed in the middle of a round.
+    assert any(state % (STEPS // 15 + 1) not in (STEPS // 15 - 1, STEPS // 15) for state in states)
     assert start().communicate()[0] == "done\n"
     pd.testing.assert_frame_equal(
         table(tmp_path).drop(columns="seconds"),
@@ -128,7 +125,7 @@ print("done")
 
 
 def test_a_run_killed_in_its_first_round_is_of_these_settings(tmp_path, monkeypatch):
-    """Its states must not be gone on with under others, such as another learning rate."""
+    """It must not be resumed with others, such as another learning rate."""
 
     def die(*_):
         raise KeyboardInterrupt
@@ -142,15 +139,15 @@ def test_a_run_killed_in_its_first_round_is_of_these_settings(tmp_path, monkeypa
 
 def test_finished_chains_stay_whatever_the_groups(undisturbed, tmp_path, monkeypatch):
     """One chain is done; the other, begun with another at_once, does not begin the first again."""
-    records, started, begin = Records(tmp_path, {"test": 1}), [], network_classification.begin_fresh
+    records, started, begin = Records(tmp_path, {"test": 1}), [], Group.fresh_course
     whole = table(undisturbed)
     records.put("rounds", whole[whole["seed"] == 3])
 
-    def count(build, data, chain, seeds, *rest):
-        started.append(list(seeds))
-        return begin(build, data, chain, seeds, *rest)
+    def count(group, *arguments):
+        started.append(group.seeds)
+        return begin(group, *arguments)
 
-    monkeypatch.setattr(network_classification, "begin_fresh", count)
+    monkeypatch.setattr(Group, "fresh_course", count)
     assert len(list(run(Network, problem(), CHAIN, records, seeds=[3, 5], at_once=2))) == 3
     assert started == [[5]] * 3
     pd.testing.assert_frame_equal(
@@ -174,7 +171,7 @@ def test_every_column_is_what_it_says(undisturbed):
     chain = sdntk.distill_networks(
         Network,
         keys,
-        data.x,
+        data.x_train,
         data.y,
         CHAIN.training,
         rounds=3,
@@ -186,16 +183,16 @@ def test_every_column_is_what_it_says(undisturbed):
             row = rows.loc[(seed, done.index)]
             train, test = (
                 np.asarray(done.trained.ensemble.outputs(x)[index], np.float64)
-                for x in (data.x, data.x_test)
+                for x in (data.x_train, data.x_test)
             )
-            one_hot, one_hot_test = np.eye(10)[data.labels], np.eye(10)[data.test_labels]
+            one_hot, one_hot_test = np.eye(10)[data.clean_labels], np.eye(10)[data.test_labels]
             expected = {
-                "train_accuracy": np.mean(train.argmax(1) == data.labels),
+                "train_accuracy": np.mean(train.argmax(1) == data.clean_labels),
                 "test_accuracy": np.mean(test.argmax(1) == data.test_labels),
                 "train_loss": np.mean((softmax(train) - one_hot) ** 2),
                 "test_loss": np.mean((softmax(test) - one_hot_test) ** 2),
                 "target_loss": np.mean((softmax(train) - done.targets[index]) ** 2),
-                "stationarity": done.trained.grad_norm[index],
+                "stationarity": done.trained.stationarity[index],
             }
             for name, value in expected.items():
                 assert row[name] == pytest.approx(float(value), rel=2e-3), name
@@ -205,13 +202,13 @@ def test_every_column_is_what_it_says(undisturbed):
 
 def test_the_best_step_is_the_best_of_those_that_were_measured(undisturbed, tmp_path):
     row = table(undisturbed).query("seed == 5 and round == 0").iloc[0]
-    shorter = Chain(
+    shorter = NetworkChainSpec(
         TrainingConfig(**{**vars(CHAIN.training), "steps": int(row["best_step"])}),
         rounds=1,
         measure_every=15,
     )
     (ended,) = run(Network, problem(), shorter, Records(tmp_path, {}), seeds=[5])
-    for name in MEASURED:
+    for name in Measurements._fields:
         assert ended[name][0] == pytest.approx(row[f"best_{name}"], rel=1e-5)
 
 
@@ -221,21 +218,21 @@ def test_the_best_step_is_the_best_of_all_that_were_measured(tmp_path, monkeypat
         monkeypatch.setattr(
             module, "measure", lambda *arguments: seen.append(measure(*arguments)) or seen[-1]
         )
-    chain = Chain(
+    chain = NetworkChainSpec(
         TrainingConfig(optimiser=optax.sgd(2.0), steps=40, batch_size=20), rounds=1, measure_every=4
     )
     (ended,) = run(Network, problem(), chain, Records(tmp_path, {}), seeds=[1])
-    accuracies = np.array([float(values[0, 1]) for values in seen])
+    accuracies = np.array([float(values.test_accuracy[0]) for values in seen])
     assert ended["best_test_accuracy"][0] == accuracies.max() > accuracies[-1]
     assert ended["best_step"][0] == 4 * accuracies.argmax()
 
 
 def test_a_rule_met_at_once_and_a_network_that_diverges(tmp_path):
-    met = Chain(TrainingConfig(steps=20, until_loss=1e9), rounds=2)
+    met = NetworkChainSpec(TrainingConfig(steps=20, until_loss=1e9), rounds=2)
     rows = pd.concat(run(Network, problem(), met, Records(tmp_path / "met", {}), seeds=[1]))
     assert rows["stop"].tolist() == ["loss", "loss"]
     assert np.isfinite(rows.drop(columns="stop").to_numpy(float)).all()
-    wild = Chain(TrainingConfig(optimiser=optax.sgd(1e20), steps=20), rounds=3)
+    wild = NetworkChainSpec(TrainingConfig(optimiser=optax.sgd(1e20), steps=20), rounds=3)
     rows = pd.concat(run(Network, problem(), wild, Records(tmp_path / "wild", {}), seeds=[1]))
     assert rows["stop"].tolist() == ["diverged"] * 3
     assert rows["steps"].tolist()[1:] == [0, 0]
@@ -243,16 +240,20 @@ def test_a_rule_met_at_once_and_a_network_that_diverges(tmp_path):
 
 def test_other_settings_other_states_and_fewer_rounds_none(undisturbed):
     names = [
-        chain.name([3, 5])
+        chain.folder_name([3, 5])
         for chain in (
             CHAIN,
-            Chain(TrainingConfig(steps=STEPS), 3),
+            NetworkChainSpec(TrainingConfig(steps=STEPS), 3),
             dataclasses.replace(CHAIN, penalty=1.0),
         )
     ]
-    assert len({*names, CHAIN.name([3])}) == 4
-    assert CHAIN.name([3, 5]) == names[0] == dataclasses.replace(CHAIN, rounds=9).name([3, 5])
-    assert len(CHAIN.name(range(1000))) == 16
+    assert len({*names, CHAIN.folder_name([3])}) == 4
+    assert (
+        CHAIN.folder_name([3, 5])
+        == names[0]
+        == dataclasses.replace(CHAIN, rounds=9).folder_name([3, 5])
+    )
+    assert len(CHAIN.folder_name(range(1000))) == 16
     fewer = dataclasses.replace(CHAIN, rounds=2)
     assert (
         list(run(Network, problem(), fewer, Records(undisturbed, {"test": 1}), seeds=[3, 5])) == []
@@ -260,6 +261,7 @@ def test_other_settings_other_states_and_fewer_rounds_none(undisturbed):
     assert not list(undisturbed.glob("checkpoints/*"))
 
 
+@pytest.mark.usefixtures("as_users_call")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -288,11 +290,11 @@ def test_checkpoints(tmp_path):
     state = {"x": jnp.arange(3.0), "key": jax.random.split(jax.random.key(1)), "n": np.int64(4)}
     checkpoints = Checkpoints(tmp_path / "states")
     assert checkpoints.last is None
-    for step in (1, 5, 9):
-        checkpoints.save(step, {**state, "n": np.int64(step)})
+    for n in (1, 5, 9):
+        checkpoints.save({**state, "n": np.int64(n)})
     checkpoints.close()
     again = Checkpoints(tmp_path / "states")
-    assert again.last == 9
+    assert again.last == 2
     restored = again.restore(jax.tree.map(lambda leaf: leaf, state))
     assert restored["n"] == 9
     assert isinstance(restored["n"], np.integer | np.ndarray)
@@ -310,3 +312,12 @@ def test_checkpoints(tmp_path):
             again.restore(other)
     again.close(delete=True)
     assert not (tmp_path / "states").exists()
+
+
+def test_states_of_another_version_are_refused_with_a_message(tmp_path):
+    """In the folder of these settings, but not what this version would write."""
+    states = Checkpoints(tmp_path / "checkpoints" / CHAIN.folder_name([3]))
+    states.save({"round": np.int64(0), "best": jnp.zeros((2, 6))})
+    states.close()
+    with pytest.raises(ValueError, match="holds the state of other work; choose another folder"):
+        go(tmp_path)

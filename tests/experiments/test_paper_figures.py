@@ -25,9 +25,11 @@ from sdntk.datasets import Dataset
 from sdntk.experiments import early_stopping, network_classification
 from sdntk.experiments import paper_figures as network_experiment
 from sdntk.experiments.checkpoints import Checkpoints
+from sdntk.experiments.network_runs import Group
 from sdntk.experiments.paper_figures import FIGURES, Experiment, experiments, prepare
 from sdntk.experiments.records import Records
 from sdntk.reports import network_classification as network_report
+from sdntk.reports.plotting import save_figures
 from sdntk.training.state import TrainingConfig
 from sdntk.training.train import train
 
@@ -39,21 +41,18 @@ import sdntk.cli as cli
 from sdntk.datasets import Dataset
 def images(dataset, folder, download):
     rng, classes = np.random.default_rng(0), {"cifar10": 10, "cifar100": 100}[dataset.value]
-    draw = lambda: (rng.integers(0, 256, (classes, 32, 32, 3), np.uint8), np.arange(classes,
-    dtype=np.int32)) return Dataset(dataset.value, *draw(), *draw(), tuple(map(str,
-    range(classes))))
+    pictures = lambda: rng.integers(0, 256, (classes, 32, 32, 3), np.uint8)
+    labels, names = np.arange(classes, dtype=np.int32), tuple(map(str, range(classes)))
+    return Dataset(dataset.value, pictures(), labels, pictures(), labels, names)
 cli.load_named = images
+out = sys.argv[-1]
+small = "--steps 2 --batch-size 2 --train 4 --test 4 --rounds 1 --seeds 1 --measure-every 2"
 for figure in (4, 5, 6, 8, 9, 10):
-    sys.argv = ["sdntk", "networks", "--figure", str(figure), "--out", sys.argv[-1], "--steps", "2",
-    "--batch-size", "2",
-                "--train", "4", "--test", "4", "--rounds", "1", "--seeds", "1", "--measure-every",
-                "2", sys.argv[-1]]
-    out = sys.argv.pop()
+    sys.argv = ["sdntk", "networks", "--figure", str(figure), "--out", out, *small.split()]
     try:
         cli.main()
     except SystemExit as left:
         assert not left.code
-    sys.argv.append(out)
 """
 
 
@@ -98,7 +97,7 @@ def test_presets_are_the_papers():
     for experiment in (e for shown in FIGURES.values() for e in shown):
         numbers = {"cifar10": (16, 1e-3, 1e-4), "cifar100": (64, 1e-4, 5e-5)}[experiment.dataset]
         assert (experiment.batch_size, experiment.learning_rate, experiment.weight_decay) == numbers
-        assert (experiment.steps, experiment.seeds, experiment.train, experiment.label_noise) == (
+        assert (experiment.steps, experiment.seeds, experiment.train, experiment.noise_rate) == (
             64_000,
             10,
             None,
@@ -139,21 +138,21 @@ def dataset(size=60):
 
 
 def test_data_is_drawn_as_asked_for():
-    experiment = Experiment("small", "noise", "squared", train=40, test=20, label_noise=0.25)
+    experiment = Experiment("small", "noise", "squared", train=40, test=20, noise_rate=0.25)
     data = prepare(dataset(), experiment)
-    assert data.x.shape == (40, 32, 32, 3)
-    assert data.x.dtype == data.y.dtype == jnp.float32
-    np.testing.assert_array_equal(np.bincount(data.labels), 4)
+    assert data.x_train.shape == (40, 32, 32, 3)
+    assert data.x_train.dtype == data.y.dtype == jnp.float32
+    np.testing.assert_array_equal(np.bincount(data.clean_labels), 4)
     np.testing.assert_array_equal(np.bincount(data.test_labels), 2)
-    assert int(jnp.sum(jnp.argmax(data.y, axis=1) != data.labels)) == 10
-    np.testing.assert_allclose(data.x.mean((0, 1, 2)), 0, atol=1e-5)
+    assert int(jnp.sum(jnp.argmax(data.y, axis=1) != data.clean_labels)) == 10
+    np.testing.assert_allclose(data.x_train.mean((0, 1, 2)), 0, atol=1e-5)
     whole = prepare(
-        dataset(), dataclasses.replace(experiment, train=None, test=None, label_noise=0.0)
+        dataset(), dataclasses.replace(experiment, train=None, test=None, noise_rate=0.0)
     )
-    assert whole.x.shape == whole.x_test.shape == (60, 32, 32, 3)
-    np.testing.assert_array_equal(jnp.argmax(whole.y, axis=1), whole.labels)
+    assert whole.x_train.shape == whole.x_test.shape == (60, 32, 32, 3)
+    np.testing.assert_array_equal(jnp.argmax(whole.y, axis=1), whole.clean_labels)
     other = prepare(dataset(), dataclasses.replace(experiment, data_seed=1))
-    assert (np.asarray(other.labels) != np.asarray(data.labels)).any()
+    assert (np.asarray(other.clean_labels) != np.asarray(data.clean_labels)).any()
 
 
 def test_images_without_colours_are_refused():
@@ -166,6 +165,7 @@ def test_images_without_colours_are_refused():
         prepare(grey, Experiment("small", "noise", "squared"))
 
 
+@pytest.mark.usefixtures("as_users_call")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -203,7 +203,7 @@ def test_a_network_stopped_early_is_one_that_was_told_to_stop_there(chain_record
             CHAIN.training, until_loss=row["level"], check_every=CHAIN.measure_every
         )
         keys = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)[None]
-        trained = train(Network, keys, data.x, data.y, training)
+        trained = train(Network, keys, data.x_train, data.y, training)
         assert int(trained.steps[0]) == row["step"]
         np.testing.assert_allclose(trained.loss[0], row["given_loss"], rtol=1e-5)
         right = jnp.mean(
@@ -220,9 +220,9 @@ def test_killed_it_goes_on_where_it_was(chain_records, tmp_path, monkeypatch):
     records.put("rounds", chain_records["rounds"])
     saved, save = [], Checkpoints.save
 
-    def save_and_die(self, step, state):
-        save(self, step, state)
-        saved.append(step)
+    def save_and_die(self, state):
+        save(self, state)
+        saved.append(int(state.course.taken))
         if len(saved) == 2:
             raise KeyboardInterrupt
 
@@ -239,9 +239,7 @@ def test_killed_it_goes_on_where_it_was(chain_records, tmp_path, monkeypatch):
         records["early_stopping"], whole["early_stopping"], check_exact=True
     )
     before = records["early_stopping"]
-    monkeypatch.setattr(
-        early_stopping, "advance_and_measure", None
-    )  # whoever trained again would fail
+    monkeypatch.setattr(Group, "measure", None)  # whoever trained again would fail
     early_stopping.run(Network, problem(), CHAIN, records, seeds=[3, 5], at_once=1)
     pd.testing.assert_frame_equal(records["early_stopping"], before, check_exact=True)
 
@@ -249,11 +247,11 @@ def test_killed_it_goes_on_where_it_was(chain_records, tmp_path, monkeypatch):
 def test_killed_between_its_last_state_and_the_table_it_takes_no_step_again(
     chain_records, tmp_path, monkeypatch
 ):
-    records, put, taken, advance = (
+    records, put, taken, measure = (
         Records(tmp_path, {"test": 1}),
         Records.put,
         [],
-        early_stopping.advance_and_measure,
+        Group.measure,
     )
     records.put("rounds", chain_records["rounds"])
 
@@ -262,9 +260,9 @@ def test_killed_between_its_last_state_and_the_table_it_takes_no_step_again(
 
     def count(*arguments):
         taken.append(1)
-        return advance(*arguments)
+        return measure(*arguments)
 
-    monkeypatch.setattr(early_stopping, "advance_and_measure", count)
+    monkeypatch.setattr(Group, "measure", count)
     monkeypatch.setattr(Records, "put", die)
     with pytest.raises(KeyboardInterrupt):
         early_stopping.run(Network, problem(), CHAIN, records, seeds=[3], at_once=1)
@@ -305,7 +303,7 @@ def test_early_stopping_wants_finished_chains(chain_records, tmp_path):
 
 def made_up(folder, test_accuracy):
     """Records whose curves are known."""
-    records = Records(folder, {**dataclasses.asdict(FIGURES[6][0]), "seeds": 2})
+    records = Records(folder, {**FIGURES[6][0].configuration(), "seeds": 2})
     rows = [
         {
             "seed": seed,
@@ -357,7 +355,7 @@ def test_the_verdict_says_what_the_tables_say(tmp_path):
             "active_classes": [10, 10, 0],
         }
     )
-    paths = network_report.save(records, kernel)
+    paths = save_figures(network_report.plot(records, kernel), tmp_path)
     assert [path.stem for path in paths] == ["rounds", "early_stopping"]
     for path in paths:
         assert np.unique(image.imread(path)[..., :3].reshape(-1, 3), axis=0).shape[0] > 50
@@ -404,7 +402,7 @@ def test_the_verdict_is_of_the_same_seeds_in_every_mean(tmp_path):
         "mean test accuracy 0.5200 at best (round 0); self-distillation in these rounds 0.5000"
         in said
     )
-    assert network_report.save(records)
+    assert save_figures(network_report.plot(records), tmp_path)
     records.put("rounds", rounds.assign(stop="diverged"))
     assert network_report.verdict(records) == "Every chain diverged."
 
