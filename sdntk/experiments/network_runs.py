@@ -7,7 +7,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +103,7 @@ class RoundState(Generic[_Observed]):
     resumed.
     """
 
-    round: Any  # t, an integer
+    round: np.integer | np.ndarray  # t
     training_run: TrainingRun
     observed: _Observed
 

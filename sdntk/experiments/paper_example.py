@@ -11,15 +11,24 @@ from sdntk import kernels
 from sdntk.datasets import mobahi_example, mobahi_truth
 from sdntk.distillation import Distillation, distill
 
+#: With the authors' labels.
 DEFAULT_TOLERANCE = 0.045
-#: With fresh noise the floor is another; this far above it lies the default tolerance of the
-#: authors' labels, too.
+#: With fresh noise, above the labels' floor; :data:`DEFAULT_TOLERANCE` lies as far above theirs.
 DEFAULT_MARGIN = 0.003
 
 
 @dataclasses.dataclass(frozen=True)
 class Illustration:
-    """The example's run, and what it was run on."""
+    """The example's chain and its data.
+
+    Attributes:
+        tolerance: eps.
+        seed: of fresh noise; None for the authors' labels.
+        x: training points. y: their labels.
+        x_plot: points to plot at.
+        run: the chain.
+        fits: its predictions at ``x_plot``.
+    """
 
     tolerance: float
     seed: int | None
@@ -49,14 +58,19 @@ def illustrate(
         tolerance: eps; 0.045 with the authors' labels, and 0.003 above the labels' floor with fresh
             noise, if left out.
         rounds: T.
-        seed: draws fresh noise; the authors' own labels if left out.
+        seed: of fresh noise; the authors' own labels if left out.
+
+    Raises:
+        ValueError: no fit reaches the tolerance, or ``rounds`` is not positive.
     """
-    x, y = mobahi_example(None if seed is None else jax.random.key(seed))
+    key = None if seed is None else jax.random.key(seed)
+    x, y = mobahi_example(key)
     if tolerance is None:
-        ends = (float(y[0]) ** 2 + float(y[-1]) ** 2) / len(
-            y
-        )  # every function of the space is 0 there: the floor
-        tolerance = DEFAULT_TOLERANCE if seed is None else ends + DEFAULT_MARGIN
+        tolerance = DEFAULT_TOLERANCE
+        if seed is not None:
+            # Every function of the space is 0 at both ends.
+            floor = (float(y[0]) ** 2 + float(y[-1]) ** 2) / len(y)
+            tolerance = floor + DEFAULT_MARGIN
     run = distill(kernels.cubic_spline(), x, y, tolerance=tolerance, rounds=rounds)
     x_plot = jnp.linspace(0, 1, 201)
     return Illustration(tolerance, seed, x, y, x_plot, run, np.asarray(run.predict(x_plot)))

@@ -3,7 +3,7 @@
 Must hold: the gap falls with the root of the width, here over small widths and few points
 (benchmarks/results/comparison* hold the real ones); halving the optimiser's tolerance changes no
 gap by more than 2%; every column is what it says, worked out here a second time from the networks
-and from scikit-learn's KernelRidge; a folder is gone on with, and another comparison's is refused.
+and from scikit-learn's KernelRidge; a folder is resumed, and another comparison's is refused.
 """
 
 import functools
@@ -189,7 +189,7 @@ def test_exponents_of_a_power_law():
 
 
 @pytest.mark.slow
-def test_a_folder_is_gone_on_with_and_another_comparison_refused(data, tmp_path, monkeypatch):
+def test_a_folder_is_resumed_and_another_comparison_refused(data, tmp_path, monkeypatch):
     options = {"tolerance": tolerance(data, 0.4), "rounds": 2, "seeds": 1}
     first = compare_widths(ERF, *data, widths=[16], out=tmp_path, **options)
     ran = []
@@ -240,8 +240,8 @@ def test_bad_input(data, change, message):
 
 @pytest.mark.slow
 def test_the_command(command, tmp_path):
-    """Tables and figures from one command; it goes on with what is there, and says what it
-    found.
+    """Tables and figures from one command; it resumes from what is there, and says what
+    it found.
     """
     options = (
         "--train",

@@ -153,7 +153,7 @@ def tables(records):
 
 
 @pytest.mark.parametrize("lost", [(), ("single_fits",), ("single_fits", "classes")])
-def test_a_run_that_was_killed_goes_on(digits, records, tmp_path, lost):
+def test_a_run_that_was_killed_is_resumed(digits, records, tmp_path, lost):
     """Between seeds, and between the tables of one seed: the tables it had not yet written are
     missing seed 1.
     """
@@ -365,7 +365,7 @@ def test_the_method_follows_the_number_of_images(monkeypatch):
 
 @pytest.mark.slow
 def test_the_command(command, tmp_path):
-    """Tables, configuration and figures from one command; it goes on with what is there, and
+    """Tables, configuration and figures from one command; it resumes from what is there, and
     refuses another's folder.
     """
     small = [

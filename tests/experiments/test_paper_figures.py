@@ -2,9 +2,9 @@
 
 Must hold: every preset starts, runs two steps and stops cleanly at the paper's full size in shapes
 (batch size aside). The presets' settings are those of theory.md, section 6. A network stopped early
-is the one that a training of its own, told to stop at that loss, gives; killed, it goes on and ends
-with the same table. Data: subset, noise and scale as asked for. Verdicts and figures say what the
-tables say.
+is the one that a training of its own, told to stop at that loss, gives; killed, it is resumed and
+ends with the same table. Data: subset, noise and scale as asked for. Verdicts and figures say what
+the tables say.
 """
 
 import dataclasses
@@ -137,7 +137,7 @@ def dataset(size=60):
     return Dataset("noise", images[0], labels, images[1], labels, tuple(map(str, range(10))))
 
 
-def test_data_is_drawn_as_asked_for():
+def test_data_is_sampled_as_asked_for():
     experiment = Experiment("small", "noise", "squared", train=40, test=20, noise_rate=0.25)
     data = prepare(dataset(), experiment)
     assert data.x_train.shape == (40, 32, 32, 3)
@@ -215,7 +215,7 @@ def test_a_network_stopped_early_is_one_that_was_told_to_stop_there(chain_record
 
 
 @pytest.mark.slow
-def test_killed_it_goes_on_where_it_was(chain_records, tmp_path, monkeypatch):
+def test_killed_it_is_resumed_where_it_was(chain_records, tmp_path, monkeypatch):
     records = Records(tmp_path, {"test": 1})
     records.put("rounds", chain_records["rounds"])
     saved, save = [], Checkpoints.save
@@ -408,7 +408,7 @@ def test_the_verdict_is_of_the_same_seeds_in_every_mean(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_runs_small_and_goes_on(command, tmp_path, monkeypatch):
+def test_the_command_runs_small_and_is_resumed(command, tmp_path, monkeypatch):
     from sdntk import cli
 
     monkeypatch.setattr(cli, "load_named", lambda *_: dataset())

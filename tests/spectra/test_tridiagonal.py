@@ -188,4 +188,4 @@ def test_the_reflections_written_out_are_those_that_are_run():
 def test_a_figure_of_filters_wants_a_run_that_has_them():
     run = sdntk.distill(KERNEL, X, Y[:, 0], method="tridiagonal", tolerance=0.1, rounds=2)
     with pytest.raises(ValueError, match='hold filters, which method="tridiagonal" does not give'):
-        plotting.draw_filter_ratios(Figure().subplots(), run, 0.1)
+        plotting.plot_filter_ratios(Figure().subplots(), run, 0.1)
