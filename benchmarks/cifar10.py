@@ -57,7 +57,7 @@ def command(train: int, test: int, out: Path) -> list[str]:
         "--seeds",
         "1",
         *tolerances,
-        "--accuracy",
+        "--rtol",
         str(SETTINGS["accuracy"]),
         "--gram-dtype",
         SETTINGS["Gram matrix"],

@@ -272,7 +272,7 @@ def _operator(
 def tabulate(
     chains: list[Planned],
     runs: list[Distillation],
-    predictions: list[Float[np.ndarray, "T n Q"]],
+    predictions: list[Float[np.ndarray, "_ n Q"]],
     split: Split[np.ndarray],
 ) -> Tables:
     """The tables of one seed, from every chain and its predictions at held-out and test images."""
