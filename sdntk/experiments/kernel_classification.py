@@ -180,8 +180,8 @@ def _run_seed(
     choice = _choose_spectrum(kernel, split.x_train, labels, experiment, store)
     chains = plan(experiment, choice.method)
     runs = run_all(chains, choice.spectrum, labels, experiment)
-    x_new = np.concatenate([split.x_held_out, split.x_test])
-    predictions = predict_all(runs, kernel, split.x_train, x_new)
+    x_new = jnp.asarray(np.concatenate([split.x_held_out, split.x_test]))
+    predictions = predict_all(runs, kernel, jnp.asarray(split.x_train), x_new)
     return tabulate(chains, runs, [np.asarray(values) for values in predictions], split)
 
 

@@ -60,13 +60,9 @@ class NetworkChainSpec:
         """The name of the folder for a group's states: a hash of the seeds and of all settings that
         can be compared, but for the number of rounds.
         """
-        compared = [
-            field.name
-            for field in dataclasses.fields(TrainingConfig)
-            if field.name not in _FUNCTIONS
-        ]
+        names = [field.name for field in dataclasses.fields(TrainingConfig)]
         settings = [
-            [getattr(self.training, name) for name in compared],
+            [getattr(self.training, name) for name in names if name not in _FUNCTIONS],
             self.targets,
             self.measure_every,
             list(seeds),
@@ -124,10 +120,17 @@ class Group:
         self, fold: int, targets: Float[Array, "s K Q"], diverged: Bool[Array, " s"]
     ) -> TrainingRun:
         """Fresh networks with the keys ``fold_in(key(seed), fold)``."""
-        training = self.spec.training
         keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), fold) for seed in self.seeds])
         penalty = jnp.asarray(self.spec.penalty, self.points.dtype)
-        return init(self.build, keys, self.points, targets, training, penalty, diverged)
+        return init(
+            self.build,
+            keys,
+            self.split.x_train,
+            targets,
+            self.spec.training,
+            penalty,
+            diverged,
+        )
 
     def first_run(self, fold: int) -> TrainingRun:
         """Fresh networks that learn the labels of round 0."""
@@ -171,8 +174,7 @@ class Group:
     def measure(self, run: TrainingRun) -> Measurements:
         """What the networks are now."""
         training = self.spec.training
-        targets = run.objective.targets
-        return measure(as_ensemble(run, training), targets, self.split, training)
+        return measure(as_ensemble(run, training), run.objective.targets, self.split, training)
 
 
 def measure(

@@ -117,7 +117,7 @@ class Predictor:
 def predict_all(
     fits: Sequence[Predictor],
     kernel: KernelFunction,
-    x: Float[Any, "K ..."],
+    x: Float[Array, "K ..."],
     x_new: ArrayLike,
 ) -> list[Float[Array, "..."]]:
     """The predictions of several fits at new points, from one pass over the cross-Gram matrix.

@@ -193,7 +193,7 @@ def test_joint_outputs_and_asymmetric_noise(digits, tmp_path):
         unit_norm=True,
     )
     split = split_of(digits, experiment, 0)
-    wrong = split.noisy_labels != split.clean
+    wrong = split.noisy_labels != split.clean_labels
     np.testing.assert_array_equal(split.noisy_labels[wrong], (split.clean_labels[wrong] + 1) % 10)
     np.testing.assert_allclose(np.linalg.norm(split.x_train.reshape(60, -1), axis=1), 1)
     records = Records(tmp_path, {})

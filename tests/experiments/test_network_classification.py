@@ -139,7 +139,7 @@ def test_a_run_killed_in_its_first_round_is_of_these_settings(tmp_path, monkeypa
 
 def test_finished_chains_stay_whatever_the_groups(undisturbed, tmp_path, monkeypatch):
     """One chain is done; the other, begun with another at_once, does not begin the first again."""
-    records, started, begin = Records(tmp_path, {"test": 1}), [], Group.fresh_course
+    records, started, begin = Records(tmp_path, {"test": 1}), [], Group.fresh_run
     whole = table(undisturbed)
     records.put("rounds", whole[whole["seed"] == 3])
 
@@ -147,7 +147,7 @@ def test_finished_chains_stay_whatever_the_groups(undisturbed, tmp_path, monkeyp
         started.append(group.seeds)
         return begin(group, *arguments)
 
-    monkeypatch.setattr(Group, "fresh_course", count)
+    monkeypatch.setattr(Group, "fresh_run", count)
     assert len(list(run(Network, problem(), CHAIN, records, seeds=[3, 5], at_once=2))) == 3
     assert started == [[5]] * 3
     pd.testing.assert_frame_equal(
@@ -192,7 +192,7 @@ def test_every_column_is_what_it_says(undisturbed):
                 "train_loss": np.mean((softmax(train) - one_hot) ** 2),
                 "test_loss": np.mean((softmax(test) - one_hot_test) ** 2),
                 "target_loss": np.mean((softmax(train) - done.targets[index]) ** 2),
-                "stationarity": done.trained.stationarity[index],
+                "stationarity": done.trained.grad_norm[index],
             }
             for name, value in expected.items():
                 assert row[name] == pytest.approx(float(value), rel=2e-3), name

@@ -222,7 +222,7 @@ def test_killed_it_is_resumed_where_it_was(chain_records, tmp_path, monkeypatch)
 
     def save_and_die(self, state):
         save(self, state)
-        saved.append(int(state.course.taken))
+        saved.append(int(state.training_run.steps_taken))
         if len(saved) == 2:
             raise KeyboardInterrupt
 
