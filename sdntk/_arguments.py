@@ -17,8 +17,8 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+from typing_extensions import TypeAliasType
 
 
 @runtime_checkable
@@ -30,7 +30,10 @@ class SupportsArray(Protocol):
 
 #: What the library takes where it wants an array: anything that JAX or NumPy takes, and sequences
 #: of numbers too.
-ArrayLike = jax.typing.ArrayLike | Sequence[Any] | SupportsArray
+#: (An alias with a name: help() shows that, not what it stands for.)
+ArrayLike = TypeAliasType("ArrayLike", jax.typing.ArrayLike | Sequence[Any] | SupportsArray)
+#: What is taken where a dtype is wanted.
+DTypeLike = TypeAliasType("DTypeLike", jax.typing.DTypeLike)
 
 
 def is_traced(*values: Any) -> bool:

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 from jax.experimental import multihost_utils
-from jax.typing import DTypeLike
+
+from sdntk._arguments import DTypeLike
 
 
 def host_memory() -> int:

@@ -6,11 +6,17 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from sdntk import _memory
-from sdntk._arguments import ArrayLike, as_count, as_float_dtype, is_traced, require_one_shape
+from sdntk._arguments import (
+    ArrayLike,
+    DTypeLike,
+    as_count,
+    as_float_dtype,
+    is_traced,
+    require_one_shape,
+)
 from sdntk._progress import track
 from sdntk.gram_matrices.block_size import choose_block_size, work_bytes
 from sdntk.gram_matrices.store import GramStore

@@ -21,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from sdntk import _memory
 from sdntk._arguments import (
     ArrayLike,
+    DTypeLike,
     as_count,
     as_float_array,
     as_float_dtype,

@@ -16,11 +16,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+from typing_extensions import TypeAliasType
 
 from sdntk._arguments import ArrayLike, as_points, every, is_traced, require_one_shape
 
 #: A kernel: (n1, ...) and (n2, ...) arrays to an (n1, n2) array, NumPy or JAX.
-KernelFunction = Callable[[Any, Any], Any]
+KernelFunction = TypeAliasType("KernelFunction", Callable[[Any, Any], Any])
 
 
 class LibraryKernel(abc.ABC):

@@ -4,8 +4,9 @@ import abc
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+from sdntk._arguments import DTypeLike
 
 
 class ConvNorm(nnx.Module):

@@ -6,10 +6,9 @@ import math
 from typing import NamedTuple
 
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from sdntk._arguments import as_count
+from sdntk._arguments import DTypeLike, as_count
 from sdntk.networks.blocks import Classifier, ConvNorm
 
 #: Channels of the four stages; each but the first halves height and width.

@@ -3,10 +3,9 @@ without an accelerator.
 """
 
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from sdntk._arguments import as_count
+from sdntk._arguments import DTypeLike, as_count
 from sdntk.networks.blocks import Classifier, ConvNorm
 
 #: Channels of each convolution, stage by stage; a maximum over 2 x 2 pixels follows each stage.
