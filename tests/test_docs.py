@@ -79,6 +79,9 @@ def test_every_number_cited_in_a_docstring_has_an_anchor():
     cited = [(c.anchor, place) for place, text in docstrings() for c in citations.citations(text)]
     assert len(cited) > 40
     assert [(anchor, place) for anchor, place in cited if anchor not in known] == []
+    labels = set(re.findall(r"\$\$ \(([a-z]+-\w+)\)", page("krylov_bounds.md")))
+    roles = {label for _, text in docstrings() for label in re.findall(r":eq:`([^`]+)`", text)}
+    assert roles <= labels
 
 
 def test_citations():
