@@ -13,10 +13,12 @@
 # %% [markdown]
 # # Self-distillation in Hilbert space
 #
-# Train a model, then train it again on its own predictions, and again. No new information comes in, and yet the model
-# first gets better, then worse, then vanishes. Mobahi, Farajtabar and Bartlett (2020) explain why when the model is a function
-# in a Hilbert space: every round strengthens the regularisation, and it does so unevenly. This notebook walks through
-# their argument with sdntk, on their own data. Numbers in parentheses are the paper's equations.
+# Train a model, then train it again on its own predictions, and again. No new information comes in,
+# and yet the model first gets better, then worse, then vanishes. Mobahi, Farajtabar and Bartlett
+# (2020) explain why when the model is a function in a Hilbert space: every round strengthens the
+# regularisation, and it does so unevenly. This notebook walks through their argument with sdntk, on
+# their own data. Numbers in parentheses are the paper's equations; the page
+# [theory](#theory-section-1) has them all.
 
 # %%
 import jax
@@ -34,9 +36,10 @@ from sdntk.reports import plotting
 # %% [markdown]
 # ## 1. One fit
 #
-# A regulariser $R(f) = \int (f'')^2$ on $[0, 1]$, with $f$ and $f''$ zero at both ends, has the operator
-# $L = d^4/dx^4$. Among all functions whose mean squared error on the training points is at most a tolerance $\varepsilon$, we
-# want the one with the least $R$ (4). The Green's function $g$ of $L$ is the kernel of this space, and
+# A regulariser $R(f) = \int (f'')^2$ on $[0, 1]$, with $f$ and $f''$ zero at both ends, has the
+# operator $L = d^4/dx^4$. Among all functions whose mean squared error on the training points is at
+# most a tolerance $\varepsilon$, we want the one with the least $R$ (4). The Green's function $g$
+# of $L$ is the kernel of this space, and
 #
 # $$ f(x) = g_x^\top (c I + G)^{-1} y, \qquad G_{jk} = g(x_j, x_k)/K \quad (15, 17). $$
 #
@@ -54,9 +57,10 @@ x_plot = jnp.linspace(0, 1, 201)
 plotting.plot_data(axes[1], x, y, x_plot, datasets.mobahi_truth(x_plot))
 
 # %% [markdown]
-# Every function of this space is 0 at both ends, so the labels there can never be fitted. Two eigenvalues of $G$ are zero,
-# and the training loss cannot go below the *floor* $F = (y_1^2 + y_{11}^2)/11$: a tolerance must exceed it. The paper
-# assumes that all eigenvalues are positive, and its own example is not of that kind; sdntk says so instead of returning noise.
+# Every function of this space is 0 at both ends, so the labels there can never be fitted. Two
+# eigenvalues of $G$ are zero, and the training loss cannot go below the *floor*
+# $F = (y_1^2 + y_{11}^2)/11$: a tolerance must exceed it. The paper assumes that all eigenvalues
+# are positive, which does not hold for its own example; sdntk says so instead of returning noise.
 
 # %%
 print("rank", int(spectrum.rank), "of", spectrum.num_points, "  floor", float(spectrum.floor(y)))
@@ -68,9 +72,10 @@ except ValueError as error:
 # %% [markdown]
 # ## 2. Round after round
 #
-# In the eigenbasis $G = V^\top D V$ a round multiplies the rotated labels by $A_t = D (c_t I + D)^{-1}$ (29, 30). Each
-# round's targets are the last round's predictions; their norm falls strictly, and once it is below $\sqrt{K \varepsilon}$ the zero
-# function is good enough: the chain has *collapsed*.
+# In the eigenbasis $G = V^\top D V$ a round multiplies the rotated labels by
+# $A_t = D (c_t I + D)^{-1}$ (29, 30). Each round's targets are the last round's predictions; their
+# norm falls strictly, and once it is below $\sqrt{K \varepsilon}$ the zero function is good enough:
+# the chain has *collapsed*.
 
 # %%
 tolerance = 0.045
@@ -92,8 +97,8 @@ plotting.plot_fits(ax, x_plot, run.predict(x_plot), run.status)
 #
 # ## 3. Why: fewer and fewer basis functions
 #
-# After $t$ rounds the filter is $B_t = A_t \cdots A_0$ (45). Each round shrinks the entries of small eigenvalues more
-# than those of large ones, so that fewer basis functions carry the solution.
+# After $t$ rounds the filter is $B_t = A_t \cdots A_0$ (45). Each round shrinks the entries of
+# small eigenvalues more than those of large ones, so that fewer basis functions carry the solution.
 
 # %%
 fig, axes = plt.subplots(1, 4, figsize=(11, 2.8), sharey=True, layout="constrained")
@@ -103,8 +108,8 @@ for t, ax in enumerate(axes):
 axes[0].set_ylabel("diagonal of B")
 
 # %% [markdown]
-# Theorem 5 bounds the ratio of two diagonals from below (dotted). It is safe, and far from tight here, because the condition
-# number is large.
+# Theorem 5 bounds the ratio of two diagonals from below (dotted). The bound holds, and is far from
+# tight here, because the condition number is large.
 
 # %%
 fig, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")
@@ -113,9 +118,9 @@ plotting.plot_filter_ratios(ax, run, tolerance)
 # %% [markdown]
 # ## 4. What can be said before running
 #
-# The multiplier lies between two bounds (23, 24), the norms between two more (Prop. 3), and collapse cannot come before
-# $t_{low}$ rounds (Prop. 4). With the condition number of this example they are loose; on a spectrum with equal
-# eigenvalues they are exact.
+# The multiplier lies between two bounds (23, 24), the norms between two more (Prop. 3), and
+# collapse cannot come before $t_{low}$ rounds (Prop. 4). With the condition number of this example
+# they are loose; on a spectrum with equal eigenvalues they are exact.
 
 # %%
 d, z = run.eigenvalues, run.rotated_labels
@@ -147,8 +152,9 @@ print(
 # %% [markdown]
 # ## 5. Early stopping is something else
 #
-# A single fit with a larger tolerance also has a larger training loss. But its filter $A_0$ cannot be sparser than $D$
-# itself: the ratio of two entries is at most $d_k/d_j$ (section 3.4). Self-distillation passes that limit.
+# A single fit with a larger tolerance also has a larger training loss. But its filter $A_0$ cannot
+# be sparser than $D$ itself: the ratio of two entries is at most $d_k/d_j$ (section 3.4).
+# Self-distillation passes that limit.
 
 # %%
 late = int(run.active_rounds) - 1
@@ -166,8 +172,9 @@ assert stopped[-1] / stopped[0] <= limit < distilled[-1] / distilled[0]
 # %% [markdown]
 # ## 6. A chain is one ridge regression with another kernel
 #
-# The whole chain equals a single kernel ridge fit, with ridge $c_0$ and a Gram matrix of the same eigenvectors and the
-# eigenvalues $d'_k = c_0 B_t/(1 - B_t)$ (54). So bounds for ordinary ridge regression apply; they fall with every round.
+# The whole chain equals a single kernel ridge fit, with ridge $c_0$ and a Gram matrix of the same
+# eigenvectors and the eigenvalues $d'_k = c_0 B_t/(1 - B_t)$ (54). So bounds for ordinary ridge
+# regression apply; they fall with every round.
 
 # %%
 equivalent = bounds.equivalent_eigenvalues(d, run.multipliers)
@@ -182,8 +189,8 @@ for t in range(4):
 # %% [markdown]
 # ## 7. Ground truth mixed in
 #
-# With targets $\alpha y_0 + (1 - \alpha) f_{t-1}$ and a fixed multiplier the chain does not collapse: it tends to the ridge
-# fit with multiplier $c/\alpha$ (Borup and Andersen 2021).
+# With targets $\alpha y_0 + (1 - \alpha) f_{t-1}$ and a fixed multiplier the chain does not
+# collapse: it tends to the ridge fit with multiplier $c/\alpha$ (Borup and Andersen 2021).
 
 # %%
 mixed = sdntk.distill(kernel, x, y, multiplier=1e-4, rounds=60, ground_truth_weight=0.3)
@@ -196,9 +203,10 @@ print(
 # %% [markdown]
 # ## 8. Many noises, many tolerances, one decomposition
 #
-# The recurrence costs next to nothing once $G$ is decomposed. Is one round of distillation better than none *on average*?
-# Here are 500 draws of the noise at tolerances that exceed each draw's own floor by the same margin. The last two rows
-# are the fair comparison: the best round against the best single fit without distillation, each chosen knowing the truth.
+# The recurrence costs next to nothing once $G$ is decomposed. Is one round of distillation better
+# than none *on average*? Here are 500 draws of the noise at tolerances that exceed each draw's own
+# floor by the same margin. The last two rows are the fair comparison: the best round against the
+# best single fit without distillation, each chosen knowing the truth.
 
 # %%
 keys = jax.random.split(jax.random.key(0), 500)

@@ -13,10 +13,12 @@
 # %% [markdown]
 # # Self-distillation with neural tangent kernels
 #
-# A very wide network, trained by gradient descent on the squared loss, behaves like a kernel method: its kernel is the
-# neural tangent kernel (NTK) $\Theta(x, x') = \langle \partial f(x)/\partial w, \partial f(x')/\partial w \rangle$
-# (Jacot et al. 2018). So all that the first notebook showed for Green's functions holds for wide networks, with
-# $g = \Theta$. Here the same `distill` runs on images, with noisy labels, and is held against what one would do without it.
+# A very wide network, trained by gradient descent on the squared loss, behaves like a kernel
+# method: its kernel is the neural tangent kernel (NTK)
+# $\Theta(x, x') = \langle \partial f(x)/\partial w, \partial f(x')/\partial w \rangle$ (Jacot et
+# al. 2018). So all that the first notebook showed for Green's functions holds for wide networks,
+# with $g = \Theta$. Here the same `distill` runs on images with noisy labels, and is compared with
+# what one would do without it.
 
 # %%
 import itertools
@@ -37,8 +39,9 @@ from sdntk import Status, architectures, datasets, kernels
 # %% [markdown]
 # ## 1. A network, described once, and its kernel
 #
-# An architecture is plain data: layers with the scale of their weights. `kernels.ntk` turns it into a kernel, a function of
-# two arrays of points like any other. (A `kernel_fn` written with `neural_tangents.stax` will do as well.)
+# An architecture is plain data: layers with the scale of their weights. `kernels.ntk` turns it into
+# a kernel, a function of two arrays of points like any other. (A `kernel_fn` written with
+# `neural_tangents.stax` works as well.)
 
 # %%
 network = architectures.fully_connected(depth=3)  # three hidden layers, ReLU
@@ -46,7 +49,8 @@ kernel = kernels.ntk(network)
 network
 
 # %% [markdown]
-# On unit vectors the kernel depends on their angle alone. Depth makes it more local: distant points have less in common.
+# On unit vectors the kernel depends on their angle alone. Depth makes it more local: distant points
+# have less in common.
 
 # %%
 angles = np.linspace(0, np.pi, 181)
@@ -70,8 +74,9 @@ np.testing.assert_allclose(
 # %% [markdown]
 # ## 2. Images with noisy labels
 #
-# 600 of scikit-learn's digits, balanced by class; a fifth of their labels is replaced by another class at random. Rows of
-# labels are centred, so that a fit shrinks towards "any class", not towards "none".
+# 600 of scikit-learn's digits, balanced by class; a fifth of their labels is replaced by another
+# class at random. Rows of labels are centred, so that a fit shrinks towards "any class", not
+# towards "none".
 
 # %%
 data = datasets.digits(jax.random.key(0))
@@ -91,8 +96,9 @@ for ax, image, label, true in zip(axes, data.train_images[chosen], noisy, clean,
 # %% [markdown]
 # ## 3. The Gram matrix
 #
-# `gram` computes tiles on and above the diagonal only. With `path` they go to disk as they are done: a run that is killed
-# goes on where it was. What it returns works wherever an array does.
+# `gram` computes only the tiles on and above the diagonal. With `path` each is written to disk as
+# soon as it is done, and a run that was killed resumes where it was. What it returns works wherever
+# an array does.
 
 # %%
 G = sdntk.gram(kernel, x)
@@ -108,7 +114,8 @@ ax.set(xlabel="k", ylabel="k-th largest eigenvalue of G")
 # %% [markdown]
 # ## 4. Rounds
 #
-# Each round fits the predictions of the one before, up to a tolerance of one hundredth of the labels' mean square.
+# Each round fits the predictions of the one before, up to a tolerance of one hundredth of the
+# labels' mean square.
 
 # %%
 mean_square = jnp.mean(y**2, axis=0)
@@ -133,7 +140,8 @@ assert test_accuracy.argmax() > 0  # and at first generalises better
 assert test_accuracy[-1] < test_accuracy.max()  # then underfits
 
 # %% [markdown]
-# Why: every round raises the multiplier, and the filter leaves fewer and fewer directions (theory: notebook 1).
+# Why: every round raises the multiplier, and the filter leaves fewer and fewer directions (notebook
+# 1 shows the theory).
 
 # %%
 active = np.asarray(run.status) == Status.ACTIVE
@@ -152,8 +160,9 @@ axes[1].legend(frameon=False)
 # %% [markdown]
 # ## 5. Is it better than one good fit?
 #
-# The honest question. A larger tolerance regularises too, in one fit. Here both are shown with hindsight; `sdntk ntk`
-# chooses round and tolerance on held-out images, over several seeds, and writes tables and figures.
+# The honest question: a larger tolerance regularises too, in one fit. Here both are shown with
+# hindsight; `sdntk ntk` chooses round and tolerance on held-out images, over several seeds, and
+# writes tables and figures.
 
 # %%
 tolerances = np.linspace(0.02, 0.98, 33)
@@ -178,8 +187,8 @@ print(
 )
 
 # %% [markdown]
-# On these images the best round is far better than the first, and hardly different from the best single fit: what
-# distillation buys here is that nobody had to choose a tolerance well.
+# On these images the best round is far better than the first, and hardly different from the best
+# single fit: what distillation buys here is that nobody had to choose a tolerance well.
 
 # %%
 assert abs(test_accuracy.max() - max(single)) < 0.02
@@ -187,8 +196,8 @@ assert abs(test_accuracy.max() - max(single)) < 0.02
 # %% [markdown]
 # ## 6. A network that is not infinitely wide
 #
-# `empirical_ntk` takes the kernel from any network's Jacobians at its present weights, Flax modules included. At width 512 it
-# is already close to the limit.
+# `empirical_ntk` takes the kernel from any network's Jacobians at its present weights, Flax modules
+# included. At width 512 it is already close to the limit.
 
 # %%
 from flax import nnx

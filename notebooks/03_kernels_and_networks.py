@@ -13,8 +13,9 @@
 # %% [markdown]
 # # Networks of finite width, side by side with their kernel
 #
-# The second notebook took networks to be infinitely wide. Here they have a width, are trained by an optimiser, and go through
-# the same rounds of self-distillation. How close are they to the kernel, round by round?
+# The second notebook took networks to be infinitely wide. Here they have a width, are trained by an
+# optimiser, and go through the same rounds of self-distillation. How close are they to the kernel,
+# round by round?
 
 # %%
 import jax
@@ -37,9 +38,9 @@ from sdntk.reports import comparison as comparison_report
 # %% [markdown]
 # ## 1. One description, two sides
 #
-# The architecture that gives the kernel also builds the network, a Flax NNX module with weights from N(0, 1), the scale in
-# the forward pass. Its tangent kernel at random weights approaches the closed form with an error of order
-# $1/\sqrt{\text{width}}$.
+# The architecture that gives the kernel also builds the network, a Flax NNX module with weights
+# from N(0, 1), the scale in the forward pass. Its tangent kernel at random weights approaches the
+# closed form with an error of order $1/\sqrt{\text{width}}$.
 
 # %%
 erf = architectures.fully_connected(2, activation="erf")
@@ -57,8 +58,9 @@ dict(zip(widths, errors, strict=True))
 # ## 2. A round, trained
 #
 # Ridge regression with the kernel and multiplier $c$ corresponds to the mean squared error plus
-# $\frac{c}{Q}\Vert\theta - \theta_0\Vert^2$, for outputs less those at $\theta_0$ (theory: section 6). Gauss-Newton in function
-# space reaches that optimum in a few steps; `train` stops each network once the gradient's norm is small.
+# $\frac{c}{Q}\Vert\theta - \theta_0\Vert^2$, for outputs less those at $\theta_0$ ([theory, section
+# 6](#theory-section-6)). Gauss-Newton in function space reaches that optimum in a few steps;
+# `train` stops each network once the gradient's norm is small.
 
 # %%
 tolerance = 0.2 * float(jnp.mean(data.y**2))
@@ -103,8 +105,8 @@ ax.legend(frameon=False)
 # %% [markdown]
 # ## 3. Both chains
 #
-# `sdntk.compare_widths` runs the kernel's chain, gives its multipliers to the networks' own chains, each round from fresh weights, and
-# measures the gap. On the command line: `sdntk compare`.
+# `sdntk.compare_widths` runs the kernel's chain, gives its multipliers to the networks' own chains,
+# each round from fresh weights, and measures the gap. On the command line: `sdntk compare`.
 
 # %%
 table = sdntk.compare_widths(
@@ -127,8 +129,8 @@ active.groupby(["round", "width"])[
 ].mean()
 
 # %% [markdown]
-# The gap falls as a power of the width; theory says -1/2. Few networks and narrow ones give a rough exponent;
-# benchmarks/results has widths up to 4,096.
+# The gap falls as a power of the width; theory says -1/2. Few networks and narrow ones give a rough
+# exponent; benchmarks/results has widths up to 4,096.
 
 # %%
 fitted = sdntk.gap_exponents(table)
@@ -151,8 +153,9 @@ fitted
 # %% [markdown]
 # ## 4. Chains as practitioners train them
 #
-# Softmax outputs, Adam on batches, no penalty: `distill_networks` takes any Flax NNX network and any optax optimiser, with soft
-# targets, hard ones, or ground truth mixed in. A third of the labels are wrong here; accuracy is against the original ones.
+# Softmax outputs, Adam on batches, no penalty: `distill_networks` takes any Flax NNX network and
+# any optax optimiser, with soft targets, hard ones, or ground truth mixed in. A third of the labels
+# are wrong here; accuracy is against the original ones.
 
 # %%
 noisy = digits_problem(train=200, test=200, noise_rate=0.3)

@@ -13,10 +13,11 @@
 # %% [markdown]
 # # Deep networks
 #
-# The paper's section 5 leaves theory: ResNets and VGG with batch normalisation, Adam, softmax. Does self-distillation still
-# act as a regulariser that grows round by round? `sdntk networks --figure 4` runs the paper's full setting on CIFAR-10, for
-# an accelerator; this notebook does the same in a minute or two, with a small network on handwritten digits of which 40%
-# have wrong labels.
+# The paper's section 5 leaves the theory behind: ResNets and VGG with batch normalisation, Adam,
+# softmax. Does self-distillation still act as a regulariser that grows round by round?
+# `sdntk networks --figure 4` runs the paper's full setting on CIFAR-10, for an accelerator; this
+# notebook does the same in a minute or two, with a small network on handwritten digits, 40% of them
+# with wrong labels.
 
 # %%
 import tempfile
@@ -47,9 +48,9 @@ for figure, experiments in FIGURES.items():
 # %% [markdown]
 # ## 2. The same, small
 #
-# The digits have 8 x 8 pixels; doubled and in three equal channels they suit the networks. Cross-entropy against the
-# predictions of the round before, as in the paper's Fig. 5: in so few steps the squared loss of softmax underfits from round
-# to round.
+# The digits have 8 x 8 pixels; doubled and in three equal channels they suit the networks.
+# Cross-entropy against the predictions of the round before, as in the paper's Fig. 5: in so few
+# steps the squared loss of softmax underfits from round to round.
 
 # %%
 digits = sdntk.datasets.digits(jax.random.key(0))
@@ -89,8 +90,8 @@ records["rounds"].groupby("round")[
 ].mean().round(4)
 
 # %% [markdown]
-# Accuracy is measured against the original labels, of which the networks saw only 60%. `given_loss` is the loss against the
-# labels that they did see.
+# Accuracy is measured against the original labels; the networks saw only 60% of them. `given_loss`
+# is the loss against the labels that they did see.
 
 # %%
 print(network_report.verdict(records))
@@ -102,8 +103,9 @@ figures["rounds"]
 # %% [markdown]
 # ## 3. Is it early stopping?
 #
-# A network that is told to stop at the loss of round t is taken where it is first measured at or below that loss to the
-# given labels, and yet it is another one: distillation and early stopping regularise differently (section 3.4 of the paper).
+# A network that stops early is trained until its loss against the given labels is first measured at
+# or below that of round t. At the same loss it is a different network: distillation and early
+# stopping regularise differently (section 3.4 of the paper).
 
 # %%
 figures["early_stopping"]
@@ -126,6 +128,7 @@ folder.cleanup()
 plt.close("all")
 
 # %% [markdown]
-# Each round fits the given labels less closely than the one before: the regularisation grows, as in the kernel's theory,
-# whose squared loss this is not (the paper's Fig. 5 takes cross-entropy, too). Two seeds and 300 images show a tendency, no
-# more; the README's "Deep networks" has what runs on CIFAR-10 gave.
+# Each round fits the given labels less closely than the one before: the regularisation grows, as in
+# the kernel's theory, whose squared loss this is not (the paper's Fig. 5 takes cross-entropy, too).
+# Two seeds and 300 images show a tendency, no more; what runs on CIFAR-10 gave is on the page
+# "Measurements", under "Deep networks".

@@ -13,9 +13,10 @@
 # %% [markdown]
 # # A length scale and a tolerance, fitted by gradient descent through five rounds of distillation
 #
-# Every round of a chain depends on the kernel's length scale and on the tolerance, and so does the error on held-out points.
-# sdntk differentiates all of it: Gram matrix, multipliers, five rounds, predictions. No eigenvector is differentiated, so the
-# points may lie on a grid, where eigenvalues coincide and derivatives of `eigh` are silently wrong.
+# Every round of a chain depends on the kernel's length scale and on the tolerance, and so does the
+# error on held-out points. sdntk differentiates all of it: Gram matrix, multipliers, five rounds,
+# predictions. No eigenvector is differentiated, so the points may lie on a grid, where eigenvalues
+# coincide and derivatives of `eigh` are silently wrong.
 
 # %%
 import jax
@@ -95,8 +96,9 @@ print(
 assert errors[-1] < 0.8 * errors[0]
 
 # %% [markdown]
-# A grid of both parameters finds nothing better. Where the chain has collapsed by the fifth round the error is the labels'
-# mean square, and its gradient zero: descent has to start where five rounds are active.
+# A grid of both parameters finds nothing better. Where the chain has collapsed by the fifth round
+# the error is the labels' mean square, and its gradient zero: descent has to start where five
+# rounds are active.
 
 # %%
 scales, tolerances = np.geomspace(0.1, 2, 17), np.geomspace(0.002, 0.2, 17)
