@@ -70,7 +70,8 @@ nitpicky = True
 #: Types that signatures name and that have no page here. The inventories of other projects are on
 #: the network, and the build asks for nothing there.
 _WITHOUT_A_PAGE = {
-    "jax and jaxtyping": "Array ArrayLike Bool DTypeLike Float Int Integer Key Num PyTree Shaped UInt8",
+    "jax and jaxtyping": "Array ArrayLike Bool DTypeLike Float Int Integer Key Num"
+    " PyTree Shaped UInt8",
     "others, by their usual short names": "np.* ndarray nnx.* optax.* pd.* Axes Figure",
     "others, by their full names": "jax.* flax.* optax.* orbax.* neural_tangents.*",
     "Python": "Path Callable Iterable Iterator Mapping Sequence StrEnum IntEnum UserWarning",
