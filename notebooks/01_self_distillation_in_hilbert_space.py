@@ -55,6 +55,7 @@ fig, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
 plotting.plot_kernel(axes[0], kernel)
 x_plot = jnp.linspace(0, 1, 201)
 plotting.plot_data(axes[1], x, y, x_plot, datasets.mobahi_truth(x_plot))
+plt.show()
 
 # %% [markdown]
 # Every function of this space is 0 at both ends, so the labels there can never be fitted. Two
@@ -91,6 +92,7 @@ for t in range(6):
 fig, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")
 plotting.plot_data(ax, x, y, x_plot, datasets.mobahi_truth(x_plot))
 plotting.plot_fits(ax, x_plot, run.predict(x_plot), run.status)
+plt.show()
 
 # %% [markdown]
 # One round of distillation more than halves the error; the next ones over-regularise.
@@ -106,6 +108,7 @@ for t, ax in enumerate(axes):
     plotting.plot_filter(ax, run.filters[t])
     ax.set(title=f"round {t}", xlabel="k, largest eigenvalue first")
 axes[0].set_ylabel("diagonal of B")
+plt.show()
 
 # %% [markdown]
 # Theorem 5 bounds the ratio of two diagonals from below (dotted). The bound holds, and is far from
@@ -114,6 +117,7 @@ axes[0].set_ylabel("diagonal of B")
 # %%
 fig, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")
 plotting.plot_filter_ratios(ax, run, tolerance)
+plt.show()
 
 # %% [markdown]
 # ## 4. What can be said before running

@@ -70,6 +70,7 @@ np.testing.assert_allclose(
     by_hand,
     atol=1e-7,
 )
+plt.show()
 
 # %% [markdown]
 # ## 2. Images with noisy labels
@@ -92,6 +93,7 @@ for ax, image, label, true in zip(axes, data.train_images[chosen], noisy, clean,
     ax.imshow(image[..., 0], cmap="gray_r")
     ax.set_title(f"{label}" + (f" (is {true})" if label != true else ""), fontsize="small")
     ax.axis("off")
+plt.show()
 
 # %% [markdown]
 # ## 3. The Gram matrix
@@ -110,6 +112,7 @@ spectrum = sdntk.decompose(stored)
 fig, ax = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
 ax.loglog(np.arange(1, len(x) + 1), np.asarray(spectrum.eigenvalues)[::-1])
 ax.set(xlabel="k", ylabel="k-th largest eigenvalue of G")
+plt.show()
 
 # %% [markdown]
 # ## 4. Rounds
@@ -138,6 +141,7 @@ assert train_accuracy[0] < 0.85  # the first fit has learned the noise
 assert train_accuracy.max() > train_accuracy[0] + 0.1  # distillation removes it
 assert test_accuracy.argmax() > 0  # and at first generalises better
 assert test_accuracy[-1] < test_accuracy.max()  # then underfits
+plt.show()
 
 # %% [markdown]
 # Why: every round raises the multiplier, and the filter leaves fewer and fewer directions (notebook
@@ -156,6 +160,7 @@ for t in (0, 3, 6, 9):
     )
 axes[1].set(xlabel="k-th largest eigenvalue", ylabel="diagonal of $B_t$, class 0")
 axes[1].legend(frameon=False)
+plt.show()
 
 # %% [markdown]
 # ## 5. Is it better than one good fit?
@@ -185,6 +190,7 @@ ax.legend(frameon=False)
 print(
     f"best round: {test_accuracy.max():.4f} (round 0: {test_accuracy[0]:.4f}); best single fit: {max(single):.4f}"
 )
+plt.show()
 
 # %% [markdown]
 # On these images the best round is far better than the first, and hardly different from the best

@@ -101,6 +101,7 @@ ax.set(
     title="all outputs at 100 test images",
 )
 ax.legend(frameon=False)
+plt.show()
 
 # %% [markdown]
 # ## 3. Both chains
@@ -148,6 +149,7 @@ ax.set(
     ylabel="gap on training points: |network - kernel| / |kernel|",
 )
 ax.legend(frameon=False)
+plt.show()
 fitted
 
 # %% [markdown]
@@ -187,4 +189,5 @@ ax.plot([train for train, _ in accuracies], "o-", label="training images, origin
 ax.plot([test for _, test in accuracies], "s-", label="test images")
 ax.set(xlabel="round of self-distillation", ylabel="accuracy, mean of 3 networks", xticks=range(4))
 ax.legend(frameon=False)
+plt.show()
 accuracies

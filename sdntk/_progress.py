@@ -2,6 +2,7 @@
 work has taken seconds.
 """
 
+import importlib.util
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -50,7 +51,7 @@ class Bar:
             console=console,
             transient=True,
             speed_estimate_period=ESTIMATE_FROM,
-            disable=not (console.is_terminal or console.is_jupyter),
+            disable=not (console.is_terminal or _notebook_has_widgets(console)),
         )
         self.started, self.showing = time.monotonic(), False
         self.task = self.progress.add_task(description, total=total, note="")
@@ -75,6 +76,11 @@ class Bar:
         if self.showing:
             self.progress.stop()
             _a_bar_is_shown = False
+
+
+def _notebook_has_widgets(console: Console) -> bool:
+    """Without ipywidgets a notebook would show a warning in place of each bar."""
+    return console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
 
 
 def track(steps: Iterable[_T], description: str, total: int) -> Iterator[_T]:
