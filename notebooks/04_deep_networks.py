@@ -98,6 +98,7 @@ print(network_report.verdict(records))
 
 # %%
 figures = network_report.plot(records)
+plt.close("all")  # each is shown where it is named
 figures["rounds"]
 
 # %% [markdown]
