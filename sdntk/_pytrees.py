@@ -27,9 +27,3 @@ def pytree(cls: _K) -> _K:
         frozen, data_fields=leaves, meta_fields=static, drop_fields=dropped
     )
     return cast(_K, registered)
-
-
-@dataclass_transform(frozen_default=True)
-def register(cls: _K) -> _K:
-    """The same as :func:`pytree`, the name that classes are to be declared with."""
-    return pytree(cls)

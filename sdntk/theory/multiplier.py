@@ -16,10 +16,9 @@ paper's own bounds (23, 24) bracket the root, and a step that leaves the bracket
 slowly is replaced by a bisection of log c.
 """
 
-import dataclasses
 import enum
 from collections.abc import Callable
-from typing import NamedTuple, no_type_check
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +27,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sdntk._arguments import ArrayLike, as_count, as_float_array, as_positive, every, is_traced
 from sdntk._linalg import matmul
+from sdntk._pytrees import pytree
 from sdntk.theory.newton import Bracket, Residual, Root, find_root
 
 #: Newton steps after which the solver gives up; the hardest of the adversarial spectra in the tests
@@ -52,9 +52,7 @@ class Status(enum.IntEnum):
     INFEASIBLE = 2
 
 
-@no_type_check  # in the tests: transformations rebuild pytrees with leaves of other shapes
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@pytree
 class Multiplier:
     """A multiplier and how it was found.
 
