@@ -16,7 +16,9 @@ def pytree(cls: _K) -> _K:
     ``metadata={"static": True}``, and those with ``metadata={"dropped": True}`` and a default,
     which transformations forget.
     """
-    frozen: Any = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    # A repr that the class, or its base, has written stays.
+    without_repr = "__repr__" not in {name for base in cls.__mro__[:-1] for name in vars(base)}
+    frozen: Any = dataclasses.dataclass(frozen=True, eq=False, repr=without_repr)(cls)
     # The tests check shapes, but not here: transformations build pytrees of leaves of any shape.
     frozen.__no_type_check__ = True
     fields = dataclasses.fields(frozen)

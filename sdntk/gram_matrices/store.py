@@ -152,14 +152,14 @@ class GramStore(NDArrayOperatorsMixin):
         touched = [
             tile
             for tile in self.tiling.tiles
-            if any(place.overlap(wanted) for place in self.tiling.places(tile))
+            if any(place.rectangle.overlap(wanted) for place in self.tiling.places(tile))
         ]
         for tile, values in self.read_tiles(touched):
-            # The second place, if there is one, holds the tile's transpose.
-            for place, block in zip(self.tiling.places(tile), (values, values.T), strict=False):
-                common = place.overlap(wanted)
+            for place in self.tiling.places(tile):
+                block = values.T if place.is_transposed else values
+                common = place.rectangle.overlap(wanted)
                 if common is not None:
-                    out[common.within(wanted)] = block[common.within(place)]
+                    out[common.within(wanted)] = block[common.within(place.rectangle)]
         return out
 
     def has_file(self, tile: Tile) -> bool:

@@ -62,6 +62,13 @@ class Rectangle(NamedTuple):
         return Rectangle(rows, columns)
 
 
+class Place(NamedTuple):
+    """Where a tile stands in the matrix, and whether its transpose does there."""
+
+    rectangle: Rectangle
+    is_transposed: bool
+
+
 @dataclasses.dataclass(frozen=True)
 class Tiling:
     """An (n, K) matrix cut into tiles of ``block_size`` squared, those at the lower and right edges
@@ -93,14 +100,13 @@ class Tiling:
         """Whether a tile holds its own transpose."""
         return self.symmetric and tile[0] == tile[1]
 
-    def places(self, tile: Tile) -> list[Rectangle]:
-        """Where a tile stands in the matrix and, if it stands there a second time, where as its
-        transpose.
-        """
-        place = self.rectangle(tile)
+    def places(self, tile: Tile) -> list[Place]:
+        """Where a tile stands in the matrix: once, or a second time as its transpose."""
+        rectangle = self.rectangle(tile)
+        once = [Place(rectangle, is_transposed=False)]
         if not self.symmetric or self.is_diagonal(tile):
-            return [place]
-        return [place, place.transposed]
+            return once
+        return [*once, Place(rectangle.transposed, is_transposed=True)]
 
 
 def local_devices() -> list[jax.Device | None]:

@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from sdntk import _archive
-from sdntk._arguments import ArrayLike, as_labels
+from sdntk._arguments import ArrayLike, as_labels, is_traced
 from sdntk.theory import filters
 from sdntk.theory.recurrence import ChainSpec, MultiplierPath, run_chain
 
@@ -78,11 +78,11 @@ class AbstractSpectrum(abc.ABC):
 
     @abc.abstractmethod
     def rotate(self, y: Float[Array, "K *Q"]) -> Float[Array, "m *Q"]:
-        """Z = V y: labels in the basis (Mobahi et al. 2020, eq. 19)."""
+        """Rotated labels z = V y, in the basis (Mobahi et al. 2020, eq. 19)."""
 
     @abc.abstractmethod
     def unrotate(self, z: Float[Array, "m *P"]) -> Float[Array, "K *P"]:
-        """Y = V^T z: back from the basis, all axes behind the first carried along."""
+        """Labels y = V^T z, back from the basis, all axes behind the first carried along."""
 
     @abc.abstractmethod
     def apply(self, v: Float[Array, "m *P"]) -> Float[Array, "m *P"]:
@@ -140,6 +140,14 @@ class AbstractSpectrum(abc.ABC):
         """For a message: how many eigenvalues are zero."""
         return f"{self.num_points - int(self.rank)} of {self.num_points}"
 
+    def __repr__(self) -> str:
+        shown = [f"{self.num_points} points"]
+        if is_traced(self):
+            shown.append("traced")
+        else:
+            shown += [f"rank {int(self.rank)}", f"largest eigenvalue {float(self.largest):.4g}"]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
     def save(self, path: str | Path) -> None:
         """Write the spectrum to a file, from which :func:`sdntk.load` reads it again.
 
@@ -182,8 +190,8 @@ class Eigenbasis(AbstractSpectrum):
         return u / (shift + as_column(self.eigenvalues, u))
 
     def floor(self, y: ArrayLike) -> Float[Array, "*Q"]:
-        """F = (1/K) sum over {d_k = 0} of z_k^2: the training loss that no function of this space
-        can go below.
+        """The floor (1/K) sum over {d_k = 0} of z_k^2: the training loss that no function of this
+        space can go below.
 
         A tolerance is feasible when it exceeds the floor. Shape () or (Q,), in the labels' units
         squared.
@@ -231,5 +239,5 @@ def _filters(
 
 
 def as_column(d: Float[Array, " m"], like: Float[Array, "m *P"]) -> Float[Array, "m *p"]:
-    """D with as many axes as ``like`` has, to be multiplied with each of its columns."""
+    """Eigenvalues d with as many axes as ``like`` has, to be multiplied with its columns."""
     return d.reshape(-1, *(1 for _ in like.shape[1:]))

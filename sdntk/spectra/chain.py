@@ -76,8 +76,8 @@ class Distillation(Predictor):
 
     @property
     def eigenvalues(self) -> Float[Array, "m *Q"]:
-        """D, shape (K,), ascending, with those that are rounding set to zero; of Krylov runs Ritz
-        values, (M,) or (M, Q).
+        """Eigenvalues d, shape (K,), ascending, with those that are rounding set to zero; of Krylov
+        runs Ritz values, (M,) or (M, Q).
         """
         return self.spectrum.eigenvalues_for(self.rotated_labels)
 
@@ -89,8 +89,8 @@ class Distillation(Predictor):
         return _leading(_replayed_targets(*self._to_replay()), len(self.status))
 
     def compute_duals(self) -> Float[Array, "T K *P"]:
-        """a_t = V^T (c_t I + D)^-1 z_t, shape (T, K) or (T, K, Q): f_t(x) = g_x^T a_t (Prop. 1). 0
-        once collapsed.
+        """Dual coefficients a_t = V^T (c_t I + D)^-1 z_t, shape (T, K) or (T, K, Q): f_t(x) = g_x^T
+        a_t (Prop. 1). 0 once collapsed.
         """
         return _leading(_replayed_duals(*self._to_replay()), len(self.status))
 

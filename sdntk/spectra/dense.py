@@ -43,11 +43,11 @@ class Spectrum(Eigenbasis):
         return self.eigenvalues.shape[0]
 
     def rotate(self, y: Float[Array, "K *Q"]) -> Float[Array, "K *Q"]:
-        """Z = V y: labels in the eigenbasis (eq. 19)."""
+        """Rotated labels z = V y, in the eigenbasis (eq. 19)."""
         return matmul(self.eigenvectors.T, y)
 
     def unrotate(self, z: Float[Array, "K *Q"]) -> Float[Array, "K *Q"]:
-        """Y = V^T z: back from the eigenbasis, all axes behind the first carried along."""
+        """Labels y = V^T z, back from the eigenbasis, all axes behind the first carried along."""
         return matmul(self.eigenvectors, z.reshape(len(z), -1)).reshape(z.shape)
 
 

@@ -56,14 +56,14 @@ class Predictor:
 
     @functools.cached_property
     def dual_coefficients(self) -> Float[Array, "..."]:
-        """A = V^T F(d)/d z: f(x) = g_x^T a. Computed once, when first asked for."""
+        """Dual coefficients a = V^T F(d)/d z: f(x) = g_x^T a. Computed when first asked for."""
         if is_traced(self):
             return self.compute_duals()
         with jax.ensure_compile_time_eval():  # kept for later: it must not belong to any trace
             return self.compute_duals()
 
     def predict(self, x_new: ArrayLike) -> Float[Array, "..."]:
-        """F at new points, of every round where there are several.
+        """Predictions f(x) at new points, of every round where there are several.
 
         Args:
             x_new: points, shape (n, ...).
@@ -82,7 +82,7 @@ class Predictor:
         return predict_all([self], self.kernel, self.x, x_new)[0]
 
     def predict_from(self, cross_gram: ArrayLike) -> Float[Array, "..."]:
-        """F at new points, given ``gram(kernel, x_new, x)``, shape (n, K) (eqs. 16, 44)."""
+        """Predictions from ``gram(kernel, x_new, x)``, shape (n, K) (eqs. 16, 44)."""
         num_points = self.spectrum.num_points
         duals = self.dual_coefficients
         cross = as_float_array("cross_gram", cross_gram, dtype=duals.dtype)
@@ -188,11 +188,11 @@ class SpectralFit(Predictor):
 
     @property
     def fitted(self) -> Float[Array, "K *Q"]:
-        """F on the training points, V^T F(d) z, shape (K,) or (K, Q)."""
+        """Fitted values f(x_k): V^T F(d) z, shape (K,) or (K, Q)."""
         return _unrotate(self.spectrum, self.fitted_coordinates)
 
     def compute_duals(self) -> Float[Array, "K *Q"]:
-        """A = V^T F(d)/d z, shape (K,) or (K, Q)."""
+        """Dual coefficients a = V^T F(d)/d z, shape (K,) or (K, Q)."""
         return _unrotate(self.spectrum, self.dual_coordinates)
 
     def __repr__(self) -> str:

@@ -336,7 +336,8 @@ def multiplier_shift(
     q = ritz.residual_filters(c)
     squares = jnp.sum(now.residual**2, axis=1)
     doubts = form_errors(ritz, c, now.residual, now.errors.total)
-    earlier = jnp.sum(shifts * (matmul(q, squares) + doubts))  # shifts of later rounds are zero
+    before = jnp.where(jnp.arange(len(c)) < now.t, shifts, 0)
+    earlier = jnp.sum(before * (matmul(q, squares) + doubts))
     slope = jnp.sum(squares * (1 - q[now.t])) - doubts[now.t]
 
     positive = slope > 0
@@ -376,7 +377,8 @@ def collapse_is_certain(
 ) -> Bool[Array, ""]:
     """Whether the exact chain's targets are within the radius, too; docs/krylov_bounds.md, (14).
 
-    What is infeasible on a Krylov spectrum proves nothing: G may express what T cannot.
+    What is infeasible on a Krylov spectrum proves nothing: G may express what the Ritz vectors
+    cannot.
     """
     noise = ROUNDING * jnp.finfo(s.dtype).eps
     size = jnp.linalg.norm(now.targets) + now.of_teacher * last_fit_error

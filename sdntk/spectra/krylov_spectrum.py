@@ -76,7 +76,7 @@ class KrylovSpectrum(Eigenbasis):
         """There are no derivatives by the Gram matrix."""
 
     def rotate(self, y: Float[Array, "K *Q"]) -> Float[Array, "M *Q"]:
-        """Z: the coordinates of the labels that the spectrum was made from.
+        """The coordinates z of the labels that the spectrum was made from.
 
         Raises:
             ValueError: other labels, which it knows nothing of (nan where they are traced).
@@ -109,6 +109,11 @@ class KrylovSpectrum(Eigenbasis):
     def eigenvalues_for(self, z: Float[Array, "M *Q"]) -> Float[Array, "M *Q"]:
         """The Ritz values, for each output where there are several."""
         return jnp.broadcast_to(as_column(self.eigenvalues, z), z.shape)
+
+    def __repr__(self) -> str:
+        if is_traced(self):
+            return super().__repr__()
+        return f"{super().__repr__()[:-1]}, {int(self.steps)} Lanczos steps)"
 
     def describe_null_space(self) -> str:
         """For a message: how far the zeros among the Ritz values can be told."""

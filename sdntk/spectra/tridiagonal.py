@@ -36,7 +36,8 @@ from sdntk.theory.recurrence import (
     solve_rounds,
 )
 
-#: Newton or bisection steps after which the solver gives up.
+#: Newton or bisection steps after which the solver gives up: more than in an eigenbasis, since a
+#: bracket that starts at machine_eps d_max may first be bisected.
 MAX_ITERATIONS = 60
 
 
@@ -72,7 +73,9 @@ class TridiagonalSpectrum(AbstractSpectrum):
 
     @property
     def eigenvalues(self) -> Float[Array, " K"]:
-        """D, ascending, computed when asked for; those that are rounding are exactly zero."""
+        """Eigenvalues d, ascending, computed when asked for; those that are rounding are exactly
+        zero.
+        """
         d = jax.scipy.linalg.eigh_tridiagonal(self.diagonal, self.off_diagonal, eigvals_only=True)
         return jnp.where(d <= self.num_points * self.machine_epsilon * jnp.max(jnp.abs(d)), 0, d)
 
@@ -88,7 +91,7 @@ class TridiagonalSpectrum(AbstractSpectrum):
         return jnp.max(jnp.abs(self.diagonal) + jnp.pad(e, (0, 1)) + jnp.pad(e, (1, 0)))
 
     def rotate(self, y: Float[Array, "K *Q"]) -> Float[Array, "K *Q"]:
-        """Q^T y."""
+        """Q^T y, labels in the basis."""
         return self._reflect(y, transpose=True)
 
     def unrotate(self, z: Float[Array, "K *Q"]) -> Float[Array, "K *Q"]:
@@ -296,7 +299,7 @@ def _to_tolerance(
 
 
 class _Problem(NamedTuple):
-    """One round: targets u, n = |u|, s, and n - s without cancellation."""
+    """One round: targets u, n = |u|, s and n - s."""
 
     targets: Float[Array, "K P"]
     n: Float[Array, ""]
@@ -322,7 +325,8 @@ def _solve(
     status = as_status(collapsed, smallest_residual >= s)
     active = status == Status.ACTIVE
 
-    # The upper of the bounds (23), a little wider so that a root on it is inside.
+    # The upper of the bounds (23, 24), a little wider so that a root on it is inside. The lower one
+    # needs d_min, which is not known: a cold start is in the middle.
     upper = spectrum.largest * (s / problem.gap) * (1 + eps**0.25)
     high = jnp.where(active, upper, 1)
     low = jnp.where(active, jnp.minimum(least, high / 2), 1)

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def mix_targets(ground_truth: Any, predictions: Any, weight: Any) -> Any:
-    """Alpha y_0 + (1 - alpha) f, for labels, rotated labels, or (with y_0 = 1) filters.
+    """The targets alpha y_0 + (1 - alpha) f, for labels, rotated labels, or (with y_0 = 1) filters.
 
     Args:
         ground_truth: y_0.

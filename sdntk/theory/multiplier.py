@@ -244,7 +244,7 @@ def _root(support: Support, z2: Float[Array, " m"], fit: Deflated, guess: Float[
     eps = float(jnp.finfo(z2.dtype).eps)
     active = fit.status == Status.ACTIVE
 
-    # The bounds (23), a little wider so that a root on one of them (a single eigenvalue) is inside.
+    # The bounds (23, 24), a little wider, for a root on one of them (a single eigenvalue).
     margin = 1 + eps**0.25
     low = jnp.where(active, support.d_min * (fit.s / fit.gap) / margin, 1)
     high = jnp.where(active, support.d_max * (fit.s / fit.gap) * margin, 1)

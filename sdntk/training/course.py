@@ -103,7 +103,7 @@ def init(
     )
     run = spread_run(run)
     if training.has_stopping_rule:
-        run = steps.check(run, x, training)
+        run = steps.apply_stopping_rules(run, x, training)
     return run
 
 
@@ -162,13 +162,13 @@ def _to_next_pause(
     run = dataclasses.replace(run, state=state, steps_taken=np.int64(taken))
     is_due = taken % training.check_every == 0 or taken == training.steps
     if training.has_stopping_rule and is_due:
-        run = steps.check(run, x, training)
+        run = steps.apply_stopping_rules(run, x, training)
     return run
 
 
 def finish(run: TrainingRun, x: Float[Array, "K ..."], training: TrainingConfig) -> TrainingResult:
     """The networks as they are, with loss and gradient norm over all points."""
-    state = steps.check(run, x, training).state
+    state = steps.apply_stopping_rules(run, x, training).state
     stop = jnp.where(state.stop == RUNNING, int(Stop.STEPS), state.stop)
     return TrainingResult(as_ensemble(run, training), stop, state.step, state.loss, state.grad_norm)
 

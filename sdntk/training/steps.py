@@ -129,8 +129,8 @@ def _step(
 
     def step_of_one(state: TrainState, objective: Objective) -> TrainState:
         batch = _batch(state, objective, x, position, training)
-        value_fn = _objective(state, objective, batch, training, apply_fn)
-        return _update(state, objective, x, value_fn, training, apply_fn)
+        value_and_aux = _objective_on(state, objective, batch, training, apply_fn)
+        return _update(state, objective, x, value_and_aux, training, apply_fn)
 
     return jax.vmap(step_of_one, in_axes=(0, _BY_NETWORK))(state, objective)
 
@@ -154,7 +154,7 @@ def _batch(
     return batch
 
 
-def _objective(
+def _objective_on(
     state: TrainState,
     objective: Objective,
     batch: _Batch,
@@ -163,13 +163,13 @@ def _objective(
 ) -> Callable[[Any], tuple[Array, _Aux]]:
     """The objective on a batch as a function of the params."""
 
-    def value_fn(params: Any) -> tuple[Array, _Aux]:
+    def value_and_aux(params: Any) -> tuple[Array, _Aux]:
         outputs, model_state = apply_fn.train(params, state.model_state, batch.points)
         outputs = _centred(outputs, batch.initial_outputs)
         loss = jnp.mean(training.loss(outputs, batch.targets))
         return loss + _penalty(params, objective), _Aux(loss, model_state)
 
-    return value_fn
+    return value_and_aux
 
 
 def _centred(outputs: Array, initial_outputs: Array | None) -> Array:
@@ -191,12 +191,12 @@ def _update(
     state: TrainState,
     objective: Objective,
     x: Array,
-    value_fn: Callable[[Any], tuple[Array, _Aux]],
+    value_and_aux: Callable[[Any], tuple[Array, _Aux]],
     training: TrainingConfig,
     apply_fn: ApplyFn,
 ) -> TrainState:
     """The state after the optimiser's step."""
-    (value, aux), gradient = jax.value_and_grad(value_fn, has_aux=True)(state.params)
+    (value, aux), gradient = jax.value_and_grad(value_and_aux, has_aux=True)(state.params)
     update = optax.with_extra_args_support(training.optimiser).update
     if isinstance(training.optimiser, GaussNewton):
         update = functools.partial(update, problem=_least_squares(state, objective, x, apply_fn))
@@ -206,7 +206,7 @@ def _update(
         state.params,
         value=value,
         grad=gradient,
-        value_fn=lambda params: value_fn(params)[0],
+        value_fn=lambda params: value_and_aux(params)[0],
     )
     moved = dataclasses.replace(
         state,
@@ -250,7 +250,7 @@ def _least_squares(
     )
 
 
-def check(run: TrainingRun, x: Array, training: TrainingConfig) -> TrainingRun:
+def apply_stopping_rules(run: TrainingRun, x: Array, training: TrainingConfig) -> TrainingRun:
     """Compute loss and gradient norm over all points in evaluation mode, and stop the networks that
     meet a rule.
     """

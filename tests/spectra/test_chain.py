@@ -52,6 +52,20 @@ def test_repr_while_traced():
     assert shown == ["Distillation(60 points, 2 outputs, 2 rounds, Matern, dense, traced)"]
 
 
+def test_repr_of_spectra():
+    G = sdntk.gram(KERNEL, X)
+    assert repr(sdntk.decompose(np.diag([0.0, 1.0, 2.5]))) == (
+        "Spectrum(3 points, rank 2, largest eigenvalue 2.5)"
+    )
+    assert repr(sdntk.tridiagonalise(G)).startswith("TridiagonalSpectrum(60 points, rank 60, ")
+    spectrum = sdntk.krylov(sdntk.as_operator(G), Y, tolerance=0.1, rounds=1)
+    assert repr(spectrum).endswith(f", {int(spectrum.steps)} Lanczos steps)")
+    shown = []
+    jax.jit(lambda spectrum: shown.append(repr(spectrum)))(spectrum)
+    jax.jit(lambda G: shown.append(repr(sdntk.decompose(G))))(G)
+    assert shown == ["KrylovSpectrum(60 points, traced)", "Spectrum(60 points, traced)"]
+
+
 def test_to_frame_is_tidy():
     run = sdntk.distill(KERNEL, X, Y, tolerance=0.2, rounds=3, method="krylov")
     frame = run.to_frame()
