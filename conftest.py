@@ -65,6 +65,20 @@ def _doctest_namespace(doctest_namespace):
     doctest_namespace["jnp"] = jnp
 
 
+#: Linux gives a process 65,530 memory maps, and every compiled function takes some: at the end XLA
+#: aborts.
+MANY_MAPS = 25_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _room_for_compiled_code():
+    """Forget what was compiled, once that is much."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MANY_MAPS:
+        jax.clear_caches()
+
+
 @pytest.fixture
 def single_precision():
     """x64 off for one test."""

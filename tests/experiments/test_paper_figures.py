@@ -200,7 +200,7 @@ def test_a_network_stopped_early_is_one_that_was_told_to_stop_there(chain_record
     assert len(reached) >= 3
     for (seed, _), row in reached.iterrows():
         training = dataclasses.replace(
-            CHAIN.training, until_loss=row["level"], check_every=CHAIN.measure_every
+            CHAIN.training, until_loss=float(row["level"]), check_every=CHAIN.measure_every
         )
         keys = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)[None]
         trained = train(Network, keys, data.x_train, data.y, training)

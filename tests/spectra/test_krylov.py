@@ -493,7 +493,7 @@ def test_where_the_accuracy_is_out_of_reach_the_dense_path_takes_over(monkeypatc
         run.fitted, sdntk.distill(KERNELS["matern"], X, y, **(options | {"method": "dense"})).fitted
     )
     source = sdntk.as_operator(gram_of("matern"))
-    monkeypatch.setattr(choose, "kernel_operator", lambda *_: source)
+    monkeypatch.setattr(choose, "tiled_operator", lambda *_: source)
     monkeypatch.setattr(_memory, "dense_path_fits", lambda num_points: num_points < 600)
     with pytest.raises(sdntk.AccuracyError, match=r"rounding alone amounts to .*Ways out"):
         sdntk.distill(KERNELS["matern"], X, y, rtol=1e-13, **options)
