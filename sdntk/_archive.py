@@ -8,8 +8,7 @@ import dataclasses
 import enum
 import json
 import os
-import tempfile
-import zipfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,15 +38,15 @@ def save(path: str | Path, value: Any) -> None:
     header = {"format": "sdntk", "version": VERSION, "value": _encode(value, arrays)}
     arrays[_HEADER] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -71,14 +70,10 @@ def load(path: str | Path, classes: Mapping[str, type]) -> Any:
             if header.get("format") != "sdntk" or header.get("version") != VERSION:
                 raise ValueError(f"its format is {header.get('format')} {header.get('version')}")
             return _decode(header["value"], file, classes)
-    except (zipfile.BadZipFile, EOFError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise ValueError(_complaint(path, error)) from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(_complaint(path, error)) from None
-
-
-def _complaint(path: Path, error: Exception) -> str:
-    return f"path {path} does not hold what sdntk has saved, or is damaged: {error}."
+    except Exception as error:  # a damaged file may raise anything
+        raise ValueError(
+            f"path {path} does not hold what sdntk has saved, or is damaged: {error}."
+        ) from None
 
 
 def _encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
@@ -87,9 +82,7 @@ def _encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, enum.Enum):
         return {"enum": type(value).__name__, "value": value.value}
     if isinstance(value, jax.Array | np.ndarray | np.generic):
-        name = f"array{len(arrays)}"
-        arrays[name] = np.asarray(value)
-        return {"array": name}
+        return _encode_array(np.asarray(value), arrays)
     if type(value) is tuple:
         return {"tuple": [_encode(item, arrays) for item in value]}
     names = field_names(type(value))
@@ -102,11 +95,22 @@ def _encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
 _PLAIN = (bool, int, float, str)
 
 
+def _encode_array(array: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str, str]:
+    name = f"array{len(arrays)}"
+    if array.dtype.kind in "fiub":
+        arrays[name] = array
+        return {"array": name}
+    # NumPy's format does not know bfloat16 and its like: their bytes, and their name.
+    arrays[name] = array.view(f"u{array.dtype.itemsize}")
+    return {"array": name, "dtype": array.dtype.name}
+
+
 def _decode(value: Any, arrays: Mapping[str, np.ndarray], classes: Mapping[str, type]) -> Any:
     if not isinstance(value, dict):
         return value
     if "array" in value:
-        return _as_jax(arrays[value["array"]])
+        array = arrays[value["array"]]
+        return _as_jax(array.view(jnp.dtype(value["dtype"])) if "dtype" in value else array)
     if "tuple" in value:
         return tuple(_decode(item, arrays, classes) for item in value["tuple"])
     kind = classes[value["enum"] if "enum" in value else value["class"]]

@@ -1,6 +1,7 @@
 """Warnings that name the user's line, not one of this library, and old names that still work."""
 
 import functools
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-_PACKAGE = str(Path(__file__).parent)
+_PACKAGE = str(Path(__file__).parent) + os.sep
 #: Frames between this library and its user that are neither's: checks of types, transformations.
 _BETWEEN = ("jax", "jaxtyping", "beartype", "contextlib", "functools")
 

@@ -87,26 +87,56 @@ def load(path: str | Path, *, kernel: KernelFunction | None = None) -> Any:
         ) from None
     if kernel is None:
         return value
-    if not isinstance(value, Distillation | SpectralFit) or value.kernel is not None:
-        raise ValueError(f"kernel must be left out: {path} holds one already, or takes none.")
+    if not callable(kernel):
+        raise TypeError(
+            f"kernel must be a function of two arrays of points; got {type(kernel).__name__}."
+        )
+    known = isinstance(value, AbstractSpectrum) or value.kernel is not None
+    if known or value.x is None:
+        raise ValueError(
+            f"kernel must be left out: what {path} holds has one already, or was made from a "
+            "spectrum only and knows no points."
+        )
     return dataclasses.replace(value, kernel=as_pytree_kernel(kernel))
 
 
 def _check_shapes(value: Any) -> None:
-    """Raise unless the arrays go together: traced, nothing is computed."""
+    """Raise unless the parts go together: only shapes are computed."""
     if isinstance(value, AbstractSpectrum):
-        z = jax.ShapeDtypeStruct(_coordinates(value), value.dtype)
+        z = jax.ShapeDtypeStruct((_num_vectors(value),), value.dtype)
         on_points = jax.eval_shape(lambda spectrum, z: spectrum.unrotate(z), value, z)
-        assert on_points.shape == (value.num_points,)
+        _require(on_points.shape == (value.num_points,))
         return
-    if not isinstance(value, Distillation | SpectralFit):
-        raise TypeError(type(value).__name__)
+    _require(isinstance(value, Distillation | SpectralFit))
     _check_shapes(value.spectrum)
     duals = jax.eval_shape(lambda run: run.compute_duals(), value)
-    assert duals.shape == jax.eval_shape(lambda run: run.fitted, value).shape
-    if value.x is not None:
-        assert len(value.x) == value.spectrum.num_points
+    fitted = jax.eval_shape(lambda run: run.fitted, value)
+    _require(duals.shape == fitted.shape)
+    _require(value.kernel is None or callable(value.kernel))
+    _require(value.x is None or len(value.x) == value.spectrum.num_points)
+    if isinstance(value, Distillation):
+        _check_rounds(value)
 
 
-def _coordinates(spectrum: AbstractSpectrum) -> tuple[int]:
-    return (jnp.shape(spectrum.eigenvalues)[0],)
+def _check_rounds(run: Distillation) -> None:
+    of_rounds = [run.multipliers, run.training_loss, run.norms, run.iterations]
+    if run.error_bounds is not None:
+        of_rounds += run.error_bounds
+    _require(all(array.shape == run.status.shape for array in of_rounds))
+    _require(run.active_rounds.shape == run.status.shape[1:])
+    _require(len(run.fitted) == len(run.status) and run.ground_truth_weight.shape == ())
+    _require(run.filters is None or len(run.filters) == len(run.status))
+    _require(jnp.issubdtype(run.status.dtype, jnp.integer))
+    _require(run.method is None or isinstance(run.method, Method))
+    _require(isinstance(run.method_reason, str))
+
+
+def _num_vectors(spectrum: AbstractSpectrum) -> int:
+    if isinstance(spectrum, TridiagonalSpectrum):  # whose eigenvalues would have to be computed
+        return spectrum.num_points
+    return len(spectrum.eigenvalues)
+
+
+def _require(condition: Any) -> None:
+    if not condition:
+        raise ValueError("parts that do not go together")

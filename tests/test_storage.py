@@ -5,7 +5,10 @@ come back, others are given again; a write is all or nothing; nothing in a file 
 a file of something else, a damaged or hand-made one, one in float64 with x64 off: refused by name.
 """
 
+import dataclasses
 import json
+import os
+import stat
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +47,7 @@ def test_a_run_comes_back(method, kernel, tmp_path):
     assert repr(again) == repr(run)
 
 
+@pytest.mark.usefixtures("as_users_call")
 def test_spectra_and_fits_come_back(tmp_path):
     matrix = sdntk.gram(KERNELS["rbf"], X)
     spectra = [
@@ -61,8 +65,11 @@ def test_spectra_and_fits_come_back(tmp_path):
         )
     fit = sdntk.fit_filter(spectra[0], Y, lambda d: filters.ridge(d, 0.1))
     fit.save(tmp_path / "fit.npz")
-    again = sdntk.load(tmp_path / "fit.npz", kernel=KERNELS["rbf"])
-    np.testing.assert_array_equal(again.fitted, fit.fitted)
+    np.testing.assert_array_equal(sdntk.load(tmp_path / "fit.npz").fitted, fit.fitted)
+    with pytest.raises(ValueError, match="kernel must be left out"):
+        sdntk.load(tmp_path / "fit.npz", kernel=KERNELS["rbf"])
+    with pytest.raises(TypeError, match="kernel must be a function"):
+        sdntk.load(tmp_path / "fit.npz", kernel=5)
 
 
 def test_a_kernel_of_the_users_is_given_again(tmp_path):
@@ -77,6 +84,72 @@ def test_a_kernel_of_the_users_is_given_again(tmp_path):
     sdntk.distill(KERNELS["rbf"], X, Y, tolerance=0.3, rounds=2).save(tmp_path / "run.npz")
     with pytest.raises(ValueError, match="kernel must be left out"):
         sdntk.load(tmp_path / "run.npz", kernel=kernel)
+
+
+def test_points_in_bfloat16_come_back(tmp_path):
+    x = jnp.linspace(0, 1, 12).astype(jnp.bfloat16)
+    kernel = lambda x, t: jnp.exp(-((x.astype(float)[:, None] - t.astype(float)[None]) ** 2))  # noqa: E731
+    run = sdntk.distill(kernel, x, jnp.sin(6 * x.astype(float)), tolerance=0.05, rounds=2)
+    run.save(tmp_path / "run.npz")
+    again = sdntk.load(tmp_path / "run.npz")
+    assert again.x.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(again.x, x)
+
+
+def test_several_runs_in_one_are_not_saved(tmp_path):
+    spectrum = sdntk.decompose(sdntk.gram(KERNELS["rbf"], X))
+    run = lambda eps: sdntk.distill_spectrum(spectrum, Y, tolerance=eps, rounds=3)  # noqa: E731
+    stacked = jax.vmap(run)(jnp.array([0.1, 0.2]))
+    assert repr(stacked) == "Distillation(2 runs, stacked)"
+    for call in (lambda: stacked.save(tmp_path / "r.npz"), stacked.to_frame, lambda: stacked.fits):
+        with pytest.raises(ValueError, match="holds several, stacked by"):
+            call()
+    one = jax.tree.map(lambda leaf: leaf[1], stacked)
+    one.save(tmp_path / "r.npz")
+    np.testing.assert_array_equal(sdntk.load(tmp_path / "r.npz").fitted, stacked.fitted[1])
+
+
+def test_others_may_read_what_the_umask_lets_them(tmp_path):
+    before = os.umask(0o022)
+    try:
+        sdntk.decompose(np.diag([1.0, 2.0])).save(tmp_path / "spectrum.npz")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "spectrum.npz").stat().st_mode) == 0o644
+
+
+def test_random_damage_is_a_value_error_or_harmless(tmp_path):
+    path, rng = tmp_path / "spectrum.npz", np.random.default_rng(0)
+    sdntk.decompose(np.diag([1.0, 2.0])).save(path)
+    whole, messages = path.read_bytes(), []
+    for _ in range(300):
+        content = bytearray(whole)
+        content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(content)
+        try:
+            sdntk.load(path)
+        except ValueError as error:
+            messages.append(str(error))
+    assert len(messages) > 150
+    assert all("does not hold what sdntk has saved" in message for message in messages)
+
+
+RUNS = {
+    "losses of another length": {"training_loss": jnp.zeros(7)},
+    "iterations of another length": {"iterations": jnp.zeros(2, jnp.int32)},
+    "a scalar for multipliers": {"multipliers": jnp.array(1.0)},
+    "a status in float": {"status": jnp.zeros((3, 2))},
+    "a method in words": {"method": "dense"},
+    "filters of other rounds": {"filters": jnp.zeros((1, 30, 2))},
+}
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_hand_made_runs_are_refused(case, tmp_path):
+    run = sdntk.distill(KERNELS["rbf"], X, Y, tolerance=0.1, rounds=3)
+    _archive.save(tmp_path / "run.npz", dataclasses.replace(run, **RUNS[case]))
+    with pytest.raises(ValueError, match="does not hold what sdntk has saved"):
+        sdntk.load(tmp_path / "run.npz")
 
 
 def test_a_write_is_all_or_nothing(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ both are compiled as one, and what users see of it is put together.
 """
 
 import dataclasses
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -97,6 +98,7 @@ class Distillation(Predictor):
     @property
     def fits(self) -> list[SpectralFit]:
         """Every round as a fit, with ``fitted``, ``dual_coefficients`` and ``predict``."""
+        self._require_one()
         rounds = _replay(*self._to_replay())
         return [
             SpectralFit(
@@ -125,6 +127,7 @@ class Distillation(Predictor):
             >>> run.to_frame()[["round", "status"]].tail(2).values.tolist()
             [[3, 'active'], [4, 'collapsed']]
         """
+        self._require_one()
         columns = {
             "status": self._status_names(),
             "multiplier": self.multipliers,
@@ -138,10 +141,19 @@ class Distillation(Predictor):
         return rounds_as_frame(columns)
 
     def __repr__(self) -> str:
+        try:
+            return self._as_text()
+        except Exception:  # transformations put anything in place of arrays
+            return f"{type(self).__name__}(leaves that are no arrays)"
+
+    def _as_text(self) -> str:
+        if self._is_stacked:
+            return f"Distillation({len(self.ground_truth_weight)} runs, stacked)"
         rounds, points = len(self.status), self.spectrum.num_points
         parts = [f"{points} points", f"{rounds} rounds"]
         if self.rotated_labels.ndim == 2:
-            parts.insert(1, f"{self.rotated_labels.shape[1]} outputs")
+            outputs = self.rotated_labels.shape[1]
+            parts.insert(1, f"{outputs} outputs" if outputs > 1 else "1 output")
         if self.kernel is not None:
             parts.append(kernel_name(self.kernel))
         if self.method is not None:
@@ -149,6 +161,8 @@ class Distillation(Predictor):
         title = f"Distillation({', '.join(parts)})"
         if is_traced(self):
             return f"{title[:-1]}, traced)"
+        if not self.status.is_fully_addressable:
+            return f"{title[:-1]}, of several processes)"
         return rounds_as_text(
             title,
             {
@@ -158,6 +172,32 @@ class Distillation(Predictor):
                 "norm": [span(row) for row in np.asarray(self.norms)],
             },
         )
+
+    @property
+    def _is_stacked(self) -> bool:
+        """Whether these are several runs, as ``jax.vmap`` stacks them."""
+        return jnp.ndim(self.ground_truth_weight) > 0
+
+    def _require_one(self) -> None:
+        if self._is_stacked:
+            raise ValueError(
+                "this run holds several, stacked by jax.vmap: take one of them, such as "
+                "jax.tree.map(lambda leaf: leaf[0], run)."
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write the run to a file, from which :func:`sdntk.load` reads it again.
+
+        A kernel that is no kernel of this library is left out.
+
+        Args:
+            path: the file, NumPy's .npz; one that is there is replaced.
+
+        Raises:
+            ValueError: several runs, stacked by ``jax.vmap``.
+        """
+        self._require_one()
+        super().save(path)
 
     def _status_names(self) -> np.ndarray:
         names = np.array([status.name.lower() for status in Status])
@@ -170,7 +210,7 @@ class Distillation(Predictor):
     def _to_replay(self) -> tuple[AbstractSpectrum, Array, Array, Array]:
         """The arguments of :func:`replay`, for a number of rounds that few others share."""
         spectrum, z, weight = self.spectrum, self.rotated_labels, self.ground_truth_weight
-        if is_traced(self):
+        if is_traced(self) or not self.multipliers.is_fully_addressable:
             c = jnp.where(self.status == Status.COLLAPSED, jnp.inf, self.multipliers)
             return spectrum, z, c, weight
         # On the host, where nothing is compiled.
@@ -308,4 +348,5 @@ def _leading(array: Array, count: int) -> Array:
         return array
     if is_traced(array) or not array.is_fully_addressable or jax.default_backend() != "cpu":
         return array[:count]
-    return jax.device_put(np.asarray(array)[:count], array.sharding)
+    first = np.asarray(array)[:count]
+    return jax.device_put(first, array.sharding) if array.committed else jnp.asarray(first)

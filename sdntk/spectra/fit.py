@@ -216,7 +216,10 @@ def fit_filter(
 ) -> SpectralFit:
     """A fit by a spectral filter of your own: f = V^T F(D) V y on the training points.
 
-    Its dual coefficients are a = V^T (F(D)/D) V y, 0 where d = 0, so that f(x) = g_x^T a anywhere.
+    Its dual coefficients are a = V^T (F(D)/D) V y, 0 where d = 0, and f(x) = g_x^T a anywhere.
+    Derivatives by labels and by the filter's parameters are available, those by the Gram matrix are
+    refused. On a Krylov spectrum a Ritz value stands for several eigenvalues: there a filter must
+    be smooth, and how far it is from that on the Gram matrix itself is not known.
 
     Args:
         spectrum: what :func:`sdntk.decompose` returns, or :func:`sdntk.krylov` for its own labels.
@@ -270,9 +273,25 @@ def fit_filter(
                 f"{len(points)}."
             )
     z = spectrum.rotate(labels)
+    if spectrum.matrix is not None:
+        z = z * _refusing_derivatives(spectrum.matrix)
     by_output = values.reshape(*values.shape, *(1 for _ in range(z.ndim - values.ndim)))
     duals = divided_by_eigenvalues(by_output, d) * z
     return SpectralFit(spectrum, by_output * z, duals, values, as_pytree_kernel(kernel), points)
+
+
+@jax.custom_jvp
+def _refusing_derivatives(matrix: Float[Array, "K K"]) -> Float[Array, ""]:
+    """1, as a factor of what would have wrong derivatives by the Gram matrix."""
+    return jnp.ones((), matrix.dtype)
+
+
+@_refusing_derivatives.defjvp
+def _refusing_derivatives_jvp(primals: Any, tangents: Any) -> Any:
+    raise NotImplementedError(
+        "Derivatives of a filter's fit with respect to the Gram matrix (kernel hyperparameters, "
+        "points) are not available: those of distill and distill_spectrum are."
+    )
 
 
 def _as_filter(

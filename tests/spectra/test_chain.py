@@ -52,6 +52,26 @@ def test_repr_while_traced():
     assert shown == ["Distillation(60 points, 2 outputs, 2 rounds, Matern, dense, traced)"]
 
 
+def test_repr_never_raises():
+    spectrum = sdntk.decompose(sdntk.gram(KERNEL, X))
+    run = lambda eps: sdntk.distill_spectrum(spectrum, Y, tolerance=eps, rounds=3)  # noqa: E731
+    assert repr(jax.tree.map(lambda leaf: leaf.shape, run(0.1))).startswith("Distillation(")
+    assert repr(jax.eval_shape(run, 0.1)).startswith("Distillation(")
+
+
+def test_padded_rounds_are_those_of_the_unpadded_chain():
+    """Under jit nothing is padded."""
+    spectrum = sdntk.decompose(sdntk.gram(KERNEL, X))
+    for rounds in (1, 3, 5, 9, 11):
+        run = lambda y, T=rounds: sdntk.distill_spectrum(spectrum, y, tolerance=0.02, rounds=T)  # noqa: E731
+        padded, exact = run(Y), jax.jit(run)(Y)
+        assert jax.tree.structure(padded) == jax.tree.structure(exact)
+        for one, other in zip(jax.tree.leaves(padded), jax.tree.leaves(exact), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(padded.targets, exact.targets, rtol=1e-12, atol=1e-13)
+        assert not padded.fitted.committed
+
+
 def test_repr_of_spectra():
     G = sdntk.gram(KERNEL, X)
     assert repr(sdntk.decompose(np.diag([0.0, 1.0, 2.5]))) == (

@@ -183,6 +183,21 @@ def test_jit_vmap_and_derivatives():
     np.testing.assert_allclose(several[0], value, rtol=1e-12)
 
 
+def test_derivatives_by_the_kernel_are_refused():
+    """They would need those of eigenvectors; a chain's do not."""
+
+    def predicted(length_scale):
+        kernel = kernels.rbf(length_scale)
+        spectrum = sdntk.decompose(sdntk.gram(kernel, X))
+        flow = lambda d: filters.gradient_flow(d, 30.0)  # noqa: E731
+        return sdntk.fit_filter(spectrum, Y, flow, kernel=kernel, x=X).predict(NEW)[0]
+
+    assert np.isfinite(jax.jit(predicted)(0.3))
+    for derivative in (jax.grad(predicted), jax.jacfwd(predicted)):
+        with pytest.raises(NotImplementedError, match="filter's fit with respect to the Gram"):
+            derivative(0.3)
+
+
 def test_dual_coefficients_are_computed_once_and_leak_into_no_trace(monkeypatch):
     run = sdntk.distill(KERNEL, X, Y, tolerance=0.05, rounds=3)
     counted = []
