@@ -1,7 +1,7 @@
 """A chain of rounds on a spectrum, and its result.
 
-The recurrence gives every round's multiplier, :mod:`sdntk.spectra.replay` every round's fit; here
-both are compiled as one, and what users see of it is put together.
+The recurrence gives every round's multiplier, :mod:`sdntk.spectra.replay` every round's fit. Here
+both are compiled together, and become the object that users see.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ from sdntk._summary import rounds_as_frame, rounds_as_text, span
 from sdntk.spectra.base import AbstractSpectrum, ErrorBounds
 from sdntk.spectra.choose import Method
 from sdntk.spectra.fit import Predictor, SpectralFit, kernel_name
+from sdntk.spectra.padding import compiled_rounds, padded, trimmed
 from sdntk.spectra.replay import Rounds, replay
 from sdntk.theory.multiplier import Status
 from sdntk.theory.recurrence import ChainSpec
@@ -87,13 +88,13 @@ class Distillation(Predictor):
         """Each round's own targets, y_0 first and then alpha y_0 + (1 - alpha) f_{t-1}, shape (T,
         K) or (T, K, Q).
         """
-        return _leading(_replayed_targets(*self._to_replay()), len(self.status))
+        return trimmed(_replayed_targets(*self._to_replay()), len(self.status))
 
     def compute_duals(self) -> Float[Array, "T K *P"]:
         """Dual coefficients a_t = V^T (c_t I + D)^-1 z_t, shape (T, K) or (T, K, Q): f_t(x) = g_x^T
         a_t (Prop. 1). 0 once collapsed.
         """
-        return _leading(_replayed_duals(*self._to_replay()), len(self.status))
+        return trimmed(_replayed_duals(*self._to_replay()), len(self.status))
 
     @property
     def fits(self) -> list[SpectralFit]:
@@ -229,96 +230,87 @@ def _in_words(names: np.ndarray) -> str:
     return f"{(names == 'active').sum()} of {names.size} active"
 
 
-def compiled_rounds(rounds: int) -> int:
-    """The number of rounds for which code is compiled: a few more, so that it serves others, too.
-
-    Up to 8 the next power of two, then the next multiple of 4, beyond 64 of an eighth of the power
-    of two below.
-    """
-    if rounds <= 8:
-        return 1 << (rounds - 1).bit_length()
-    unit = max(4, 1 << (rounds.bit_length() - 4))
-    return -(-rounds // unit) * unit
-
-
 def run_on_spectrum(
     spectrum: AbstractSpectrum, z: Float[Array, "m *P"], chain: ChainSpec
 ) -> Distillation:
-    """The chain, checked; the spectrum of the result is the one given, not a copy."""
-    rounds = chain.rounds
-    padded = chain
-    if not is_traced(spectrum, z, chain):
-        padded = dataclasses.replace(chain, rounds=compiled_rounds(rounds))
-    outcome = _run_chain(spectrum.with_constant_basis(), z, padded, rounds)
-    filters = spectrum.filters(outcome.recurrence_multipliers, padded)
+    """The chain, checked.
 
-    bounds = outcome.error_bounds
-    if bounds is not None:
-        bounds = ErrorBounds(*(_leading(bound, rounds) for bound in bounds))
+    The spectrum of the result is the one given: it goes round the compiled part, not through it, so
+    that what is large is not copied.
+    """
+    compiled = chain if is_traced(spectrum, z, chain) else padded(chain)
+    outcome = _run_chain(spectrum.with_constant_basis(), z, compiled, chain.rounds)
+    # Apart from the rest, whose derivatives do not need those of eigenvalues.
+    filters = spectrum.filters(outcome.recurrence_multipliers, compiled)
+    per_round = trimmed(outcome.per_round._replace(filters=filters), chain.rounds)
     return Distillation(
-        multipliers=_leading(outcome.multipliers, rounds),
-        status=_leading(outcome.status, rounds),
+        **per_round._asdict(),
         active_rounds=outcome.active_rounds,
-        filters=None if filters is None else _leading(filters, rounds),
-        fitted=_leading(outcome.fitted, rounds),
-        training_loss=_leading(outcome.training_loss, rounds),
-        norms=_leading(outcome.norms, rounds),
-        iterations=_leading(outcome.iterations, rounds),
         spectrum=spectrum,
         rotated_labels=z,
         ground_truth_weight=chain.ground_truth_weight,
-        error_bounds=bounds,
     )
 
 
-class _Outcome(NamedTuple):
-    """What a chain adds to its spectrum and labels: attributes of :class:`Distillation`, and the
-    multipliers as the recurrence has them, infinite once collapsed.
-    """
+class _PerRound(NamedTuple):
+    """Attributes of :class:`Distillation` that have an axis of rounds first."""
 
-    recurrence_multipliers: Float[Array, "T *Q"]
     multipliers: Float[Array, "T *Q"]
     status: Int[Array, "T *Q"]
-    active_rounds: Int[Array, "*Q"]
     fitted: Float[Array, "T K *P"]
     training_loss: Float[Array, "T *Q"]
     norms: Float[Array, "T *Q"]
     iterations: Int[Array, "T *Q"]
     error_bounds: ErrorBounds | None
+    filters: Any = None
+
+
+class _Outcome(NamedTuple):
+    """What a chain adds to its spectrum and labels."""
+
+    per_round: _PerRound
+    active_rounds: Int[Array, "*Q"]
+    recurrence_multipliers: Float[Array, "T *Q"]  # infinite once collapsed
 
 
 @jax.jit
 def _run_chain(
-    spectrum: AbstractSpectrum, z: Float[Array, "m *P"], chain: ChainSpec, rounds: int | Array
+    spectrum: AbstractSpectrum,
+    z: Float[Array, "m *P"],
+    chain: ChainSpec,
+    rounds_asked: int | Array,
 ) -> _Outcome:
-    """The chain; of its rounds, which may be a few more, the first ``rounds`` count as active."""
+    """The chain; of its rounds, which may be a few more, those asked for count as active."""
     path = spectrum.multiplier_path(z, chain)
     s2 = None
     if spectrum.multipliers_are_constant:
         s2 = chain.squared_radius(spectrum.num_points, z)
-    done = replay(spectrum, z, path.multipliers, chain.ground_truth_weight, s2)
+    replayed = replay(spectrum, z, path.multipliers, chain.ground_truth_weight, s2)
 
-    # Residuals y_t - f_t = c_t a_t; of a collapsed round the targets themselves.
-    c, active = done.multipliers, path.status == Status.ACTIVE
+    # Residuals y_t - f_t = c_t a_t; of a collapsed round the targets themselves. The multipliers
+    # are those of the path, but they have their derivatives from the replay.
+    c, active = replayed.multipliers, path.status == Status.ACTIVE
     rows = c.reshape(len(c), 1, *c.shape[1:], *(1 for _ in range(z.ndim - c.ndim)))
     collapsed = jnp.isinf(rows)
-    residuals = jnp.where(collapsed, done.targets, jnp.where(collapsed, 1, rows) * done.duals)
+    of_active = jnp.where(collapsed, 1, rows) * replayed.duals
+    residuals = jnp.where(collapsed, replayed.targets, of_active)
 
     over = 1 if c.ndim == z.ndim else (1, 2)  # joint outputs are summed over, too
     num_residuals = chain.num_residuals(spectrum.num_points, z)
-    squared_norms = jnp.sum(done.duals * done.fitted, axis=over) / spectrum.num_points
-    asked = jnp.arange(len(c)).reshape(-1, *(1 for _ in active.shape[1:])) < rounds
-    return _Outcome(
-        recurrence_multipliers=c,
+    squared_norms = jnp.sum(replayed.duals * replayed.fitted, axis=over) / spectrum.num_points
+    per_round = _PerRound(
         multipliers=jnp.where(active, c, jnp.nan),
         status=path.status,
-        active_rounds=jnp.sum(active & asked, axis=0, dtype=jnp.int32),
-        fitted=_unrotate(spectrum, done.fitted),
+        fitted=_unrotate(spectrum, replayed.fitted),
         training_loss=jnp.sum(residuals**2, axis=over) / num_residuals,
         norms=safe_sqrt(squared_norms),
         iterations=path.iterations,
         error_bounds=spectrum.error_bounds(path, chain),
     )
+
+    t = jnp.arange(len(c)).reshape(-1, *(1 for _ in active.shape[1:]))
+    active_rounds = jnp.sum(active & (t < rounds_asked), axis=0, dtype=jnp.int32)
+    return _Outcome(per_round, active_rounds, c)
 
 
 @jax.jit
@@ -340,13 +332,3 @@ def _replayed_duals(spectrum: AbstractSpectrum, z: Array, c: Array, weight: Arra
 def _unrotate(spectrum: AbstractSpectrum, z: Float[Array, "T m *P"]) -> Float[Array, "T K *P"]:
     """All rounds and outputs back from the basis in one matrix product."""
     return jnp.moveaxis(spectrum.unrotate(jnp.moveaxis(z, 1, 0)), 0, 1)
-
-
-def _leading(array: Array, count: int) -> Array:
-    """The first entries. On a CPU through the host: slicing would be compiled for every count."""
-    if len(array) == count:
-        return array
-    if is_traced(array) or not array.is_fully_addressable or jax.default_backend() != "cpu":
-        return array[:count]
-    first = np.asarray(array)[:count]
-    return jax.device_put(first, array.sharding) if array.committed else jnp.asarray(first)

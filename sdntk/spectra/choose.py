@@ -74,14 +74,14 @@ def choose_spectrum(
             f'method must be "dense", "tridiagonal", "krylov" or "auto"; got {method!r}.'
         )
 
-    def is_traced_somewhere() -> bool:
-        return is_traced(_leaves(kernel, x), x, y, chain)
-
-    asked = _Asked(Method.DENSE, "as asked for")
     if method == "auto":
-        asked = _suitable(len(x), rank_tolerance is not None, is_traced_somewhere)
+
+        def traced() -> bool:
+            return is_traced(_leaves(kernel, x), x, y, chain)
+
+        asked = _suitable(len(x), rank_tolerance is not None, traced)
     else:
-        asked = asked._replace(method=Method(method))
+        asked = _Asked(Method(method), "as asked for")
     if asked.method is not Method.DENSE and rank_tolerance is not None:
         raise ValueError(
             f'rank_tolerance must be left out unless method is "dense"; it is "{asked.method}".'

@@ -18,7 +18,7 @@ import pytest
 
 import sdntk
 from sdntk import kernels
-from sdntk.spectra.chain import compiled_rounds
+from sdntk.spectra.padding import compiled_rounds
 
 X = jax.random.normal(jax.random.key(0), (60, 2))
 Y = jnp.stack([jnp.sin(X[:, 0]), jnp.cos(2 * X[:, 1])], axis=1)
