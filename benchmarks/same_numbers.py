@@ -134,7 +134,7 @@ def _errors(name: str, old: dict[str, Any], new: dict[str, Any]) -> dict[str, fl
         if n.ndim > active.ndim:
             n = np.linalg.norm(n, axis=-1)
         residual = CHAINS[name][4]["tolerance"] ** 0.5 * n[0]
-        condition = n / np.maximum(n - residual, np.maximum(1e-3 * n, 1e-300))
+        condition = n / np.maximum(n - residual, np.maximum(1e-3 * n, np.finfo(n.dtype).tiny))
     errors["c"] = float(np.max(c_error / (rtol * condition[active])))
     for key in ("fitted", "predictions"):
         errors[key] = float(np.max(np.abs(new[key] - old[key])) / (rtol * np.max(np.abs(old[key]))))

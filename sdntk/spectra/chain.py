@@ -217,10 +217,10 @@ class Distillation(Predictor):
         # On the host, where nothing is compiled.
         multipliers = np.asarray(self.multipliers)
         missing = compiled_rounds(len(multipliers)) - len(multipliers)
-        padded = np.full((missing, *multipliers.shape[1:]), np.inf, multipliers.dtype)
+        further = np.full((missing, *multipliers.shape[1:]), np.inf, multipliers.dtype)
         collapsed = np.asarray(self.status) == Status.COLLAPSED
         known = np.where(collapsed, np.inf, multipliers)
-        return spectrum, z, jnp.asarray(np.concatenate([known, padded])), weight
+        return spectrum, z, jax.device_put(np.concatenate([known, further])), weight
 
 
 def _in_words(names: np.ndarray) -> str:

@@ -4,7 +4,6 @@ import dataclasses
 from typing import TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -44,4 +43,4 @@ def _leading(array: Array, count: int) -> Array:
         return array[:count]
     first = np.asarray(array)[:count]
     # Not committed to a device unless it was: it must go with arrays on any.
-    return jax.device_put(first, array.sharding) if array.committed else jnp.asarray(first)
+    return jax.device_put(first, array.sharding if array.committed else None)
