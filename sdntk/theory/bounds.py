@@ -48,12 +48,9 @@ class _Problem(NamedTuple):
         return self.status == Status.ACTIVE
 
     def if_active(self, value: Array, *, collapsed: float = jnp.nan) -> Array:
-        """``value`` for an active problem, ``collapsed`` for a collapsed one, nan for an infeasible
-        one.
-        """
-        return jnp.where(
-            self.active, value, jnp.where(self.status == Status.COLLAPSED, collapsed, jnp.nan)
-        )
+        """``value`` if the problem is active, ``collapsed`` if it is that, nan if infeasible."""
+        otherwise = jnp.where(self.status == Status.COLLAPSED, collapsed, jnp.nan)
+        return jnp.where(self.active, value, otherwise)
 
     def after_round_0(self) -> "_Problem":
         """The problem of round 1: labels z_1 = A_0 z_0, whose null part is gone."""
@@ -446,8 +443,7 @@ def local_rademacher_bound(equivalent: ArrayLike) -> Float[Array, "*T"]:
     num_points = d.shape[-1]
     ascending = jnp.sort(d, axis=-1)
     zero = jnp.zeros((*d.shape[:-1], 1), d.dtype)
-    tails = jnp.concatenate(
-        [zero, jnp.cumsum(ascending, axis=-1)], axis=-1
-    )  # of the 0, 1, ..., K smallest
+    # Sums of the 0, 1, ..., K smallest.
+    tails = jnp.concatenate([zero, jnp.cumsum(ascending, axis=-1)], axis=-1)
     kept = jnp.broadcast_to(jnp.arange(num_points, -1, -1, dtype=d.dtype), tails.shape)
     return jnp.min(kept / num_points + jnp.sqrt(tails / num_points), axis=-1)
