@@ -16,13 +16,14 @@ _Tree = TypeVar("_Tree")
 def compiled_rounds(rounds: int) -> int:
     """The number of rounds for which code is compiled.
 
-    Up to 8 the next power of two, then the next multiple of 4, beyond 64 of an eighth of the power
-    of two below.
+    Up to 8 the next power of two, then the next multiple of 4; from 64 on the number itself, since
+    to trim long chains took more time than a compilation saves over many runs.
     """
     if rounds <= 8:
         return 1 << (rounds - 1).bit_length()
-    unit = max(4, 1 << (rounds.bit_length() - 4))
-    return -(-rounds // unit) * unit
+    if rounds < 64:
+        return -(-rounds // 4) * 4
+    return rounds
 
 
 def padded(chain: ChainSpec) -> ChainSpec:
