@@ -49,7 +49,16 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """Say what was left out, and how to run it."""
+    """Say what the attacks tried, what was left out, and how to run it."""
+    reports = [report for group in terminalreporter.stats.values() for report in group]
+    scores = {
+        line
+        for report in reports
+        for name, line in getattr(report, "user_properties", ())
+        if name == "attack"
+    }
+    for line in sorted(scores):
+        terminalreporter.write_line(f"attack: {line}")
     if not config.getoption("--slow") and not config.getoption("--long"):
         terminalreporter.write_line(
             "This was the default tier. --slow adds long computations, processes and kills (about "
