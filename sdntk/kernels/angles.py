@@ -9,6 +9,8 @@ the angle of two equal vectors to 1e-8. Half-angles do, since
 are sums of squares, and stay such through a layer of a network (docs/numerics.md, "Angles").
 """
 
+import functools
+import operator
 from typing import NamedTuple
 
 import jax
@@ -105,8 +107,8 @@ def _compared(x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"]) -> _Compared:
     antiparallel = pairs.cos2 < pairs.sin2
     points1, points2 = _Directed.of(x1), _Directed.of(x2)
     if x1.shape[1] <= FEW_COORDINATES:
-        rows = jax.tree.map(lambda x: x[:, None, :], points1)
-        columns = jax.tree.map(lambda x: x[None, :, :], points2)
+        rows = jax.tree.map(lambda x: x[:, :, None], points1)
+        columns = jax.tree.map(lambda x: x[:, None, :], points2)
         near = _near(rows, columns, antiparallel)
     else:
         near = _near_ones(pairs, antiparallel, points1, points2)
@@ -152,9 +154,9 @@ class _Directed(NamedTuple):
     them: too much at norms of 1e6.
     """
 
-    x: Float[Array, "*n d"]
-    coarse: Float[Array, "*n d"]
-    fine: Float[Array, "*n d"]
+    x: Float[Array, "d *n"]  # coordinates first: sums over them then run along the points
+    coarse: Float[Array, "d *n"]
+    fine: Float[Array, "d *n"]
 
     @classmethod
     def of(cls, x: Float[Array, "n d"]) -> "_Directed":
@@ -167,7 +169,7 @@ class _Directed(NamedTuple):
         norm = _norm(x)
         radius = half(jnp.where(norm > 0, norm, 1))[:, None]
         coarse = half(x / radius)
-        return cls(x, coarse, (x - radius * coarse) / radius)
+        return cls(x.T, coarse.T, (x.T - radius.T * coarse.T) / radius.T)
 
 
 class _Near(NamedTuple):
@@ -181,13 +183,13 @@ def _near(a: _Directed, b: _Directed, antiparallel: Bool[Array, "*n"]) -> _Near:
     """By differences: the parallelogram of u and v has half the area of that of u - v and u + v,
     |u| |v| sin(theta) = |u + v| h/2 with h the part of u - v that is orthogonal to u + v.
     """
-    sign = jnp.where(antiparallel, -1, 1)[..., None].astype(a.x.dtype)
+    sign = jnp.where(antiparallel, -1, 1)[None].astype(a.x.dtype)
     u, v = a.coarse + a.fine, sign * (b.coarse + b.fine)
     difference = (a.coarse - sign * b.coarse) + (a.fine - sign * b.fine)
     total = u + v
     squared = _sum(total**2)
     along = _sum(difference * total) / jnp.where(squared > 0, squared, 1)
-    orthogonal = _sum((difference - along[..., None] * total) ** 2)
+    orthogonal = _sum((difference - along[None] * total) ** 2)
 
     norms2 = _sum(u**2) * _sum(v**2)
     known = norms2 > 0
@@ -197,8 +199,11 @@ def _near(a: _Directed, b: _Directed, antiparallel: Bool[Array, "*n"]) -> _Near:
     return _Near(sin2, _sum((a.x - sign * b.x) ** 2))
 
 
-def _sum(x: Float[Array, "*n d"]) -> Float[Array, "*n"]:
-    return jnp.sum(x, axis=-1)
+def _sum(x: Float[Array, "d *n"]) -> Float[Array, "*n"]:
+    """Over few coordinates one by one, so that XLA forms no array of all pairs' coordinates."""
+    if len(x) > FEW_COORDINATES:
+        return jnp.sum(x, axis=0)
+    return functools.reduce(operator.add, x)
 
 
 def _near_ones(
@@ -217,7 +222,7 @@ def _near_ones(
         known, left = state
         column = jnp.argmax(left, axis=1)
         found = left[rows, column]
-        others = jax.tree.map(lambda x: x[column], points2)
+        others = jax.tree.map(lambda x: x[:, column], points2)
         near = _near(points1, others, antiparallel[rows, column])
 
         def put(old: Array, new: Array) -> Array:
