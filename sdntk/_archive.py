@@ -7,8 +7,6 @@ name, and read back by a caller who says which classes he accepts. No pickle on 
 import dataclasses
 import enum
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from sdntk import _atomic
 
 #: Of the format. A file of another one is refused.
 VERSION = 1
@@ -27,7 +27,7 @@ class NotSavedError(TypeError):
 
 
 def save(path: str | Path, value: Any) -> None:
-    """Write an object, all of it or nothing: to a temporary file that is then renamed.
+    """Write an object, all of it or nothing.
 
     Raises:
         NotSavedError: a part of it is neither plain data, nor an array, nor a class of this
@@ -38,16 +38,7 @@ def save(path: str | Path, value: Any) -> None:
     header = {"format": "sdntk", "version": VERSION, "value": _encode(value, arrays)}
     arrays[_HEADER] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-    try:
-        with temporary.open("xb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    _atomic.replace(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
 def load(path: str | Path, classes: Mapping[str, type]) -> Any:

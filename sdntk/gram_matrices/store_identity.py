@@ -4,6 +4,8 @@ values at a few of the points.
 
 import dataclasses
 import hashlib
+import math
+from typing import Any, get_args, get_origin
 
 import jax.numpy as jnp
 import numpy as np
@@ -61,6 +63,23 @@ class Identity:
             kernel_values=np.asarray(values, np.float64).tolist(),
         )
 
+    @classmethod
+    def from_json(cls, value: Any) -> "Identity":
+        """An identity as :func:`dataclasses.asdict` gives it, from a file that may be anyone's.
+
+        Raises:
+            ValueError: a part is missing, too many or of another type.
+        """
+        kinds = {field.name: field.type for field in dataclasses.fields(cls)}
+        if not isinstance(value, dict) or set(value) != set(kinds):
+            raise ValueError(f"its identity must consist of {', '.join(kinds)}")
+        for name, kind in kinds.items():
+            if not _is_of(kind, value[name]):
+                raise ValueError(f"its identity's {name} is not what this library writes")
+        if len({len(row) for row in value["kernel_values"]}) != 1:
+            raise ValueError("its identity's kernel_values are no matrix")
+        return cls(**value)
+
     def same_points(self, theirs: "Identity") -> bool:
         """Whether both matrices are of the same points."""
         mine = (self.symmetric, self.points, self.points2)
@@ -73,6 +92,14 @@ class Identity:
         return mine.shape == other.shape and np.allclose(
             mine, other, rtol=eps**0.5, atol=8 * eps * abs(mine).max()
         )
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Whether a part of an identity is of the type that its field has, and finite."""
+    if get_origin(kind) is list:
+        (of,) = get_args(kind)
+        return isinstance(value, list) and all(_is_of(of, part) for part in value)
+    return type(value) is kind and (kind is not float or math.isfinite(value))
 
 
 def _probes(
