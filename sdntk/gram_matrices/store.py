@@ -3,6 +3,7 @@ resumable. What is read may be damaged or made by anybody.
 """
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -139,14 +140,16 @@ class GramStore(NDArrayOperatorsMixin):
 
     def _read(self, wanted: Rectangle) -> np.ndarray:
         """A rectangle of the matrix; each tile that it touches is read once."""
-        # A description may promise what no disk holds: the files come first, then the memory.
+        # A description may promise what no disk holds: before memory is taken, all files are looked
+        # up and one is read.
         for tile in self.tiling.touching(wanted):
             with self._named(tile):
                 self.files.require_file(tile)
-        needed = _memory.matrix_bytes(wanted.shape, self.dtype)
-        self._require_memory(needed, "an array")
+        tiles = self.read_tiles(self.tiling.touching(wanted))
+        first = list(itertools.islice(tiles, 1))
+        self._require_memory(_memory.matrix_bytes(wanted.shape, self.dtype), "an array")
         out = np.empty(wanted.shape, self.dtype)
-        for tile, values in self.read_tiles(self.tiling.touching(wanted)):
+        for tile, values in itertools.chain(first, tiles):
             for place in self.tiling.places(tile):
                 block = values.T if place.is_transposed else values
                 common = place.rectangle.overlap(wanted)
@@ -197,8 +200,10 @@ def _consecutive(key: slice | int | np.integer, length: int) -> tuple[slice, sli
     """
     if isinstance(key, slice):
         picked = range(length)[key]
-        stretch = slice(min(picked), max(picked) + 1) if picked else slice(0, 0)
-        return stretch, slice(None, None, picked.step)
+        if not picked:
+            return slice(0, 0), slice(None, None, picked.step)
+        first, last = sorted((picked[0], picked[-1]))
+        return slice(first, last + 1), slice(None, None, picked.step)
     if not -length <= key < length:
         raise IndexError(f"index {key} is out of bounds for an axis of {length}.")
     index = int(key) % length

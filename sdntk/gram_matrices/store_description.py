@@ -78,9 +78,11 @@ class Description:
     def _require_same(self, metadata: dict[str, Any], content: bytes) -> None:
         """Raise unless this description is written as ``content``, and name what differs."""
         expected = self._metadata(checksum=self.checksum)
-        names = sorted(
+        differ = {
             name for name in {*metadata, *expected} if metadata.get(name) != expected.get(name)
-        )
+        }
+        # The attributes come last: the checksum among them tells of any difference.
+        names = sorted(differ, key=lambda name: (name == "attributes", name))
         if names:
             raise ValueError(f"what it says of {names[0]:.40} is not what this library writes")
         if content != self.to_json():
@@ -169,6 +171,6 @@ def _as_dtype(name: Any) -> np.dtype:
         dtype = np.dtype(name if isinstance(name, str) else "no name")
     except (TypeError, ValueError):
         dtype = np.dtype(object)
-    if not jnp.issubdtype(dtype, jnp.floating):
+    if not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize > 8:
         raise ValueError(f"its data_type must be a floating-point one, and is {name!s:.40}")
     return dtype
