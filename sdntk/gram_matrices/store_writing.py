@@ -100,7 +100,10 @@ def _create(path: Path, description: Description, in_words: str) -> None:
     """
     if path.exists() and not path.is_dir():
         raise ValueError(f"path {path} is a file, not a folder.")
-    if path.exists() and any(not entry.name.startswith(".zarr.json.") for entry in path.iterdir()):
+    others = path.exists() and any(
+        not entry.name.startswith(".zarr.json.") for entry in path.iterdir()
+    )
+    if others and not has_store(path):
         raise ValueError(f"path {path} holds other files. Choose an empty or a new folder.")
     try:
         require_few_tiles(description.tiling)
