@@ -48,5 +48,8 @@ def _beside(path: Path, fill: Fill) -> Iterator[Path]:
             file.flush()
             os.fsync(file.fileno())
         yield temporary
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say what was written
+        raise
     finally:
         temporary.unlink(missing_ok=True)

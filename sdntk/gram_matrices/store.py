@@ -54,7 +54,7 @@ class GramStore(NDArrayOperatorsMixin):
         self.shape: tuple[int, int] = description.tiling.shape
         self.dtype = description.dtype
         self.tiling = description.tiling
-        self.files = TileFiles(path, description)
+        self.files = TileFiles(path.absolute(), description)
 
     @classmethod
     def open(cls, path: str | Path) -> "GramStore":

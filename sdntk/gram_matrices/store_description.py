@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 from typing import Any
 
 import jax.numpy as jnp
@@ -167,9 +168,10 @@ def _as_shape(what: str, value: Any) -> tuple[int, int]:
 
 
 def _as_dtype(name: Any) -> np.dtype:
+    known = isinstance(name, str) and re.fullmatch(r"b?float\w+", name)
     try:
-        dtype = np.dtype(name if isinstance(name, str) else "no name")
-    except (TypeError, ValueError):
+        dtype = np.dtype(name if known else object)
+    except TypeError:
         dtype = np.dtype(object)
     if not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize > 8:
         raise ValueError(f"its data_type must be a floating-point one, and is {name!s:.40}")

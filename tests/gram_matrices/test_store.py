@@ -92,6 +92,7 @@ def test_killed_ten_times_it_ends_with_the_same_bits(tmp_path):
     assert all(
         file.stat().st_mtime_ns == then for file, then in times.items()
     )  # what was done is not done again
+    assert not list(path.rglob(".*"))  # nor is anything left of the killed
     names = [file.relative_to(clean) for file in tile_files(clean)]
     assert [file.relative_to(path) for file in tile_files(path)] == names
     for name in [*names, "zarr.json"]:

@@ -138,6 +138,14 @@ def test_a_path_with_dots(tmp_path):
     np.testing.assert_array_equal(stored(tmp_path / "G"), truth)
 
 
+def test_a_handle_outlives_a_change_of_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = stored("G")
+    truth = np.asarray(store)
+    monkeypatch.chdir(tmp_path.parent)
+    np.testing.assert_array_equal(store, truth)
+
+
 def test_of_two_that_begin_a_store_one_describes_it(tmp_path, monkeypatch):
     """The second sees no store when it looks, and a whole one when it writes."""
     store = stored(tmp_path / "G")
