@@ -1,7 +1,7 @@
-"""Several processes that write one Gram store at once, one of them killed while it does.
+"""Processes that are killed while they write a Gram store, and several that write one at once.
 
-Must hold: the others end well and find no damage, and the files are those of one undisturbed
-process, bit by bit.
+Must hold: the others, or the next one, end well and find no damage, and the files are those of one
+undisturbed process, bit by bit.
 """
 
 import random
@@ -10,8 +10,13 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 
+import jax
 import pytest
+
+import sdntk
+from sdntk.kernels import rbf
 
 pytestmark = pytest.mark.slow
 
@@ -57,23 +62,33 @@ def clean(tmp_path_factory):
     return content(folder / "G")
 
 
-def race(folder, number, kill_at):
-    """What is wrong after so many processes have written one store, of which the first is killed
-    once there are so many tiles (or not at all).
-    """
-    path, gate = folder / "G", folder / "gate"
-    processes = [start(path, gate) for _ in range(number)]
+def begin(folder, number):
+    """So many processes that begin to write one store at once."""
+    processes = [start(folder / "G", folder / "gate") for _ in range(number)]
     while sum(1 for _ in folder.glob("gate.*")) < number:
         assert all(process.poll() is None for process in processes)
         time.sleep(0.01)
-    gate.touch()
+    (folder / "gate").touch()
+    return processes
+
+
+def kill(process, path, kill_at):
+    """Once there are so many tiles."""
+    while written(path) < kill_at and process.poll() is None:
+        time.sleep(0.0002)
+    process.send_signal(signal.SIGKILL)
+
+
+def race(folder, number, kill_at):
+    """What survivors said, and the store, after several processes have written it, of which the
+    first is killed once there are so many tiles (or not at all).
+    """
+    processes = begin(folder, number)
     if kill_at is not None:
-        while written(path) < kill_at and processes[0].poll() is None:
-            time.sleep(0.0002)
-        processes[0].send_signal(signal.SIGKILL)
+        kill(processes[0], folder / "G", kill_at)
     outcomes = [process.communicate(timeout=300) for process in processes]
     survivors = outcomes[kill_at is not None :]
-    return [outcome for outcome in survivors if outcome != ("done\n", "")], content(path)
+    return [outcome for outcome in survivors if outcome != ("done\n", "")], content(folder / "G")
 
 
 @pytest.mark.parametrize("number", [2, 4])
@@ -89,4 +104,27 @@ def test_processes_write_one_store(number, tmp_path, clean, size, score):
             names = sorted(name for name in {*files, *clean} if files.get(name) != clean.get(name))
             wrong.append((trial, kill_at, complaints, names))
     score(f"{number} processes that write one Gram store", tried, len(wrong))
+    assert not wrong, wrong
+
+
+def test_a_killed_process_leaves_whole_tiles(tmp_path, clean, size, score):
+    """At any moment, the first few milliseconds included: what is there is whole, and the next
+    process ends with the same bits.
+    """
+    moments, tried, wrong = random.Random(2026), size(2, 20), []
+    x = jax.random.normal(jax.random.key(0), (203, 3))
+    for trial in range(tried):
+        folder = tmp_path / str(trial)
+        folder.mkdir()
+        kill_at = moments.randrange(TILES)
+        (process,) = begin(folder, 1)
+        kill(process, folder / "G", kill_at)
+        process.communicate(timeout=300)
+        before = written(folder / "G")
+        with warnings.catch_warnings(record=True) as reports:
+            warnings.simplefilter("always")
+            sdntk.gram(rbf(1.0), x, path=folder / "G", block_size=10, dtype="float32")
+        if reports or content(folder / "G") != clean:
+            wrong.append((trial, before, [str(report.message) for report in reports]))
+    score("kills of a process that writes a Gram store", tried, len(wrong))
     assert not wrong, wrong
