@@ -7,8 +7,11 @@ slice costs what its own tiles cost; two processes that begin one store use one 
 readers of zarr see the same values.
 """
 
+import itertools
 import json
+import os
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -131,6 +134,39 @@ def test_nothing_is_written_through_links(tmp_path):
     with pytest.raises(ValueError, match="c/1 is in the way"):
         stored(store.path)
     assert not (outside / "3").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("zarr.json", "holds something else .*Permission denied"), ("3", "is damaged .*Permission")],
+)
+def test_files_that_may_not_be_read(tmp_path, monkeypatch, name, words):
+    store, opened = stored(tmp_path / "G"), Path.open
+
+    def refuse(path, *arguments, **options):
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ValueError, match=words):
+        np.asarray(sdntk.GramStore.open(store.path))
+
+
+def test_a_full_disk_is_named_and_what_was_done_stays(tmp_path, monkeypatch):
+    synchronise, calls = os.fsync, itertools.count()
+
+    def disk_is_full(handle):
+        if next(calls) > 5:
+            raise OSError(28, "No space left on device")
+        synchronise(handle)
+
+    monkeypatch.setattr(os, "fsync", disk_is_full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/G/c/\d/\d'"):
+        stored(tmp_path / "G")
+    monkeypatch.undo()
+    assert len(list((tmp_path / "G").glob("c/*/*"))) == 5
+    np.testing.assert_array_equal(stored(tmp_path / "G"), sdntk.gram(rbf(1.0), X, block_size=5))
 
 
 def test_a_path_with_dots(tmp_path):
