@@ -25,7 +25,7 @@ def create(path: Path, fill: Fill) -> None:
             os.link(temporary, path)
         except FileExistsError:
             return
-        except OSError:  # a file system without links
+        except OSError:  # a file system without links: there the last one wins
             os.replace(temporary, path)
 
 
