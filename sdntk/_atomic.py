@@ -49,7 +49,8 @@ def _beside(path: Path, fill: Fill) -> Iterator[Path]:
             os.fsync(file.fileno())
         yield temporary
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say what was written
+        if error.errno is not None:  # a full disk does not say what was written
+            error.filename = error.filename or str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
