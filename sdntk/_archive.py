@@ -7,8 +7,8 @@ name, and read back by a caller who says which classes he accepts. No pickle on 
 import dataclasses
 import enum
 import json
-import os
-import uuid
+import math
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from sdntk import _atomic
 
 #: Of the format. A file of another one is refused.
 VERSION = 1
@@ -27,7 +29,7 @@ class NotSavedError(TypeError):
 
 
 def save(path: str | Path, value: Any) -> None:
-    """Write an object, all of it or nothing: to a temporary file that is then renamed.
+    """Write an object, all of it or nothing.
 
     Raises:
         NotSavedError: a part of it is neither plain data, nor an array, nor a class of this
@@ -38,16 +40,7 @@ def save(path: str | Path, value: Any) -> None:
     header = {"format": "sdntk", "version": VERSION, "value": _encode(value, arrays)}
     arrays[_HEADER] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-    try:
-        with temporary.open("xb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    _atomic.replace(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
 def load(path: str | Path, classes: Mapping[str, type]) -> Any:
@@ -65,6 +58,7 @@ def load(path: str | Path, classes: Mapping[str, type]) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"path {path} holds no file.")
     try:
+        _require_sizes(path)
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             header = json.loads(bytes(file[_HEADER]))
             if header.get("format") != "sdntk" or header.get("version") != VERSION:
@@ -74,6 +68,23 @@ def load(path: str | Path, classes: Mapping[str, type]) -> Any:
         raise ValueError(
             f"path {path} does not hold what sdntk has saved, or is damaged: {error}."
         ) from None
+
+
+def _require_sizes(path: Path) -> None:
+    """Refuse what is larger than its file: compressed data, and arrays that only claim a size."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if sum(member.file_size for member in members) > path.stat().st_size:
+            raise ValueError("its parts are larger than the file")
+        for member in members:
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"its part {member.filename} is compressed")
+            with archive.open(member) as stream:
+                np.lib.format.read_magic(stream)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+                size = math.prod(shape) * dtype.itemsize
+                if stream.tell() + size != member.file_size:
+                    raise ValueError(f"its part {member.filename} has another size than it says")
 
 
 def _encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:

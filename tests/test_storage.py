@@ -6,9 +6,12 @@ a file of something else, a damaged or hand-made one, one in float64 with x64 of
 """
 
 import dataclasses
+import io
 import json
 import os
 import stat
+import tracemalloc
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -218,6 +221,38 @@ def test_arrays_that_do_not_go_together_objects_and_other_files_are_refused(tmp_
         sdntk.load(path)
     with pytest.raises(FileNotFoundError, match="holds no file"):
         sdntk.load(tmp_path / "nothing.npz")
+
+
+def write_compressed(path, arrays):
+    np.savez_compressed(path, **(arrays | {"array0": np.zeros(2**25)}))
+
+
+def write_a_claim(path, arrays):
+    """An array's header that promises more than follows."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in (arrays | {"array0": np.zeros(2)}).items():
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, array)
+            content = buffer.getvalue()
+            if name == "array0":
+                content = content.replace(b"(2,), }" + b" " * 8, b"(400000000,), }")
+            archive.writestr(f"{name}.npy", content)
+
+
+@pytest.mark.parametrize("write", [write_compressed, write_a_claim])
+def test_no_more_memory_is_taken_than_the_file_has_bytes(tmp_path, write):
+    path = tmp_path / "spectrum.npz"
+    sdntk.decompose(np.diag([1.0, 2.0])).save(path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    write(path, arrays)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="does not hold what sdntk has saved"):
+            sdntk.load(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
 
 
 def test_float64_with_x64_off_is_refused_by_name(tmp_path):

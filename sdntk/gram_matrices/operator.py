@@ -185,9 +185,12 @@ def _of_store(store: GramStore) -> "_Tiled":
             f"G must be a symmetric matrix; {store.path} is of two sets of points: leave x2 out "
             "of gram."
         )
-    tiles = _tiles_of_this_process(store.tiling)
-    description = f"tiles of {store.path}"
-    return _Tiled(store.tiling, store.dtype, description, 0.0, lambda: store.read_tiles(tiles))
+    tiling, share = store.tiling, (jax.process_index(), None, jax.process_count())
+
+    def tiles() -> Iterator[tuple[Tile, Any]]:
+        return store.read_tiles(itertools.islice(tiling.touching(tiling.whole), *share))
+
+    return _Tiled(tiling, store.dtype, f"tiles of {store.path}", store.precision, tiles)
 
 
 def tiled_operator(

@@ -1,9 +1,10 @@
-"""Gram matrices on disk: a file for every tile (zarr 3 with checksums, by tensorstore), atomic and
-resumable.
+"""Gram matrices on disk: a file for every tile (zarr 3, with a checksum in each), atomic and
+resumable. What is read may be damaged or made by anybody.
 """
 
-import collections
-import json
+import contextlib
+import itertools
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tensorstore as ts
 from jaxtyping import Array
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from sdntk import _memory
 from sdntk._arguments import is_traced
-from sdntk.gram_matrices.store_identity import Identity
-from sdntk.gram_matrices.tiles import Rectangle, Tile, Tiling
-
-#: Reads and writes that are under way at once.
-AHEAD = 8
+from sdntk.gram_matrices.store_description import LARGEST, Description
+from sdntk.gram_matrices.tile_files import TileFiles, call_ahead, read_small
+from sdntk.gram_matrices.tiles import Rectangle, Tile
 
 
 class GramStore(NDArrayOperatorsMixin):
@@ -37,6 +35,7 @@ class GramStore(NDArrayOperatorsMixin):
         shape: (n, K).
         dtype: NumPy's, of the values as they are kept.
         block_size: points on the side of a tile.
+        precision: of the kernel's values, beyond rounding: eigenvalues up to it are not told from 0.
 
     Example:
         >>> import tempfile
@@ -50,41 +49,39 @@ class GramStore(NDArrayOperatorsMixin):
 
     ndim = 2
 
-    def __init__(self, path: Path, array: Any, identity: Identity) -> None:
+    def __init__(self, path: Path, description: Description) -> None:
         self.path = path
-        self.array = array  # tensorstore's
-        self.identity = identity
-        self.shape: tuple[int, int] = tuple(array.shape)
-        self.dtype = np.dtype(array.dtype.numpy_dtype)
-        block_size = max(array.chunk_layout.read_chunk.shape)
-        self.tiling = Tiling(self.shape, block_size, identity.symmetric)
+        self.identity = description.identity
+        self.shape: tuple[int, int] = description.tiling.shape
+        self.dtype = description.dtype
+        self.tiling = description.tiling
+        self.precision = description.identity.precision
+        self.files = TileFiles(path.absolute(), description)
 
     @classmethod
     def open(cls, path: str | Path) -> "GramStore":
         """The store in a folder, as far as it has been written.
 
+        The folder may come from anybody: it is refused unless its description is what this library
+        writes, and no tile is taken for another one or another store's.
+
         Raises:
             FileNotFoundError: there is none.
-            ValueError: the folder holds something else.
+            ValueError: the folder holds something else, or what has been changed.
         """
         path = Path(path)
-        if not (path / "zarr.json").is_file():
+        if not has_store(path):
             raise FileNotFoundError(
                 f"path {path} holds no Gram matrix: sdntk.gram(kernel, x, path=...) makes one."
             )
         try:
-            metadata = json.loads((path / "zarr.json").read_text())
-            identity = Identity(**metadata["attributes"]["sdntk"])
-            spec = {"driver": "zarr3", "kvstore": kvstore(path), "fill_missing_data_reads": False}
-            array = ts.open(spec).result()
-            if array.rank != 2:
-                raise ValueError(f"an array of {array.rank} axes")
-        except (ValueError, KeyError, TypeError) as error:
+            description = Description.from_json(read_small(path / "zarr.json", LARGEST))
+        except (ValueError, RecursionError, OSError) as error:
             raise ValueError(
                 f"path {path} holds something else than a Gram matrix of this library ({error}). "
                 "Choose another folder."
             ) from None
-        return cls(path, array, identity)
+        return cls(path, description)
 
     @property
     def block_size(self) -> int:
@@ -115,10 +112,7 @@ class GramStore(NDArrayOperatorsMixin):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
             raise ValueError("a Gram matrix on disk can be read into memory only as a copy.")
-        description = f"Gram matrix of {self.path} as an array"
-        _memory.require_memory(self.nbytes, description, _memory.host_memory())
-        whole = self._read(Rectangle(slice(0, self.shape[0]), slice(0, self.shape[1])))
-        return whole.astype(dtype or self.dtype, copy=False)
+        return self._read(self.tiling.whole).astype(dtype or self.dtype, copy=False)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         if any(isinstance(out, GramStore) for out in options.get("out", ())):
@@ -148,13 +142,16 @@ class GramStore(NDArrayOperatorsMixin):
 
     def _read(self, wanted: Rectangle) -> np.ndarray:
         """A rectangle of the matrix; each tile that it touches is read once."""
+        # A description may promise what no disk holds: before memory is taken, all files are looked
+        # up and one is read.
+        for tile in self.tiling.touching(wanted):
+            with self._named(tile):
+                self.files.require_file(tile)
+        tiles = self.read_tiles(self.tiling.touching(wanted))
+        first = list(itertools.islice(tiles, 1))
+        self._require_memory(_memory.matrix_bytes(wanted.shape, self.dtype), "an array")
         out = np.empty(wanted.shape, self.dtype)
-        touched = [
-            tile
-            for tile in self.tiling.tiles
-            if any(place.rectangle.overlap(wanted) for place in self.tiling.places(tile))
-        ]
-        for tile, values in self.read_tiles(touched):
+        for tile, values in itertools.chain(first, tiles):
             for place in self.tiling.places(tile):
                 block = values.T if place.is_transposed else values
                 common = place.rectangle.overlap(wanted)
@@ -162,50 +159,40 @@ class GramStore(NDArrayOperatorsMixin):
                     out[common.within(wanted)] = block[common.within(place.rectangle)]
         return out
 
-    def has_file(self, tile: Tile) -> bool:
-        """Whether a tile has been written; what cannot be read although it has is damaged."""
-        return self.path.joinpath("c", *map(str, tile)).exists()
-
-    def read_tiles(self, tiles: Iterable[Tile]) -> Iterator[tuple[Tile, Any]]:
-        """Tiles with their values.
+    def read_tiles(self, tiles: Iterable[Tile]) -> Iterator[tuple[Tile, np.ndarray]]:
+        """Tiles with their values; the next ones are read meanwhile.
 
         Raises:
-            ValueError: one is missing or damaged.
+            ValueError: one is missing or damaged. MemoryError: one does not fit into memory.
         """
-        for tile, values, error in self.try_tiles(tiles):
-            if error is not None:
-                state = "damaged" if self.has_file(tile) else "missing"
-                raise ValueError(
-                    f"tile {tile} of {self.path} is {state} ({error}); "
-                    "sdntk.gram(kernel, x, path=...) with the same kernel and points computes it "
-                    "again."
-                )
-            yield tile, values
+        self._require_memory(self.files.tile_bytes, "a tile")
+        for tile, values in call_ahead(self.files.read, tiles):
+            rows, columns = self.tiling.rectangle(tile).shape
+            with self._named(tile):
+                whole = values.result()
+            yield tile, whole[:rows, :columns]
 
-    def try_tiles(self, tiles: Iterable[Tile]) -> Iterator[tuple[Tile, Any, ValueError | None]]:
-        """Tiles with their values, or with the error of reading them; the next ones are read
-        meanwhile.
-        """
-        under_way: collections.deque[Any] = collections.deque()
+    @contextlib.contextmanager
+    def _named(self, tile: Tile) -> Iterator[None]:
+        """Say of which tile the errors inside are, and what helps."""
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            missing = isinstance(error, FileNotFoundError)
+            state = "missing" if missing else f"damaged ({error})"
+            raise ValueError(
+                f"tile {tile} of {self.path} is {state}; sdntk.gram(kernel, x, path=...) with the "
+                "same kernel and points computes it again."
+            ) from None
 
-        def finish() -> tuple[Tile, Any, ValueError | None]:
-            tile, future = under_way.popleft()
-            try:
-                return tile, future.result(), None
-            except ValueError as error:
-                return tile, None, error
-
-        for tile in tiles:
-            under_way.append((tile, self.array[self.tiling.rectangle(tile)].read()))
-            if len(under_way) == AHEAD:
-                yield finish()
-        while under_way:
-            yield finish()
+    def _require_memory(self, needed: int, part: str) -> None:
+        description = f"Gram matrix of {self.path}, {part} of it,"
+        _memory.require_memory(needed, description, _memory.host_memory())
 
 
-def kvstore(path: Path) -> dict[str, str]:
-    """A folder, as tensorstore is told of it."""
-    return {"driver": "file", "path": str(path.absolute())}
+def has_store(path: Path) -> bool:
+    """Whether a folder has a description of a store, or what pretends to be one."""
+    return os.path.lexists(path / "zarr.json")
 
 
 def _consecutive(key: slice | int | np.integer, length: int) -> tuple[slice, slice | int]:
@@ -215,8 +202,10 @@ def _consecutive(key: slice | int | np.integer, length: int) -> tuple[slice, sli
     """
     if isinstance(key, slice):
         picked = range(length)[key]
-        stretch = slice(min(picked), max(picked) + 1) if picked else slice(0, 0)
-        return stretch, slice(None, None, picked.step)
+        if not picked:
+            return slice(0, 0), slice(None, None, picked.step)
+        first, last = sorted((picked[0], picked[-1]))
+        return slice(first, last + 1), slice(None, None, picked.step)
     if not -length <= key < length:
         raise IndexError(f"index {key} is out of bounds for an axis of {length}.")
     index = int(key) % length

@@ -4,13 +4,15 @@ values at a few of the points.
 
 import dataclasses
 import hashlib
+import math
+from typing import Any, get_args, get_origin
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from sdntk._arguments import every, is_traced
-from sdntk.kernels.base import KernelFunction, kernel_block
+from sdntk.kernels.base import KernelFunction, kernel_block, kernel_precision
 
 #: A kernel's values are compared at this many points of each side, and at the nearest neighbours
 #: of those.
@@ -28,6 +30,7 @@ class Identity:
         points, points2: checksums of the points of rows and columns.
         computed_in: the dtype of the kernel's values.
         kernel_values: at a few of the points.
+        precision: of all of the kernel's values; see :meth:`sdntk.kernels.Kernel.precision`.
     """
 
     symmetric: bool
@@ -35,6 +38,7 @@ class Identity:
     points2: str
     computed_in: str
     kernel_values: list[list[float]]
+    precision: float
 
     @classmethod
     def of(
@@ -59,7 +63,27 @@ class Identity:
             points2=checksum if x2 is None else _checksum(columns),
             computed_in=str(values.dtype),
             kernel_values=np.asarray(values, np.float64).tolist(),
+            precision=kernel_precision(kernel, jnp.asarray(rows)),
         )
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Identity":
+        """An identity as :func:`dataclasses.asdict` gives it, from a file that may be anyone's.
+
+        Raises:
+            ValueError: a part is missing, too many or of another type.
+        """
+        kinds = {field.name: field.type for field in dataclasses.fields(cls)}
+        if not isinstance(value, dict) or set(value) != set(kinds):
+            raise ValueError(f"its identity must consist of {', '.join(kinds)}")
+        for name, kind in kinds.items():
+            if not _is_of(kind, value[name]):
+                raise ValueError(f"its identity's {name} is not what this library writes")
+        if len({len(row) for row in value["kernel_values"]}) != 1:
+            raise ValueError("its identity's kernel_values are no matrix")
+        if value["precision"] < 0:
+            raise ValueError("its identity's precision is negative")
+        return cls(**value)
 
     def same_points(self, theirs: "Identity") -> bool:
         """Whether both matrices are of the same points."""
@@ -73,6 +97,14 @@ class Identity:
         return mine.shape == other.shape and np.allclose(
             mine, other, rtol=eps**0.5, atol=8 * eps * abs(mine).max()
         )
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Whether a part of an identity is of the type that its field has, and finite."""
+    if get_origin(kind) is list:
+        (of,) = get_args(kind)
+        return isinstance(value, list) and all(_is_of(of, part) for part in value)
+    return type(value) is kind and (kind is not float or math.isfinite(value))
 
 
 def _probes(

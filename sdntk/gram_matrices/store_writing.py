@@ -1,22 +1,19 @@
 """Writing a Gram matrix to disk, tile by tile; a run that was killed is resumed."""
 
-import collections
-import dataclasses
-import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import tensorstore as ts
 from jaxtyping import Array, Float
 
-from sdntk import _memory, _warnings
+from sdntk import _atomic, _memory, _warnings
 from sdntk._arguments import is_traced
 from sdntk._progress import track
 from sdntk.gram_matrices.block_size import choose_block_size, work_bytes
-from sdntk.gram_matrices.store import AHEAD, GramStore, kvstore
+from sdntk.gram_matrices.store import GramStore, has_store
+from sdntk.gram_matrices.store_description import Description, require_few_tiles
 from sdntk.gram_matrices.store_identity import Identity
+from sdntk.gram_matrices.tile_files import TileFiles, call_ahead
 from sdntk.gram_matrices.tiles import Tile, Tiling, compute_tiles
 from sdntk.kernels.base import KernelFunction
 
@@ -46,18 +43,14 @@ def compute_stored(
     kept_as = np.dtype(dtype or identity.computed_in)
     description = f"Gram matrix {shape[0]} x {shape[1]}"
 
-    # The store, and the tiles that it still needs.
-    if (path / "zarr.json").exists():
-        store = GramStore.open(path)
-        _require_same(store, identity, shape, kept_as, size)
-        tiles = _unfinished(store)
-    else:
-        size = size or min(choose_block_size(kernel, points), largest)
-        tiling = Tiling(shape, size, identity.symmetric)
-        tiles = tiling.tiles
-        needed = len(tiles) * math.prod(_chunk(tiling)) * kept_as.itemsize
-        _memory.require_disk(needed, path, description)
-        store = _create(path, tiling, kept_as, identity)
+    # The store, which another process may begin at the same time, and the tiles that it needs.
+    if not has_store(path):
+        new_size = size or min(choose_block_size(kernel, points), largest)
+        tiling = Tiling(shape, new_size, identity.symmetric)
+        _create(path, Description(tiling, kept_as, identity), description)
+    store = GramStore.open(path)
+    _require_same(store, identity, shape, kept_as, size)
+    tiles = _unfinished(store)
 
     # Their values.
     if tiles:
@@ -101,61 +94,59 @@ def _require_same(
     )
 
 
-def _create(path: Path, tiling: Tiling, dtype: np.dtype, identity: Identity) -> GramStore:
-    """A store without tiles, in a folder that is new, empty, or held a store's description only."""
+def _create(path: Path, description: Description, in_words: str) -> None:
+    """Begin a store without tiles, in a folder that is new, empty, or held a store's description
+    only; unless another process has just done so.
+    """
     if path.exists() and not path.is_dir():
         raise ValueError(f"path {path} is a file, not a folder.")
-    if path.exists() and any(not entry.name.startswith("zarr.json") for entry in path.iterdir()):
+    others = path.exists() and any(
+        not entry.name.startswith(".zarr.json.") for entry in path.iterdir()
+    )
+    if others and not has_store(path):
         raise ValueError(f"path {path} holds other files. Choose an empty or a new folder.")
-    metadata = {
-        "shape": tiling.shape,
-        "data_type": dtype.name,
-        "fill_value": "NaN",
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": _chunk(tiling)}},
-        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
-        "attributes": {"sdntk": dataclasses.asdict(identity)},
-    }
-    spec = {"driver": "zarr3", "kvstore": kvstore(path), "metadata": metadata}
-    ts.open(spec, create=True).result()
-    return GramStore.open(path)
-
-
-def _chunk(tiling: Tiling) -> list[int]:
-    """The shape of every tile on disk, where those at the edges are padded."""
-    return [min(tiling.block_size, length) for length in tiling.shape]
+    try:
+        require_few_tiles(description.tiling)
+    except ValueError as error:
+        raise ValueError(f"block_size is too small: {error}.") from None
+    needed = description.tiling.num_tiles * TileFiles(path, description).tile_bytes
+    _memory.require_disk(needed, path, in_words)
+    path.mkdir(parents=True, exist_ok=True)
+    _atomic.create(path / "zarr.json", lambda file: file.write(description.to_json()))
 
 
 def _unfinished(store: GramStore) -> list[Tile]:
     """The tiles that are missing or damaged; the latter are reported in a warning."""
-    tiles = store.tiling.tiles
-    read = track(store.try_tiles(tiles), f"Checking the tiles of {store.path}", len(tiles))
-    errors = {tile: error for tile, _, error in read if error is not None}
-    damaged = [tile for tile in errors if store.has_file(tile)]
+    tiling, unfinished, damaged, first = store.tiling, [], [], ""
+    checked = call_ahead(store.files.check, tiling.touching(tiling.whole))
+    description = f"Checking the tiles of {store.path}"
+    for tile, check in track(checked, description, tiling.num_tiles):
+        try:
+            check.result()
+        except FileNotFoundError:
+            unfinished.append(tile)
+        except (ValueError, OSError) as error:
+            unfinished.append(tile)
+            damaged.append(tile)
+            first = first or str(error)
+    for tile in damaged:
+        if store.files.path(tile).is_dir():
+            raise ValueError(f"{store.files.path(tile)} is a folder, no tile: delete it.")
     if damaged:
         shown = ", ".join(map(str, damaged[:5]))
         more = ", ..." if len(damaged) > 5 else ""
         _warnings.warn(
             f"{len(damaged)} damaged tiles of {store.path} are computed again: {shown}{more}. "
-            f"The first: {errors[damaged[0]]}",
+            f"The first: {first}",
             UserWarning,
         )
-    return list(errors)
+    return unfinished
 
 
 def _write(store: GramStore, tiles: Iterable[tuple[Tile, Array]]) -> None:
-    """Write each tile as soon as it comes: tensorstore writes a temporary file, flushes it to the
-    disk, and renames it.
-    """
-    under_way: collections.deque[Any] = collections.deque()
-    try:
-        for tile, values in tiles:
-            place = store.tiling.rectangle(tile)
-            under_way.append(store.array[place].write(np.asarray(values)))
-            if len(under_way) == AHEAD:
-                under_way.popleft().result()
-    except BaseException:  # what is done stays done, whatever stopped the rest
-        for future in under_way:
-            future.exception()
-        raise
-    for future in under_way:
-        future.result()
+    """Write each tile as soon as it comes; what is done stays done, whatever stops the rest."""
+    for _, written in call_ahead(lambda computed: store.files.write(*computed), tiles):
+        written.result()
+    # All tiles are there now, and what killed processes left is of no use.
+    for folder in store.path.joinpath("c").iterdir():
+        _atomic.sweep(folder)

@@ -85,8 +85,42 @@ class Tiling:
     @property
     def tiles(self) -> list[Tile]:
         """The tiles that are computed and kept, row by row."""
-        rows, columns = (-(-length // self.block_size) for length in self.shape)
+        rows, columns = self.grid
         return [(i, j) for i in range(rows) for j in range(i if self.symmetric else 0, columns)]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The number of rows and of columns of tiles, those that are not kept included."""
+        rows, columns = (-(-length // self.block_size) for length in self.shape)
+        return rows, columns
+
+    @property
+    def num_tiles(self) -> int:
+        """The number of tiles that are kept."""
+        rows, columns = self.grid
+        return rows * (rows + 1) // 2 if self.symmetric else rows * columns
+
+    @property
+    def whole(self) -> Rectangle:
+        """All of the matrix."""
+        rows, columns = self.shape
+        return Rectangle(slice(0, rows), slice(0, columns))
+
+    def touching(self, wanted: Rectangle) -> Iterator[Tile]:
+        """The tiles that hold a rectangle's entries, each once.
+
+        One after the other, since there may be millions; no other one is looked at.
+        """
+        rows, columns = (
+            range(part.start // self.block_size, -(-part.stop // self.block_size))
+            for part in wanted
+        )
+        for i in rows:
+            for j in columns:
+                if i <= j or not self.symmetric:
+                    yield i, j
+                elif j not in rows or i not in columns:  # else it comes as itself
+                    yield j, i
 
     def rectangle(self, tile: Tile) -> Rectangle:
         """The rows and columns of the matrix that a tile covers."""

@@ -289,7 +289,7 @@ def _stax_network():
     "name",
     [pytest.param(name, marks=pytest.mark.slow) if name != STAX else name for name in LOSING],
 )
-def test_rounding_of_a_kernel_that_loses_digits_is_no_reason_to_refuse_it(name):
+def test_rounding_of_a_kernel_that_loses_digits_is_no_reason_to_refuse_it(name, tmp_path):
     kernel, x = LOSING[name]()
     G = sdntk.gram(kernel, x)
     smallest, *_, largest = np.linalg.eigvalsh(G)
@@ -299,6 +299,11 @@ def test_rounding_of_a_kernel_that_loses_digits_is_no_reason_to_refuse_it(name):
     precision = kernel.precision(x)
     assert -smallest < precision < 1e-6 * float(jnp.max(jnp.diagonal(kernel(x[:2], x[:2]))))
     assert float(sdntk.decompose(G, rank_tolerance=precision).eigenvalues[0]) == 0
+
+    store = sdntk.gram(kernel, x, path=tmp_path / "G", block_size=20)
+    assert store.precision == precision
+    assert float(sdntk.decompose(store).eigenvalues[0]) == 0
+    assert sdntk.GramStore.open(tmp_path / "G").precision == precision
 
     y = np.random.default_rng(5).normal(size=len(x))
     by_itself = [
