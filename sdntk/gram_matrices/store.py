@@ -16,7 +16,7 @@ from jaxtyping import Array
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from sdntk import _memory
-from sdntk._arguments import is_traced
+from sdntk._arguments import as_path, is_traced
 from sdntk.gram_matrices.store_identity import Identity
 from sdntk.gram_matrices.tiles import Rectangle, Tile, Tiling
 
@@ -67,7 +67,7 @@ class GramStore(NDArrayOperatorsMixin):
             FileNotFoundError: there is none.
             ValueError: the folder holds something else.
         """
-        path = Path(path)
+        path = as_path("path", path)
         if not (path / "zarr.json").is_file():
             raise FileNotFoundError(
                 f"path {path} holds no Gram matrix: sdntk.gram(kernel, x, path=...) makes one."
