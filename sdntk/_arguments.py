@@ -12,7 +12,7 @@ those of shapes are not.
 import math
 import operator
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -58,7 +58,12 @@ LARGE_BYTES = 10**8
 
 def is_traced(*values: Any) -> bool:
     """Whether any of the values (pytrees) holds a tracer, that is, has no values to look at yet."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves_of(values))
+
+
+def leaves_of(tree: Any) -> list[Any]:
+    """The leaves of a pytree; iterators, of which JAX warns, are leaves."""
+    return jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Iterator))
 
 
 def every(condition: Callable[[Any], Any], array: Array) -> bool:
@@ -186,7 +191,7 @@ def as_positive(
     """``value`` as positive numbers, broadcast to ``shape``: a scalar, or one number for each
     output.
     """
-    array = _as_parameter(name, value, dtype)
+    array = as_parameter(name, value, dtype)
     if array.shape not in ((), shape):
         expected = (
             "a scalar" if shape == () else f"a scalar or have shape {shape}, one for each output"
@@ -212,7 +217,7 @@ def as_scalar(
     dtype: DTypeLike | None = None,
 ) -> Float[Array, ""]:
     """``value`` as one number, which may be traced."""
-    array = _as_parameter(name, value, dtype)
+    array = as_parameter(name, value, dtype)
     if array.shape != ():
         raise ValueError(f"{name} must be a scalar; its shape is {array.shape}.")
     require_every(name, array, condition, expected)
@@ -221,7 +226,7 @@ def as_scalar(
 
 def as_scale(name: str, value: ArrayLike) -> Float[Array, "..."]:
     """``value`` as a positive length: a scalar, or one for each coordinate."""
-    array = _as_parameter(name, value, None)
+    array = as_parameter(name, value)
     if array.ndim > 1 or array.size == 0:
         raise ValueError(
             f"{name} must be a scalar or one-dimensional (one for each coordinate); got shape "
@@ -230,7 +235,9 @@ def as_scale(name: str, value: ArrayLike) -> Float[Array, "..."]:
     return as_positive(name, array, array.shape, dtype=array.dtype)
 
 
-def _as_parameter(name: str, value: ArrayLike, dtype: DTypeLike | None) -> Float[Array, "..."]:
+def as_parameter(
+    name: str, value: ArrayLike, dtype: DTypeLike | None = None
+) -> Float[Array, "..."]:
     """``value`` as numbers that are no labels, hence no booleans."""
     return as_float_array(name, _not_boolean(name, as_real_array(name, value)), dtype=dtype)
 
@@ -309,7 +316,9 @@ def as_path(name: str, value: Any) -> Path:
 
 def as_sequence(name: str, value: Any) -> list[Any]:
     """``value`` as a list of what it holds: a list, a tuple, a range or an array of one axis."""
-    is_array = getattr(value, "ndim", None) == 1
+    if hasattr(value, "__array__"):
+        value = as_real_array(name, value)
+    is_array = isinstance(value, ARRAYS) and value.ndim == 1
     if not is_array and (not isinstance(value, Sequence) or isinstance(value, str | bytes)):
         raise TypeError(f"{name} must be a sequence; got {shown(value)}.")
     return list(value)
@@ -318,7 +327,7 @@ def as_sequence(name: str, value: Any) -> list[Any]:
 def as_float_dtype(name: str, value: Any, *, on_host: bool = False) -> np.dtype:
     """``value`` as a real floating-point dtype that JAX can hold now, or (on the host) NumPy."""
     try:
-        if hasattr(value, "__array__") and not isinstance(value, type):
+        if hasattr(value, "dtype") and not isinstance(value, type):
             raise TypeError  # NumPy would take the dtype of an array
         dtype = np.dtype(value)
     except Exception:

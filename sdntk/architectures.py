@@ -135,11 +135,7 @@ class Architecture:
     layers: tuple[Layer, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self,
-            "layers",
-            tuple(self.layers) if isinstance(self.layers, Iterable) else (self.layers,),
-        )
+        object.__setattr__(self, "layers", tuple(as_sequence("layers", self.layers)))
         for layer in self.layers:
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers must hold {', '.join(_LAYERS)}; got {shown(layer)}.")

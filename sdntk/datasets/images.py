@@ -49,7 +49,10 @@ class Dataset:
 
     def __post_init__(self) -> None:
         require_type("name", self.name, str, "a str")
-        for name in as_sequence("class_names", self.class_names):
+        names = as_sequence("class_names", self.class_names)
+        if not names:
+            raise ValueError("class_names must hold a name for each class; it is empty.")
+        for name in names:
             require_type("class_names", name, str, "a str for each class")
         for part in ("train", "test"):
             images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")

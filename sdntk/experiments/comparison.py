@@ -171,7 +171,8 @@ def compare_widths(
     problem = _checked_problem(x, y, x_test, y_test)
     _check_training(training, recorded=out is not None)
     out = None if out is None else as_path("out", out)
-    require_type("configuration", configuration or {}, Mapping, "a mapping from name to value")
+    configuration = {} if configuration is None else configuration
+    require_type("configuration", configuration, Mapping, "a mapping from name to value")
     widths = [as_count("widths", width, at_least=1) for width in as_sequence("widths", widths)]
     if not widths or len(set(widths)) < len(widths):
         raise ValueError(f"widths must hold at least one width, and none twice; got {widths}.")
@@ -190,7 +191,7 @@ def compare_widths(
         "rounds": rounds,
         "seeds": seeds,
         "training": _settings(training),
-        **(configuration or {}),
+        **configuration,
         "data": _fingerprint(problem),
     }
     records = Records(out, settings)

@@ -22,6 +22,7 @@ from sdntk._arguments import (
     as_count,
     as_points,
     as_real_array,
+    leaves_of,
     require_function,
     require_type,
 )
@@ -316,7 +317,7 @@ def empirical_ntk(
 
 
 def _check_params(params: Any) -> None:
-    leaves = jax.tree.leaves(params)
+    leaves = leaves_of(params)
     if not leaves:
         raise TypeError("params must be a pytree of arrays; it holds none.")
     for leaf in leaves:

@@ -20,12 +20,13 @@ from sdntk._arguments import (
 )
 
 
-def check_settings(rngs: nnx.Rngs, dtype: DTypeLike | None) -> Any:
+def check_settings(num_classes: int, rngs: nnx.Rngs, dtype: DTypeLike | None) -> Any:
     """The dtype of convolutions, after checking what all classifiers take.
 
     Raises:
-        TypeError, ValueError: no random state, or no floating-point dtype.
+        TypeError, ValueError: no number of classes, no random state, or no floating-point dtype.
     """
+    as_count("num_classes", num_classes, at_least=1, at_most=MOST_CLASSES)
     require_type("rngs", rngs, nnx.Rngs, "a Flax NNX random state, nnx.Rngs(0)")
     return None if dtype is None else as_float_dtype("dtype", dtype)
 
@@ -86,7 +87,6 @@ class Classifier(nnx.Module):
     smallest = 1
 
     def __init__(self, channels: int, num_classes: int, *, rngs: nnx.Rngs) -> None:
-        num_classes = as_count("num_classes", num_classes, at_least=1, at_most=MOST_CLASSES)
         self.head = nnx.Linear(channels, num_classes, rngs=rngs)
 
     @abc.abstractmethod

@@ -64,7 +64,10 @@ class ResNet(Classifier):
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
     ) -> None:
-        dtype, bottleneck = check_settings(rngs, dtype), as_flag("bottleneck", bottleneck)
+        dtype, bottleneck = (
+            check_settings(num_classes, rngs, dtype),
+            as_flag("bottleneck", bottleneck),
+        )
         blocks = as_counts("blocks", blocks)
         if len(blocks) != len(STAGES):
             raise ValueError(f"blocks must hold {len(STAGES)} numbers, one for each stage.")

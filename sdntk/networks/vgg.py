@@ -31,7 +31,7 @@ class VGG(Classifier):
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
     ) -> None:
-        dtype = check_settings(rngs, dtype)
+        dtype = check_settings(num_classes, rngs, dtype)
         stages = tuple(as_counts("stages", stage) for stage in as_sequence("stages", stages))
         if not stages:
             raise ValueError("stages must hold the channels of at least one stage.")

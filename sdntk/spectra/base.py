@@ -20,8 +20,8 @@ from sdntk import _archive
 from sdntk._arguments import (
     ArrayLike,
     as_columns,
-    as_float_array,
     as_labels,
+    as_parameter,
     is_traced,
     require_every,
 )
@@ -252,7 +252,7 @@ def as_shifted(
 ) -> tuple[Float[Array, "*Q"], Float[Array, "m *P"]]:
     """The arguments of a resolvent, checked: a shift, or one for each column, and vectors."""
     vectors = as_columns("u", u, num_rows)
-    shift = as_float_array("c", c)
+    shift = as_parameter("c", c)
     require_every("c", shift, lambda c: c > 0, "must be positive")
     if shift.shape not in ((), vectors.shape[1:2]):
         raise ValueError(
