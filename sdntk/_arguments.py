@@ -12,7 +12,7 @@ those of shapes are not.
 import math
 import operator
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -43,6 +43,8 @@ DTypeLike = TypeAliasType("DTypeLike", jax.typing.DTypeLike)
 #: What is taken where a file or a folder is wanted.
 PathLike = TypeAliasType("PathLike", str | os.PathLike[str])
 
+#: Sequences that stand for one thing.
+TEXT = (str, bytes, bytearray, memoryview)
 #: What holds numbers by itself, without a conversion.
 ARRAYS = (jax.Array, np.ndarray, np.generic)
 #: No count is larger: it would not fit into the 32 bits of an index.
@@ -62,8 +64,13 @@ def is_traced(*values: Any) -> bool:
 
 
 def leaves_of(tree: Any) -> list[Any]:
-    """The leaves of a pytree; iterators, of which JAX warns, are leaves."""
-    return jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Iterator))
+    """The leaves of a pytree; iterators, of which JAX warns, and what JAX cannot flatten count as
+    leaves.
+    """
+    try:
+        return jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Iterator))
+    except (TypeError, ValueError):  # keys that cannot be sorted
+        return [tree]
 
 
 def every(condition: Callable[[Any], Any], array: Array) -> bool:
@@ -103,9 +110,9 @@ def _as_numpy(name: str, value: Any) -> Any:
         )
     try:
         array = np.asarray(value)
+    except jax.errors.TracerArrayConversionError:
+        return jnp.asarray(value)
     except Exception as error:  # __array__ may raise anything
-        if is_traced(value):
-            return jnp.asarray(value)
         kind = ValueError if isinstance(error, ValueError) else TypeError  # ragged sequences
         raise kind(f"{name} must be an array of numbers with one shape; {error}") from None
     if array.nbytes > LARGE_BYTES:
@@ -173,15 +180,19 @@ def as_labels(
     return labels
 
 
-def as_columns(name: str, value: ArrayLike, num_rows: int) -> Float[Array, "m *P"]:
-    """``value`` as vectors of ``num_rows`` numbers, shape (m, ...); nan may be among them, as after
-    an infeasible round.
+def as_columns(
+    name: str, value: ArrayLike, num_rows: int, dtype: DTypeLike, *, most_axes: int = 64
+) -> Float[Array, "m *P"]:
+    """``value`` as vectors of ``num_rows`` numbers, shape (m, ...), in no smaller dtype; nan may be
+    among them, as after an infeasible round.
     """
     array = jnp.asarray(as_real_array(name, value))
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        array = array.astype(jnp.result_type(float))
-    if array.ndim == 0 or len(array) != num_rows or array.size == 0:
-        raise ValueError(f"{name} must have shape ({num_rows}, ...); its shape is {array.shape}.")
+    array = array.astype(jnp.promote_types(array.dtype, dtype))
+    if not 1 <= array.ndim <= most_axes or len(array) != num_rows or array.size == 0:
+        more = "..." if most_axes > 2 else "Q"
+        raise ValueError(
+            f"{name} must have shape ({num_rows}, {more}); its shape is {array.shape}."
+        )
     return array
 
 
@@ -276,7 +287,7 @@ def as_count(name: str, value: Any, *, at_least: int, at_most: int = MOST) -> in
 
 def as_number(name: str, value: Any, condition: Callable[[float], bool], expected: str) -> float:
     """``value`` as a finite Python number for which the condition holds."""
-    if is_traced(value):
+    if isinstance(value, jax.core.Tracer):
         raise TypeError(f"{name} must be a Python number, which cannot be traced; got {value!r}.")
     real = _not_boolean(name, as_real_array(name, value))
     if real.shape != ():
@@ -308,7 +319,10 @@ def as_path(name: str, value: Any) -> Path:
     """``value`` as the path of a file or a folder."""
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name} must be a path, a str or a pathlib.Path; got {shown(value)}.")
-    text = os.fspath(value)
+    try:
+        text = os.fspath(value)
+    except Exception:  # __fspath__ may raise anything
+        text = ""
     if not isinstance(text, str) or not text or "\0" in text:
         raise ValueError(f"{name} must name a file or a folder; got {shown(value)}.")
     return Path(text)
@@ -319,9 +333,12 @@ def as_sequence(name: str, value: Any) -> list[Any]:
     if hasattr(value, "__array__"):
         value = as_real_array(name, value)
     is_array = isinstance(value, ARRAYS) and value.ndim == 1
-    if not is_array and (not isinstance(value, Sequence) or isinstance(value, str | bytes)):
+    if not is_array and (not isinstance(value, Sequence) or isinstance(value, TEXT)):
         raise TypeError(f"{name} must be a sequence; got {shown(value)}.")
-    return list(value)
+    try:
+        return list(value)
+    except Exception as error:  # __getitem__ may raise anything
+        raise TypeError(f"{name} must be a sequence that can be read; {error}.") from None
 
 
 def as_float_dtype(name: str, value: Any, *, on_host: bool = False) -> np.dtype:
@@ -379,10 +396,12 @@ def _key_shape(value: Any) -> tuple[int, ...] | None:
         return None
 
 
-def require_function(name: str, value: Any, of: str) -> None:
-    """Refuse what cannot be called."""
+def require_function(name: str, value: Any, of: str, *, compiled: bool = False) -> None:
+    """Refuse what cannot be called or, of what JAX compiles for each function, not be hashed."""
     if not callable(value):
         raise TypeError(f"{name} must be a function of {of}; got {shown(value)}.")
+    if compiled and not isinstance(value, Hashable):
+        raise TypeError(f"{name} must be hashable, to be compiled once; {shown(value)} is not.")
 
 
 def require_type(name: str, value: Any, kind: type | tuple[type, ...], expected: str) -> None:

@@ -210,6 +210,8 @@ class Architecture:
                     f"{', '.join(map(str, hyperparameters))}."
                 )
             layers.append(layer(**hyperparameters))
+        if not layers:
+            raise ValueError("config must hold the layers of a network; it is empty.")
         return cls(tuple(layers))
 
 

@@ -65,7 +65,7 @@ class GramOperator(abc.ABC):
         """G v."""
 
     def _vectors(self, v: ArrayLike) -> Float[Array, "K Q"]:
-        vectors = as_columns("v", v, self.num_points)
+        vectors = as_columns("v", v, self.num_points, jnp.float32, most_axes=2)
         if vectors.ndim != 2:
             raise ValueError(
                 f"v must have shape ({self.num_points}, Q), a column for each vector; its shape is "

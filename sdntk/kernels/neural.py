@@ -307,7 +307,7 @@ def empirical_ntk(
         return EmpiricalNTK(
             weights, tuple(constants), _Module(graph, type(copy).__name__), output, implementation
         )
-    require_function("apply_fn", apply_fn, "(params, x) or a Flax NNX module")
+    require_function("apply_fn", apply_fn, "(params, x) or a Flax NNX module", compiled=True)
     if params is None:
         raise TypeError(
             "params must be given with a function apply_fn: its parameters, a pytree of arrays."
@@ -347,9 +347,7 @@ def tangent_kernel(
         >>> tangent_kernel(lambda w, x: x @ w, jnp.ones((2, 2)), x).tolist()  # |x|^2 I
         [[5.0, 0.0], [0.0, 5.0]]
     """
-    require_function("apply_fn", apply_fn, "(params, x)")
-    if not isinstance(apply_fn, Hashable):
-        raise TypeError("apply_fn must be hashable, to be compiled once.")
+    require_function("apply_fn", apply_fn, "(params, x)", compiled=True)
     _check_params(params)
     return _tangent_kernel(apply_fn, params, as_points("x", x))
 

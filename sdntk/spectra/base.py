@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from sdntk import _archive
 from sdntk._arguments import (
     ArrayLike,
+    DTypeLike,
     as_columns,
     as_labels,
     as_parameter,
@@ -189,12 +190,12 @@ class Eigenbasis(AbstractSpectrum):
 
     def apply(self, v: Float[Array, "m *P"]) -> Float[Array, "m *P"]:
         """G in its eigenbasis, D v."""
-        v = as_columns("v", v, len(self.eigenvalues))
+        v = as_columns("v", v, len(self.eigenvalues), self.dtype)
         return as_column(self.eigenvalues, v) * v
 
     def resolvent(self, c: Float[Array, "*Q"], u: Float[Array, "m *P"]) -> Float[Array, "m *P"]:
         """(c I + D)^-1 u; c is a scalar, or one for each column."""
-        c, u = as_shifted(c, u, len(self.eigenvalues))
+        c, u = as_shifted(c, u, len(self.eigenvalues), self.dtype)
         shift = c[None] if c.ndim else c
         return u / (shift + as_column(self.eigenvalues, u))
 
@@ -248,10 +249,10 @@ def _filters(
 
 
 def as_shifted(
-    c: ArrayLike, u: ArrayLike, num_rows: int
+    c: ArrayLike, u: ArrayLike, num_rows: int, dtype: DTypeLike
 ) -> tuple[Float[Array, "*Q"], Float[Array, "m *P"]]:
     """The arguments of a resolvent, checked: a shift, or one for each column, and vectors."""
-    vectors = as_columns("u", u, num_rows)
+    vectors = as_columns("u", u, num_rows, dtype)
     shift = as_parameter("c", c)
     require_every("c", shift, lambda c: c > 0, "must be positive")
     if shift.shape not in ((), vectors.shape[1:2]):

@@ -44,11 +44,13 @@ class Spectrum(Eigenbasis):
 
     def rotate(self, y: Float[Array, "K *Q"]) -> Float[Array, "K *Q"]:
         """Rotated labels z = V y, in the eigenbasis (eq. 19)."""
-        return matmul(self.eigenvectors.T, as_columns("y", y, self.num_points))
+        return matmul(
+            self.eigenvectors.T, as_columns("y", y, self.num_points, self.dtype, most_axes=2)
+        )
 
     def unrotate(self, z: Float[Array, "K *Q"]) -> Float[Array, "K *Q"]:
         """Labels y = V^T z, back from the eigenbasis, all axes behind the first carried along."""
-        z = as_columns("z", z, self.num_points)
+        z = as_columns("z", z, self.num_points, self.dtype)
         return matmul(self.eigenvectors, z.reshape(len(z), -1)).reshape(z.shape)
 
 

@@ -149,6 +149,8 @@ def _chains(
     levels = None if value is None else as_float_array(name, value)
     if levels is None or levels.ndim != 2:
         return [ChainSpec.checked(labels, tolerance=tolerance, multiplier=multiplier, **settings)]
+    if levels.size == 0:
+        raise ValueError(f"{name} must hold a row for each chain; its shape is {levels.shape}.")
     chains = []
     for row in levels:
         level = row[0] if row.size == 1 else row

@@ -83,7 +83,7 @@ class KrylovSpectrum(Eigenbasis):
                 NotImplementedError: derivatives
             by the labels.
         """
-        y = as_columns("y", y, self.num_points)
+        y = as_columns("y", y, self.num_points, self.dtype)
         if y.shape != self.labels.shape or not (
             is_traced(y, self.labels) or np.array_equal(y, self.labels)
         ):
@@ -97,7 +97,7 @@ class KrylovSpectrum(Eigenbasis):
 
     def unrotate(self, z: Float[Array, "M *Q"]) -> Float[Array, "K *Q"]:
         """Back to the training points, all axes behind the first carried along."""
-        z = as_columns("z", z, len(self.eigenvalues))
+        z = as_columns("z", z, len(self.eigenvalues), self.dtype)
         inner = matmul(self.ritz_vectors, z.reshape(len(z), -1)).reshape(
             len(self.basis), -1, z[0].size
         )

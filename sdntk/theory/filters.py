@@ -250,7 +250,7 @@ def divided_by_eigenvalues(filter_: ArrayLike, eigenvalues: ArrayLike) -> Float[
     d = _eigenvalues(eigenvalues)
     if d.ndim != 1:
         raise ValueError(f"eigenvalues must have shape (m,); their shape is {d.shape}.")
-    values = as_columns("filter_", filter_, len(d))
+    values = as_columns("filter_", filter_, len(d), d.dtype)
     d = d.reshape(-1, *(1 for _ in values.shape[1:]))
     return jnp.where(d > 0, values / jnp.where(d > 0, d, 1), 0)
 

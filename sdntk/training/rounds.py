@@ -100,7 +100,7 @@ def distill_networks(
         >>> [round_.trained.steps.tolist() for round_ in chain]
         [[20, 20], [20, 20]]
     """
-    require_function("build", build, "nnx.Rngs")
+    require_function("build", build, "nnx.Rngs", compiled=True)
     x = as_points("x", x)
     y = as_float_array("y", y)
     as_keys("keys", keys)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import enum
-from collections.abc import Hashable
 from dataclasses import field
 from typing import Any
 
@@ -80,12 +79,12 @@ class TrainingConfig:
     augment: Augment | None = None
 
     def __post_init__(self) -> None:
-        require_function("loss", self.loss, "outputs and targets")
+        require_function("loss", self.loss, "outputs and targets", compiled=True)
         require_type(
             "optimiser", self.optimiser, optax.GradientTransformation, "an optax optimiser"
         )
         if self.augment is not None:
-            require_function("augment", self.augment, "a key and points")
+            require_function("augment", self.augment, "a key and points", compiled=True)
         settings: dict[str, Any] = {"centred": as_flag("centred", self.centred)}
         for name in ("steps", "check_every", "batch_size"):
             count = getattr(self, name)
@@ -97,8 +96,6 @@ class TrainingConfig:
                 settings[name] = as_number(name, limit, lambda x: x >= 0, "must be at least 0")
         for name, value in settings.items():  # plain values: an array would not be hashable
             object.__setattr__(self, name, value)
-        if not isinstance(self.loss, Hashable):
-            raise TypeError("loss must be hashable, to be compiled once.")
         gauss_newton = isinstance(self.optimiser, GaussNewton)
         if self.augment is not None and (self.centred or gauss_newton):
             raise ValueError("augment must be None with centred networks, or with gauss_newton.")

@@ -73,7 +73,7 @@ def train(
         >>> result.ensemble.outputs(x).shape, bool((result.loss <= 0.01).all())
         ((3, 2, 1), True)
     """
-    require_function("build", build, "nnx.Rngs")
+    require_function("build", build, "nnx.Rngs", compiled=True)
     x = as_points("x", x)
     targets = as_float_array("targets", targets)
     count = len(as_keys("keys", keys))

@@ -8,7 +8,7 @@ import itertools
 import operator
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,10 @@ class Word(enum.StrEnum):
     RED = "red"
 
 
+class Step(enum.IntEnum):
+    TWO = 2
+
+
 class WithGradient:
     """Like a torch tensor that requires a gradient: it has numbers, and refuses to give them."""
 
@@ -55,6 +59,31 @@ class Raising:
 
     def __float__(self):
         raise RuntimeError("no float")
+
+
+class RaisingSequence(Sequence):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, _):
+        raise RuntimeError("no items")
+
+
+class RaisingPath(os.PathLike):
+    def __fspath__(self):
+        raise RuntimeError("no path")
+
+
+class BytesPath(os.PathLike):
+    def __fspath__(self):
+        return b"abc"
+
+
+class Unhashable:
+    __hash__ = None
+
+    def __call__(self, *_, **__):
+        return None
 
 
 def deleted():
@@ -126,9 +155,26 @@ POOL: dict[str, Callable[[], Any]] = {
     "sparse": lambda: scipy.sparse.eye(3, format="csr"),
     "ragged": lambda: [[1.0], [1.0, 2.0], [3.0]],
     "list with None": lambda: [1.0, None, 2.0],
+    "raising sequence": RaisingSequence,
+    "raising path": RaisingPath,
+    "path of bytes": BytesPath,
+    "unhashable function": Unhashable,
+    "mixed keys": lambda: {1: 1.0, "a": 2.0},
+    "numpy's word": lambda: np.str_("abc"),
+    "void": lambda: np.void(b"ab"),
+    "missing": lambda: pd.NA,
+    "timestamp": lambda: pd.Timestamp("2020-01-01"),
+    "categories": lambda: pd.Categorical(["a", "b", "a"]),
+    "intervals": lambda: pd.interval_range(0, 3),
+    "index": lambda: pd.Index([1, 2, 3]),
+    "brain floats": lambda: jnp.ones(3, jnp.bfloat16),
+    "complex numbers of jax": lambda: jnp.ones(3) * 1j,
+    "list of booleans": lambda: [True, False, True],
+    "list of dates": lambda: [np.datetime64("2020-01-01")] * 3,
     "nested lists": lambda: [[["a"]], [[1]]],
     "enum": lambda: Colour.RED,
     "word's enum": lambda: Word.RED,
+    "number's enum": lambda: Step.TWO,
     "path": lambda: Path("elsewhere"),
     "deleted": deleted,
     "long doubles": lambda: np.ones(3, np.longdouble),
@@ -152,6 +198,7 @@ POOL: dict[str, Callable[[], Any]] = {
     "inf": lambda: np.inf,
     "nans": lambda: [np.nan, 1.0, 2.0],
     "infs": lambda: jnp.array([np.inf, 1.0, 2.0]),
+    "minus infinity": lambda: -np.inf,
     "minus one": lambda: -1,
     "minus ones": lambda: -np.ones(3),
     "zero": lambda: 0,
@@ -161,6 +208,7 @@ POOL: dict[str, Callable[[], Any]] = {
     "large": lambda: 1e300,
     "huge": lambda: HUGE,
     "huge negative": lambda: -HUGE,
+    "huge beyond text": lambda: 10**5000,
     "huge entry": lambda: [HUGE, 1, 2],
     "32 bits": lambda: 2**31,
     "64 bits": lambda: 2**63,
@@ -178,7 +226,8 @@ def numbers(value: Any, finite: bool = True) -> np.ndarray | None:
             array = np.asarray(value)
     except Exception:
         return None
-    if array.dtype.kind not in "fiub" or array.nbytes > 1e9:
+    is_float = jnp.issubdtype(array.dtype, jnp.floating)  # also those that NumPy does not know
+    if (array.dtype.kind not in "fiub" and not is_float) or array.nbytes > 1e9:
         return None
     return array if not finite or np.isfinite(array).all() else None
 
@@ -232,8 +281,8 @@ def square(good):
     return _array(good, lambda a: a.ndim == 2 and a.shape[0] == a.shape[1] > 0)
 
 
-def with_axes(good, condition=np.isfinite, axes=(1,)):
-    return _array(good, lambda a: a.ndim in axes and a.size > 0 and np.all(condition(a)))
+def with_axes(good, condition=np.isfinite, axes=(1,), least=1):
+    return _array(good, lambda a: a.ndim in axes and a.size >= least and np.all(condition(a)))
 
 
 def any_shape(good, condition=np.isfinite):
@@ -245,7 +294,7 @@ def multipliers(good, axes=range(9), nan=False):
 
     def accepts(value):
         array = numbers(value, finite=False)
-        if array is None or array.ndim not in axes or array.size == 0:
+        if array is None or array.ndim not in axes or (array.size == 0 and 0 not in axes):
             return False
         return bool(np.all((array > 0) | (nan & np.isnan(array))))
 
@@ -352,8 +401,13 @@ def pytree(good):
     """Arrays in any containers."""
 
     def accepts(value):
-        leaves = jax.tree.leaves(value, is_leaf=lambda node: isinstance(node, Iterator))
+        if isinstance(value, Iterator) or (
+            isinstance(value, dict) and {*map(type, value)} != {str}
+        ):
+            return False
+        leaves = jax.tree.leaves(value)
         plain = all(isinstance(leaf, jax.Array | np.ndarray | float | int) for leaf in leaves)
-        return bool(leaves) and plain and all(numbers(leaf) is not None for leaf in leaves)
+        real = [numbers(leaf, finite=False) is not None for leaf in leaves]
+        return bool(leaves) and plain and all(real)
 
     return Argument(good, accepts)

@@ -360,7 +360,7 @@ CALLS: dict[str, tuple] = {
     ),
     "filters.truncated": (
         filters.truncated,
-        {"eigenvalues": with_axes(D, nonnegative, (1, 2)), "rank": count(2, 0)},
+        {"eigenvalues": with_axes(D, nonnegative, (1, 2), least=0), "rank": count(2, 0)},
     ),
     "filters.gradient_descent": (
         filters.gradient_descent,

@@ -178,7 +178,7 @@ def test_bad_calls_are_refused_by_name(size, score, calls):
     rng = random.Random(SEED)
     places = [(label, name) for label, (_, arguments, *_) in calls.items() for name in arguments]
     tried, faults = 0, []
-    total = size(int(os.environ.get("N", 800)), 5000)
+    total = size(int(os.environ.get("N", 800)), 10_000)
     while tried < total:
         rng.shuffle(places)
         for label, name in places[: total - tried]:
