@@ -309,9 +309,9 @@ def as_choice(name: str, value: Any, choices: Collection[str]) -> str:
     """``value`` as one of several words."""
     if not isinstance(value, str) or value not in choices:
         *others, last = map(repr, choices)
-        raise ValueError(
-            f"{name} must be one of {', '.join(others)} or {last}; got {shown(value)}."
-        )
+        words = f"{', '.join(others)} or {last}" if others else last
+        one_of = "one of " if len(others) > 1 else ""
+        raise ValueError(f"{name} must be {one_of}{words}; got {shown(value)}.")
     return value
 
 

@@ -202,7 +202,12 @@ class Architecture:
                 for name, value in entry.items()
             }
             kind = hyperparameters.pop("layer", None)
-            layer = _LAYERS[as_choice('config, for each "layer",', kind, _LAYERS)]
+            if not isinstance(kind, str) or kind not in _LAYERS:
+                raise ValueError(
+                    f'config must name, for each "layer", one of {", ".join(_LAYERS)}; got '
+                    f"{shown(kind)}."
+                )
+            layer = _LAYERS[kind]
             known = {field.name for field in dataclasses.fields(layer)}
             if not hyperparameters.keys() <= known:
                 raise ValueError(

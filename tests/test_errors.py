@@ -383,7 +383,7 @@ CASES = {
     "outputs an array": (
         lambda: distill(outputs=np.array(["joint", "joint"])),
         ValueError,
-        "outputs must be one of",
+        "outputs must be 'separate' or 'joint'",
     ),
     "method an array": (
         lambda: distill(method=np.array(["dense", "krylov"])),
@@ -393,7 +393,7 @@ CASES = {
     "kind an array": (
         lambda: datasets.label_noise([0, 1], 0.5, jax.random.key(0), 2, kind=np.array(["a", "b"])),
         ValueError,
-        "kind must be one of",
+        "kind must be 'symmetric' or 'asymmetric'",
     ),
     "flips a word": (
         lambda: datasets.label_noise(

@@ -145,7 +145,9 @@ def check_arguments(
         ValueError, TypeError: they do not.
     """
     require_type("training", training, TrainingConfig, "an sdntk.TrainingConfig")
-    penalty = as_scalar(name, penalty, lambda p: p >= 0, "must be at least 0", dtype=x.dtype)
+    penalty = as_scalar(
+        name, penalty, lambda p: p >= 0, "must be a number, at least 0", dtype=x.dtype
+    )
     if isinstance(training.optimiser, GaussNewton) and not penalty > 0:
         raise ValueError(
             f"{name} must be positive with gauss_newton, which solves for the regularised optimum."

@@ -26,9 +26,7 @@ from sdntk import architectures, bounds, datasets, filters, kernels, losses, net
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_call")]
 
-import os
-
-SEED = int(os.environ.get("SEED", 17))
+SEED = 17
 PACKAGE = str(Path(sdntk.__file__).parent)
 #: Of one call, compiling included.
 MOST_BYTES = 100e6
@@ -178,7 +176,7 @@ def test_bad_calls_are_refused_by_name(size, score, calls):
     rng = random.Random(SEED)
     places = [(label, name) for label, (_, arguments, *_) in calls.items() for name in arguments]
     tried, faults = 0, []
-    total = size(int(os.environ.get("N", 800)), 10_000)
+    total = size(800, 10_000)
     while tried < total:
         rng.shuffle(places)
         for label, name in places[: total - tried]:
@@ -192,7 +190,7 @@ def test_bad_calls_are_refused_by_name(size, score, calls):
             faults += [f"{what}: {fault}"] if fault else []
             tried += 1
     score("bad calls of public functions", tried, len(faults))
-    assert not faults, "\n".join([f"{len(faults)} faults", *faults[:200]])
+    assert not faults, "\n".join([f"{len(faults)} faults", *faults])
 
 
 def draw(rng, argument, *, bad_only):
