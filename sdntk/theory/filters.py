@@ -248,8 +248,8 @@ def divided_by_eigenvalues(filter_: ArrayLike, eigenvalues: ArrayLike) -> Float[
         ValueError, TypeError: an argument out of its range, or shapes that do not go together.
     """
     d = _eigenvalues(eigenvalues)
-    if d.ndim != 1:
-        raise ValueError(f"eigenvalues must have shape (m,); their shape is {d.shape}.")
+    if d.ndim != 1 or d.size == 0:
+        raise ValueError(f"eigenvalues must have shape (m,), m >= 1; their shape is {d.shape}.")
     values = as_columns("filter_", filter_, len(d), d.dtype)
     d = d.reshape(-1, *(1 for _ in values.shape[1:]))
     return jnp.where(d > 0, values / jnp.where(d > 0, d, 1), 0)

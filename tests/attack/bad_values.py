@@ -376,6 +376,11 @@ def function(good):
     return Argument(good, lambda _: False, frozenset({"class"}))
 
 
+def or_function(argument: Argument) -> Argument:
+    """Something, or a function that is called and returns it."""
+    return Argument(argument.good, argument.accepts, function(None).never)
+
+
 def function_kept(good):
     """A function that is kept, not called."""
     return Argument(good, callable)

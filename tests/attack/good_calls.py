@@ -25,6 +25,7 @@ from attack.bad_values import (
     one_key,
     only,
     optional,
+    or_function,
     path,
     per_output,
     points,
@@ -124,8 +125,8 @@ CALLS: dict[str, tuple] = {
     ),
     "fit_filter": (
         sdntk.fit_filter,
-        {"spectrum": SPECTRA, "y": labels(Y), "filter": labels(np.full(3, 0.5))}
-        | {"kernel": optional(function(KERNEL), KERNEL), "x": optional(points(X), X)},
+        {"spectrum": SPECTRA, "y": labels(Y), "filter": or_function(labels(np.full(3, 0.5)))}
+        | {"kernel": optional(function_kept(KERNEL), KERNEL), "x": optional(points(X), X)},
     ),
     "decompose": (
         sdntk.decompose,
