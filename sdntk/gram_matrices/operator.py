@@ -42,7 +42,7 @@ from sdntk._warnings import warn_renamed
 from sdntk.gram_matrices.block_size import choose_block_size, work_bytes
 from sdntk.gram_matrices.store import GramStore
 from sdntk.gram_matrices.tiles import Tile, Tiling, compute_tiles, local_devices
-from sdntk.kernels.base import KernelFunction, check_points
+from sdntk.kernels.base import KernelFunction, check_points, kernel_precision
 
 
 class GramOperator(abc.ABC):
@@ -53,12 +53,15 @@ class GramOperator(abc.ABC):
         dtype: of the values of G. Products are computed in float64 when x64 is on, whatever it is.
         description: where the values come from, in words.
         shared: whether several processes compute each product together, so that all must call.
+        precision: the error of the kernel's values beyond the rounding of their dtype, times K that
+            of G's; see :meth:`sdntk.kernels.Kernel.precision`.
     """
 
     num_points: int
     dtype: np.dtype
     description: str
     shared: bool = False
+    precision: float = 0.0
 
     @abc.abstractmethod
     def __call__(self, v: Float[Array, "K Q"]) -> Float[Array, "K Q"]:
@@ -198,7 +201,7 @@ def _of_store(store: GramStore) -> "_Tiled":
         )
     tiles = _tiles_of_this_process(store.tiling)
     description = f"tiles of {store.path}"
-    return _Tiled(store.tiling, store.dtype, description, lambda: store.read_tiles(tiles))
+    return _Tiled(store.tiling, store.dtype, description, 0.0, lambda: store.read_tiles(tiles))
 
 
 def tiled_operator(
@@ -216,6 +219,7 @@ def tiled_operator(
     tiles = _tiles_of_this_process(tiling)
     compute = functools.partial(compute_tiles, kernel, x, x, tiling, tiles, dtype=dtype)
     kept_as = dtype or np.dtype(x.dtype)
+    precision = kernel_precision(kernel, x)
 
     # Computed again in every product, if they do not fit or are not to be kept.
     upper_half = (num_points, num_points + tiling.block_size)
@@ -223,7 +227,7 @@ def tiled_operator(
     if keep is None:
         keep = needed <= _memory.free_memory() // 2
     if not keep:
-        return _Tiled(tiling, kept_as, "tiles computed in every product", compute)
+        return _Tiled(tiling, kept_as, "tiles computed in every product", precision, compute)
 
     # Computed once and kept.
     description = f"Gram matrix {num_points} x {num_points}, its upper half"
@@ -233,7 +237,7 @@ def tiled_operator(
     held = _memory.format_bytes(sum(values.nbytes for _, values in kept))
     if kept:
         kept_as = kept[0][1].dtype
-    return _Tiled(tiling, kept_as, f"tiles kept in memory, {held}", lambda: kept)
+    return _Tiled(tiling, kept_as, f"tiles kept in memory, {held}", precision, lambda: kept)
 
 
 def _tiles_of_this_process(tiling: Tiling) -> list[Tile]:
@@ -316,6 +320,7 @@ class _Tiled(GramOperator):
         tiling: Tiling,
         dtype: np.dtype,
         description: str,
+        precision: float,
         tiles: Callable[[], Iterable[tuple[Tile, Any]]],
     ) -> None:
         self.tiling = tiling
@@ -323,6 +328,7 @@ class _Tiled(GramOperator):
         self.dtype = dtype
         self.description = description
         self.shared = jax.process_count() > 1
+        self.precision = precision
         self.tiles = tiles
 
     def __call__(self, v: Float[Array, "K Q"]) -> Float[Array, "K Q"]:

@@ -59,6 +59,19 @@ class LibraryKernel(abc.ABC):
         """Points in the shape in which the kernel's formula takes them."""
         return x
 
+    def precision(self, x: ArrayLike) -> float:
+        """The largest error of a value g(x_i, x_j) beyond the rounding of its dtype.
+
+        It bounds the error of the Gram matrix in the spectral norm, so that eigenvalues up to it
+        are not to be told from 0: it is a ``rank_tolerance`` for :func:`sdntk.decompose`.
+        :func:`sdntk.distill` asks for it by itself.
+
+        Args:
+            x: the points, shape (K, ...).
+        """
+        self.check("x", x)
+        return 0.0
+
     @abc.abstractmethod
     def block(
         self, x1: Float[Array, "n1 ..."], x2: Float[Array, "n2 ..."]
@@ -151,6 +164,11 @@ def kernel_block(
     """
     block = kernel.block if isinstance(kernel, LibraryKernel) else kernel
     return _as_values(block(x1, x2), (len(x1), len(x2)))
+
+
+def kernel_precision(kernel: KernelFunction, x: Float[Array, "K ..."]) -> float:
+    """:meth:`LibraryKernel.precision`; 0 of a function, of which nothing is known."""
+    return kernel.precision(x) if isinstance(kernel, LibraryKernel) else 0.0
 
 
 def _as_values(values: Any, shape: tuple[int, int]) -> Float[Array, "n1 n2"]:

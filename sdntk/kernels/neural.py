@@ -39,6 +39,8 @@ from sdntk.architectures import (
 )
 from sdntk.kernels._neural_tangents import load_neural_tangents
 from sdntk.kernels.base import LibraryKernel
+from sdntk.kernels.precision import measured_precision
+from sdntk.kernels.recursion import keeps_digits, vector_kernel
 
 
 @jax.tree_util.register_static
@@ -90,6 +92,15 @@ class InfiniteWidth(LibraryKernel):
         """The kernel for all pairs of points that :meth:`check` let pass; see :func:`ntk`."""
         return _infinite_width(self, x1, x2)
 
+    def precision(self, x: ArrayLike) -> float:
+        """The largest error of a value beyond rounding: 0 for vectors, measured at some of the
+        points for convolutions, stax networks and a ReLU behind another activation, whose values
+        near angle 0 are right to the root of rounding.
+        """
+        points = self.coordinates(self.check("x", x))
+        exact = isinstance(self.network, Architecture) and keeps_digits(self.network)
+        return 0.0 if exact else measured_precision(self, points)
+
     @property
     def _smallest_image(self) -> tuple[int, int] | None:
         """What an architecture with convolutions asks for; None for all others."""
@@ -107,11 +118,13 @@ def ntk(kernel_fn: Architecture | Callable[..., Any]) -> InfiniteWidth:
     kernel regression with it.
 
     Values are computed in the default floating-point type, whatever that of the points: float64
-    with jax_enable_x64 on. Without it a ReLU network's float32 kernel errs by 2.5e-4 (relative) on
-    the diagonal, and may have eigenvalues clearly below 0 when points nearly coincide; in float64
-    the diagonal is good to about 2e-8 and the rest to rounding.
+    with jax_enable_x64 on. For vectors they are right to rounding at any angle and norm. Those of
+    convolutional and stax networks are neural-tangents', which loses half of the digits where
+    points nearly coincide: about 2e-8 on a ReLU network's diagonal (2.5e-4 in float32). What they
+    are good for, ``kernel.precision(x)`` says, and :func:`sdntk.distill` goes by it.
 
-    Source: Jacot et al. 2018; computed by neural-tangents (Novak et al. 2020).
+    Source: Jacot et al. 2018; images and stax networks by neural-tangents (Novak et al. 2020),
+    vectors as in docs/numerics.md, "Angles".
 
     Args:
         kernel_fn: an :class:`~sdntk.architectures.Architecture`, or the kernel_fn of a
@@ -147,8 +160,7 @@ def nngp(kernel_fn: Architecture | Callable[..., Any]) -> InfiniteWidth:
     is what training the readout alone does. Arguments, result, precision and errors are those of
     :func:`ntk`.
 
-    Source: Lee et al. 2018, *Deep Neural Networks as Gaussian Processes*; computed by
-    neural-tangents.
+    Source: Lee et al. 2018, *Deep Neural Networks as Gaussian Processes*.
 
     Example:
         >>> from sdntk.architectures import fully_connected
@@ -165,8 +177,10 @@ def _infinite_width(
     kernel: InfiniteWidth, x1: Float[Array, "n1 ..."], x2: Float[Array, "n2 ..."]
 ) -> Float[Array, "n1 n2"]:
     network = kernel.network
-    kernel_fn = _stax(network) if isinstance(network, Architecture) else network
     rows, columns = (kernel.coordinates(x).astype(jnp.result_type(float)) for x in (x1, x2))
+    if isinstance(network, Architecture) and network.smallest_image is None:
+        return vector_kernel(network, rows, columns, kernel.get)
+    kernel_fn = _stax(network) if isinstance(network, Architecture) else network
     with jax.default_matmul_precision("highest"):
         values = kernel_fn(rows, columns, kernel.get)
     if jnp.shape(values) != (len(x1), len(x2)):

@@ -10,7 +10,7 @@ from sdntk import _memory
 from sdntk._arguments import ArrayLike, as_choice, is_traced
 from sdntk.gram_matrices.compute import compute_gram
 from sdntk.gram_matrices.operator import GramOperator, tiled_operator
-from sdntk.kernels.base import KernelFunction, LibraryKernel
+from sdntk.kernels.base import KernelFunction, LibraryKernel, kernel_precision
 from sdntk.spectra.base import AbstractSpectrum
 from sdntk.spectra.dense import as_rank_tolerance, decompose_checked
 from sdntk.spectra.krylov import AccuracyError, as_rtol, krylov, refuse_traced
@@ -85,7 +85,7 @@ def choose_spectrum(
         )
 
     def matrix_of_kernel() -> GramMatrix:
-        return in_full_precision(compute_gram(kernel, x))
+        return in_full_precision(compute_gram(kernel, x), kernel_precision(kernel, x))
 
     def dense() -> AbstractSpectrum:
         matrix = matrix_of_kernel()

@@ -58,12 +58,14 @@ def decompose(G: ArrayLike, rank_tolerance: ArrayLike | None = None) -> Spectrum
     """Eigendecomposition of a Gram matrix, G = V^T D V, with rounding told apart from rank.
 
     An eigenvalue is zero when d_k <= rank_tolerance, by default K * machine_eps * d_max
-    (machine_eps that of G's dtype). Computed in float64 when x64 is on, else in float32, with a
+    (machine_eps that of G's dtype), or the precision of the kernel's values if a store of a Gram
+    matrix knows that to be worse. Computed in float64 when x64 is on, else in float32, with a
     warning.
 
     Args:
         G: the symmetric positive semi-definite Gram matrix, shape (K, K).
         rank_tolerance: the largest eigenvalue that counts as zero, in the units of G; not negative.
+            Of a neural kernel on images: ``kernel.precision(x)``.
 
     Returns:
         A :class:`Spectrum`. One decomposition serves any number of label sets and tolerances.
@@ -96,16 +98,18 @@ def decompose_checked(
     Raises:
         ValueError: indefinite beyond rounding.
     """
-    found = _decompose(matrix.values, rank_tolerance, matrix.machine_epsilon)
+    found = _decompose(matrix.values, rank_tolerance, matrix.machine_epsilon, matrix.precision)
     if not is_traced(found.indefinite) and found.indefinite:
         smallest, largest, rounding = map(float, (found.smallest, found.largest, found.rounding))
         raise ValueError(
             "G must be positive semi-definite; its smallest eigenvalue is "
             f"{format_number(smallest)}, its largest {format_number(largest)}, and rounding "
             f"explains only {format_number(rounding)}. The kernel is not positive definite, or its "
-            "values are less precise than their dtype (then raise rank_tolerance)."
+            "values are less precise than their dtype (then raise rank_tolerance; of a neural "
+            "kernel: rank_tolerance=kernel.precision(x))."
         )
-    return Spectrum(found.eigenvalues, found.eigenvectors, matrix.machine_epsilon, matrix.traced)
+    epsilon = matrix.effective_epsilon(found.largest)
+    return Spectrum(found.eigenvalues, found.eigenvectors, epsilon, matrix.traced)
 
 
 class _Decomposed(NamedTuple):
@@ -119,10 +123,14 @@ class _Decomposed(NamedTuple):
 
 @partial(jax.jit, static_argnums=2)
 def _decompose(
-    matrix: Float[Array, "K K"], rank_tolerance: Float[Array, ""] | None, machine_eps: float
+    values: Float[Array, "K K"],
+    rank_tolerance: Float[Array, ""] | None,
+    machine_eps: float,
+    precision: Float[Array, ""] | float,
 ) -> _Decomposed:
-    raw, vectors = _eigh(matrix)
-    rounding = matrix.shape[0] * machine_eps * jnp.maximum(raw[-1], -raw[0])
+    raw, vectors = _eigh(values)
+    matrix = GramMatrix(values, machine_eps, precision)
+    rounding = matrix.rounding(jnp.maximum(raw[-1], -raw[0]))
     zero = rounding
     if rank_tolerance is not None:
         zero = rank_tolerance

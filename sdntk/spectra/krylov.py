@@ -193,7 +193,7 @@ def _take_steps(
     with Bar(f"Lanczos steps, {num_points} points, {operator.description}", total=most) as bar:
         while True:
             process = lanczos_extend(process, operator, steps)
-            spectrum = ritz_spectrum(process, machine_epsilon=eps)
+            spectrum = ritz_spectrum(process, machine_epsilon=eps, precision=operator.precision)
             look = _look(operator, spectrum, chains)
             bar.advance(steps - looks[-1].steps, f"error below {look.bound:.1e}")
             if look.bound <= rtol:

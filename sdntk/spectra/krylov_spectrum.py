@@ -137,13 +137,20 @@ def _refuse(primals: Any, tangents: Any) -> Any:
     )
 
 
-def ritz_spectrum(process: Lanczos, *, machine_epsilon: float) -> KrylovSpectrum:
+def ritz_spectrum(
+    process: Lanczos, *, machine_epsilon: float, precision: float = 0.0
+) -> KrylovSpectrum:
     """What the process knows so far. It shares its basis: :func:`lanczos_extend` ends its use.
+
+    Args:
+        process: Lanczos steps.
+        machine_epsilon: relative rounding of G's values.
+        precision: the error of G beyond that, in the spectral norm.
 
     Raises:
         ValueError: the Gram matrix is indefinite beyond rounding.
     """
-    ritz = _ritz_pairs(process, machine_epsilon)
+    ritz = _ritz_pairs(process, machine_epsilon, precision)
     width = process.width
     z = np.tensordot(ritz.vectors[:width], np.asarray(process.start), (0, 0))
     residuals = np.asarray(process.couplings[-1]) @ ritz.vectors[-width:]
@@ -173,11 +180,11 @@ class _RitzPairs(NamedTuple):
     perturbation: Float[Array, ""]  # the norm of the change of G that rounding amounts to
 
 
-def _ritz_pairs(process: Lanczos, machine_epsilon: float) -> _RitzPairs:
+def _ritz_pairs(process: Lanczos, machine_epsilon: float, precision: float) -> _RitzPairs:
     num_points = len(process.labels)
     d, vectors = np.linalg.eigh(process.projected)
     eps, size = float(np.finfo(d.dtype).eps), np.abs(d).max()
-    if d[0] < -num_points * max(eps, machine_epsilon) * size:
+    if d[0] < -max(num_points * max(eps, machine_epsilon) * size, precision):
         raise ValueError(
             f"the Gram matrix must be positive semi-definite; after {process.steps} Lanczos "
             f"steps a Ritz value is {format_number(float(d[0]))}, the largest is "

@@ -13,10 +13,23 @@ from sdntk.spectra.base import PrecisionWarning
 
 
 class GramMatrix(NamedTuple):
-    """A symmetric matrix and its relative rounding."""
+    """A symmetric matrix, its relative rounding, and the error of its kernel's values beyond that,
+    which bounds its own in the spectral norm.
+    """
 
     values: Float[Array, "K K"]
     machine_epsilon: float
+    precision: Float[Array, ""] | float = 0.0
+
+    def rounding(self, largest: Float[Array, ""]) -> Float[Array, ""]:
+        """The largest |d| that rounding explains, given the largest eigenvalue."""
+        return jnp.maximum(len(self.values) * self.machine_epsilon * largest, self.precision)
+
+    def effective_epsilon(self, largest: Float[Array, ""]) -> float:
+        """Relative rounding of each value that would explain as much."""
+        if is_traced(largest) or self.precision == 0:
+            return self.machine_epsilon
+        return float(self.rounding(largest) / (len(self.values) * largest))
 
     @property
     def traced(self) -> Float[Array, "K K"] | None:
@@ -39,11 +52,15 @@ def as_gram_matrix(G: ArrayLike) -> GramMatrix:  # noqa: N803 (theory's name)
             f"G must be a square matrix, shape (K, K) with K >= 1; its shape is {matrix.shape}."
         )
     _check_symmetric(matrix)
-    return in_full_precision(matrix)
+    return in_full_precision(matrix, getattr(G, "precision", 0.0))  # a store knows it
 
 
-def in_full_precision(matrix: Float[Array, "K K"]) -> GramMatrix:
+def in_full_precision(matrix: Float[Array, "K K"], precision: float = 0.0) -> GramMatrix:
     """A Gram matrix of this library's making, whose values have been looked at.
+
+    Args:
+        matrix: G.
+        precision: of the kernel's values; see :meth:`sdntk.kernels.base.LibraryKernel.precision`.
 
     Warns:
         PrecisionWarning: it is in float32.
@@ -52,7 +69,7 @@ def in_full_precision(matrix: Float[Array, "K K"]) -> GramMatrix:
     machine_eps = _rounding(matrix.dtype)
     if machine_eps > jnp.finfo(jnp.float64).eps:
         _warn_of_single_precision(machine_eps, values.dtype)
-    return GramMatrix(values, machine_eps)
+    return GramMatrix(values, machine_eps, precision)
 
 
 @jax.jit

@@ -197,16 +197,20 @@ def tridiagonalise_checked(matrix: GramMatrix) -> TridiagonalSpectrum:
     reduced = TridiagonalSpectrum(
         diagonal, off_diagonal, reflectors, taus, machine_eps, matrix.traced
     )
-    rounding = reduced.num_points * machine_eps * reduced.largest
+    rounding = matrix.rounding(reduced.largest)
     below = _has_eigenvalue_below(-rounding, reduced.diagonal, reduced.off_diagonal)
     indefinite = (rounding > 0) & below
     if not is_traced(indefinite) and indefinite:
         raise ValueError(
             "G must be positive semi-definite; it has an eigenvalue below "
             f"{format_number(-float(rounding))}, beyond rounding. The kernel is not positive "
-            "definite, or its values are less precise than their dtype."
+            "definite, or its values are less precise than their dtype (see kernel.precision)."
         )
-    return dataclasses.replace(reduced, diagonal=jnp.where(indefinite, jnp.nan, reduced.diagonal))
+    return dataclasses.replace(
+        reduced,
+        diagonal=jnp.where(indefinite, jnp.nan, reduced.diagonal),
+        machine_epsilon=matrix.effective_epsilon(reduced.largest),
+    )
 
 
 @jax.jit
