@@ -335,8 +335,10 @@ def _check_params(params: Any) -> None:
     if not leaves:
         raise TypeError("params must be a pytree of arrays; it holds none.")
     for leaf in leaves:
-        require_type("params", leaf, (*ARRAYS, int, float), "a pytree of arrays")
-        as_real_array("params", leaf)
+        require_type("params", leaf, (*ARRAYS, float), "a pytree of arrays")
+        dtype = as_real_array("params", leaf).dtype
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(f"params must be floating-point numbers; some have dtype {dtype}.")
 
 
 def tangent_kernel(

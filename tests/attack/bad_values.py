@@ -331,7 +331,7 @@ def count(good, at_least=1, at_most=2**31 - 1):
 
 def counts(good):
     def accepts(value):
-        array = numbers(value) if isinstance(value, list | tuple | range | np.ndarray) else None
+        array = None if isinstance(value, bytearray) else numbers(value)
         return array is not None and array.ndim == 1 and all(map(count(1).accepts, array))
 
     return Argument(good, accepts)
@@ -411,8 +411,9 @@ def pytree(good):
         ):
             return False
         leaves = jax.tree.leaves(value)
-        plain = all(isinstance(leaf, jax.Array | np.ndarray | float | int) for leaf in leaves)
-        real = [numbers(leaf, finite=False) is not None for leaf in leaves]
-        return bool(leaves) and plain and all(real)
+        plain = all(isinstance(leaf, jax.Array | np.ndarray | float) for leaf in leaves)
+        arrays = [numbers(leaf, finite=False) for leaf in leaves]
+        are_floats = [a is not None and jnp.issubdtype(a.dtype, jnp.floating) for a in arrays]
+        return bool(leaves) and plain and all(are_floats)
 
     return Argument(good, accepts)

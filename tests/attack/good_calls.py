@@ -373,6 +373,8 @@ CALLS: dict[str, tuple] = {
         {"filter_": columns(D), "eigenvalues": with_axes(D, nonnegative)},
     ),
     # methods
+    "RBF.precision": (KERNEL.precision, {"x": points(X)}),
+    "InfiniteWidth.precision": (kernels.ntk(SHALLOW).precision, {"x": points(X2)}, "costly"),
     "RBF.__call__": (KERNEL, {"x1": points(X), "x2": points(X)}),
     "InfiniteWidth.__call__": (
         kernels.ntk(SHALLOW),
