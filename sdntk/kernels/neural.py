@@ -310,7 +310,9 @@ def empirical_ntk(
     from flax import nnx
 
     load_neural_tangents()
-    implementation = as_count("implementation", implementation, at_least=0, at_most=3)
+    implementation = as_count("implementation", implementation, at_least=0)
+    if implementation > 3:
+        raise ValueError(f"implementation must be 0, 1, 2 or 3; got {implementation}.")
     output = None if output is None else as_count("output", output, at_least=0)
     if isinstance(apply_fn, nnx.Module):
         if params is not None:
