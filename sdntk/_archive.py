@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdntk import _atomic
+from sdntk._arguments import as_path
 
 #: Of the format. A file of another one is refused.
 VERSION = 1
@@ -35,7 +36,7 @@ def save(path: str | Path, value: Any) -> None:
         NotSavedError: a part of it is neither plain data, nor an array, nor a class of this
             library.
     """
-    path = Path(path)
+    path = as_path("path", path)
     arrays: dict[str, np.ndarray] = {}
     header = {"format": "sdntk", "version": VERSION, "value": _encode(value, arrays)}
     arrays[_HEADER] = np.frombuffer(json.dumps(header).encode(), np.uint8)
@@ -54,7 +55,7 @@ def load(path: str | Path, classes: Mapping[str, type]) -> Any:
         FileNotFoundError: there is none. ValueError: it holds something else, or is damaged; or its
             numbers are in float64, and x64 is off.
     """
-    path = Path(path)
+    path = as_path("path", path)
     if not path.is_file():
         raise FileNotFoundError(f"path {path} holds no file.")
     try:

@@ -14,8 +14,6 @@ import numpy as np
 import psutil
 from jax.experimental import multihost_utils
 
-from sdntk._arguments import DTypeLike
-
 
 def host_memory() -> int:
     """Bytes of the machine's memory that are available now."""
@@ -57,7 +55,16 @@ def _cgroup_rest(folder: Path = Path("/sys/fs/cgroup")) -> list[int]:
         return []
 
 
-def require_memory(needed: int, description: str, free: int | None = None) -> None:
+#: Of a Gram matrix that does not fit into memory.
+WAYS_OUT = (
+    "path=... keeps it on disk, dtype=jnp.float32 halves it, a smaller block_size lessens the work "
+    "space"
+)
+
+
+def require_memory(
+    needed: int, description: str, free: int | None = None, *, ways_out: str = WAYS_OUT
+) -> None:
     """Refuse to begin what does not fit into memory.
 
     Raises:
@@ -67,8 +74,7 @@ def require_memory(needed: int, description: str, free: int | None = None) -> No
     if needed > free:
         raise MemoryError(
             f"{description} needs about {format_bytes(needed)} of memory and "
-            f"{format_bytes(free)} are free. Ways out: path=... keeps it on disk, "
-            "dtype=jnp.float32 halves it, a smaller block_size lessens the work space."
+            f"{format_bytes(free)} are free. Ways out: {ways_out}."
         )
 
 
@@ -106,6 +112,6 @@ def dense_path_fits(num_points: int) -> bool:
     return bool(over_processes(min, needed <= free_memory()))
 
 
-def matrix_bytes(shape: tuple[int, int], dtype: DTypeLike) -> int:
+def matrix_bytes(shape: tuple[int, int], dtype: jax.typing.DTypeLike) -> int:
     """Bytes of a dense matrix."""
     return math.prod(shape) * np.dtype(dtype).itemsize

@@ -18,11 +18,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from sdntk._arguments import ArrayLike, as_count, is_traced
+from sdntk._arguments import (
+    ArrayLike,
+    as_choice,
+    as_count,
+    as_number,
+    as_sequence,
+    require_type,
+    shown,
+)
 
 #: The standard deviation of weights that keeps the variance of ReLU layers from depth to depth (He
 #: et al. 2015).
 SQRT_2 = math.sqrt(2)
+
+#: No network is deeper: none of so many layers could be compiled.
+MOST_LAYERS = 10_000
 
 #: The activation functions by name, as a network applies them; each has a kernel in closed form.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -70,10 +81,7 @@ class Activation:
     name: str = "relu"
 
     def __post_init__(self) -> None:
-        if self.name not in ACTIVATIONS:
-            raise ValueError(
-                f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}; got {self.name!r}."
-            )
+        as_choice("activation", self.name, ACTIVATIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,14 +135,10 @@ class Architecture:
     layers: tuple[Layer, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self,
-            "layers",
-            tuple(self.layers) if isinstance(self.layers, Iterable) else (self.layers,),
-        )
+        object.__setattr__(self, "layers", tuple(as_sequence("layers", self.layers)))
         for layer in self.layers:
             if not isinstance(layer, Layer):
-                raise TypeError(f"layers must hold {', '.join(_LAYERS)}; got {layer!r}.")
+                raise TypeError(f"layers must hold {', '.join(_LAYERS)}; got {shown(layer)}.")
         to_vectors = [
             i
             for i, layer in enumerate(self.layers)
@@ -185,20 +189,34 @@ class Architecture:
 
     @classmethod
     def from_config(cls, config: Iterable[Mapping[str, Any]]) -> "Architecture":
-        """The architecture whose :meth:`config` this is."""
+        """The architecture whose :meth:`config` this is.
+
+        Raises:
+            TypeError, ValueError: it is of another form, or a layer's setting is out of range.
+        """
         layers = []
-        for entry in config:
+        for entry in as_sequence("config", config):
+            require_type("config", entry, Mapping, "a dictionary for each layer")
             hyperparameters = {
                 name: tuple(value) if isinstance(value, list) else value
                 for name, value in entry.items()
             }
             kind = hyperparameters.pop("layer", None)
-            if kind not in _LAYERS:
+            if not isinstance(kind, str) or kind not in _LAYERS:
                 raise ValueError(
                     f'config must name, for each "layer", one of {", ".join(_LAYERS)}; got '
-                    f"{kind!r}."
+                    f"{shown(kind)}."
                 )
-            layers.append(_LAYERS[kind](**hyperparameters))
+            layer = _LAYERS[kind]
+            known = {field.name for field in dataclasses.fields(layer)}
+            if not hyperparameters.keys() <= known:
+                raise ValueError(
+                    f"config must hold nothing but {', '.join(known)} for {kind}; it holds "
+                    f"{', '.join(map(str, hyperparameters))}."
+                )
+            layers.append(layer(**hyperparameters))
+        if not layers:
+            raise ValueError("config must hold the layers of a network; it is empty.")
         return cls(tuple(layers))
 
 
@@ -227,8 +245,10 @@ def fully_connected(
         >>> len(fully_connected(depth=3).layers)        # Flatten, 3 x (Dense, ReLU), Dense
         8
     """
-    dense = Dense(_as_number("weight_std", weight_std), _as_number("bias_std", bias_std))
-    hidden = (dense, Activation(activation)) * as_count("depth", depth, at_least=0)
+    dense = Dense(*_as_stds(weight_std, bias_std))
+    hidden = (dense, Activation(activation)) * as_count(
+        "depth", depth, at_least=0, at_most=MOST_LAYERS
+    )
     return Architecture((Flatten(), *hidden, dense))
 
 
@@ -267,13 +287,12 @@ def convolutional(
         {'layer': 'GlobalAveragePool'}
     """
     readouts: dict[str, Layer] = {"flatten": Flatten(), "pool": GlobalAveragePool()}
-    if readout not in readouts:
-        raise ValueError(f"readout must be 'flatten' or 'pool'; got {readout!r}.")
-    stds = _as_number("weight_std", weight_std), _as_number("bias_std", bias_std)
+    to_vector = readouts[as_choice("readout", readout, readouts)]
+    stds = _as_stds(weight_std, bias_std)
     block = (Conv(filter_shape, *stds), Activation(activation)) * as_count(
-        "depth", depth, at_least=1
+        "depth", depth, at_least=1, at_most=MOST_LAYERS
     )
-    return Architecture((*block, readouts[readout], Dense(*stds)))
+    return Architecture((*block, to_vector, Dense(*stds)))
 
 
 #: Convolutions before the first pool, between the pools, and after the second, by depth.
@@ -311,9 +330,10 @@ def myrtle(
         >>> sum(isinstance(layer, (Conv, Dense)) for layer in myrtle(depth=7).layers)
         7
     """
-    if as_count("depth", depth, at_least=1) not in _MYRTLE_BLOCKS:
+    depth = as_count("depth", depth, at_least=1)
+    if depth not in _MYRTLE_BLOCKS:
         raise ValueError(f"depth must be 5, 7 or 10, the Myrtle networks there are; got {depth}.")
-    stds = _as_number("weight_std", weight_std), _as_number("bias_std", bias_std)
+    stds = _as_stds(weight_std, bias_std)
     first, second, third = (
         (Conv((3, 3), *stds), Activation(activation)) * count for count in _MYRTLE_BLOCKS[depth]
     )
@@ -323,29 +343,21 @@ def myrtle(
 
 
 def _check_scales(layer: Dense | Conv) -> None:
-    for name, least in (("weight_std", "positive"), ("bias_std", "at least 0")):
-        value = _as_number(name, getattr(layer, name))
-        if not math.isfinite(value) or value < 0 or (value == 0 and least == "positive"):
-            raise ValueError(f"{name} must be finite and {least}; got {value}.")
-        object.__setattr__(layer, name, value)
+    weight_std, bias_std = _as_stds(layer.weight_std, layer.bias_std)
+    object.__setattr__(layer, "weight_std", weight_std)
+    object.__setattr__(layer, "bias_std", bias_std)
 
 
-def _as_number(name: str, value: Any) -> float:
-    if is_traced(value) or isinstance(value, (str, bool)):
-        raise TypeError(
-            f"{name} must be a Python number, as it is part of the description; got {value!r}."
-        )
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"{name} must be a Python number, as it is part of the description; got {value!r}."
-        ) from None
+def _as_stds(weight_std: ArrayLike, bias_std: ArrayLike) -> tuple[float, float]:
+    return (
+        as_number("weight_std", weight_std, lambda std: std > 0, "must be finite and positive"),
+        as_number("bias_std", bias_std, lambda std: std >= 0, "must be finite and at least 0"),
+    )
 
 
 def _as_size(name: str, value: Any) -> tuple[int, int]:
     if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise ValueError(f"{name} must be two integers, height and width; got {value!r}.")
+        raise ValueError(f"{name} must be two integers, height and width; got {shown(value)}.")
     return as_count(name, value[0], at_least=1), as_count(name, value[1], at_least=1)
 
 
@@ -367,6 +379,7 @@ DEFAULT_DEPTH = {
 
 def named_architecture(name: ArchitectureName, depth: int, activation: str) -> Architecture:
     """The architecture of that name."""
+    as_choice("name", name, list(ArchitectureName))
     build = {
         ArchitectureName.FULLY_CONNECTED: fully_connected,
         ArchitectureName.CONVOLUTIONAL: convolutional,

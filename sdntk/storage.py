@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from sdntk import _archive, architectures
+from sdntk._arguments import require_function
 from sdntk.kernels import KernelFunction, green, stationary
 from sdntk.kernels.neural import InfiniteWidth
 from sdntk.spectra.base import AbstractSpectrum, ErrorBounds
@@ -77,6 +78,8 @@ def load(path: str | Path, *, kernel: KernelFunction | None = None) -> Any:
         >>> bool((again.predict([0.25]) == run.predict([0.25])).all())
         True
     """
+    if kernel is not None:
+        require_function("kernel", kernel, "two arrays of points")
     value = _archive.load(path, _CLASSES)
     try:
         _check_shapes(value)
@@ -87,10 +90,6 @@ def load(path: str | Path, *, kernel: KernelFunction | None = None) -> Any:
         ) from None
     if kernel is None:
         return value
-    if not callable(kernel):
-        raise TypeError(
-            f"kernel must be a function of two arrays of points; got {type(kernel).__name__}."
-        )
     known = isinstance(value, AbstractSpectrum) or value.kernel is not None
     if known or value.x is None:
         raise ValueError(

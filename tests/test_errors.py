@@ -3,15 +3,18 @@
 Must hold: a ValueError or TypeError that names the argument, what was wrong and what would be
 right: wrong or mismatched shapes, nan or inf, K = 0 (K = 1 works), a non-symmetric or indefinite
 Gram matrix, tolerance <= 0 or infeasible, negative rounds, both or neither of tolerance and
-multiplier.
+multiplier; masked arrays, words and dates for numbers, anything for a flag, a word or a path, and
+objects of other libraries. (tests/attack/test_bad_calls.py tries many more.)
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import sdntk
-from sdntk import kernels
+from sdntk import architectures, bounds, datasets, filters, kernels, networks
 
 pytestmark = pytest.mark.usefixtures("as_users_call")
 
@@ -30,6 +33,31 @@ with_nan, with_inf = Y.copy(), X.copy()
 with_nan[1], with_inf[2] = np.nan, np.inf
 indefinite = np.diag([1.0, -0.5, 2.0])
 skewed = np.array([[1.0, 0.5], [0.4, 1.0]])
+masked = np.ma.array(Y, mask=[False, True, False, False, False])
+dates = np.array(["2020-01-01"] * 5, "datetime64[D]")
+
+
+class WithGradient:
+    """Like a torch tensor that requires a gradient: NumPy cannot have its numbers."""
+
+    def __array__(self, *_, **__):
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+
+
+def train(**options):
+    def build(rngs):
+        shallow = architectures.fully_connected(1)
+        return networks.FiniteWidth(shallow, (2,), width=4, num_outputs=1, rngs=rngs)
+
+    options = {"training": sdntk.TrainingConfig(steps=1)} | options
+    keys = jax.random.split(jax.random.key(0), 2)
+    return sdntk.train(build, keys, np.eye(2), options.pop("targets", np.ones((2, 1))), **options)
+
+
+def compare(**options):
+    shallow, x, y = architectures.fully_connected(1), np.eye(2), np.ones((2, 1))
+    return sdntk.compare_widths(shallow, x, y, x, y, **{"tolerance": 0.3, **options})
+
 
 CASES = {
     "y too short": (
@@ -208,7 +236,219 @@ CASES = {
         ValueError,
         "noise",
     ),
+    # taken in silence before
+    "y masked": (lambda: distill(y=masked), ValueError, "y must have no masked entries"),
+    "x of masked rows": (
+        lambda: distill(x=[masked[:2]] * 5),
+        ValueError,
+        "x must have no masked entries",
+    ),
+    "G masked": (
+        lambda: sdntk.decompose(np.ma.array(np.eye(2), mask=np.eye(2, dtype=bool))),
+        ValueError,
+        "G must have no masked entries",
+    ),
+    "rounds masked": (
+        lambda: distill(rounds=np.ma.array(2, mask=True)),
+        ValueError,
+        "rounds must be an integer; it is masked",
+    ),
+    "classes masked": (
+        lambda: datasets.one_hot(np.ma.array([0, 1], mask=[False, True]), 2),
+        ValueError,
+        "labels must have no masked entries",
+    ),
+    "images masked": (
+        lambda: datasets.standardise(np.ma.masked_less(np.ones((2, 2, 2, 1)).cumsum(0), 2)),
+        ValueError,
+        "train must have no masked entries",
+    ),
+    "radius negative": (
+        lambda: bounds.rademacher_bound([1.0], norm=-1),
+        ValueError,
+        "norm must be zero or positive",
+    ),
+    "equivalent negative": (
+        lambda: bounds.local_rademacher_bound(-np.ones(3)),
+        ValueError,
+        "equivalent must be zero or positive",
+    ),
+    "multipliers words": (
+        lambda: bounds.equivalent_eigenvalues([1.0], ["1.5"]),
+        TypeError,
+        "multipliers must hold real numbers",
+    ),
+    "multipliers dates": (
+        lambda: bounds.equivalent_eigenvalues([1.0], dates),
+        TypeError,
+        "multipliers must hold real numbers",
+    ),
+    "rounds of an index negative": (
+        lambda: bounds.sparsity_index([1.0, 2.0], [1.0, 2.0], 0.5, t=-1),
+        ValueError,
+        "t must be a scalar, zero or positive",
+    ),
+    "filter of negative eigenvalues": (
+        lambda: filters.ridge([-1.0], 0.5),
+        ValueError,
+        "eigenvalues must be zero or positive",
+    ),
+    "filter with a negative multiplier": (
+        lambda: filters.ridge([1.0], -0.5),
+        ValueError,
+        "multiplier must be positive",
+    ),
+    "filter mixed beyond 1": (
+        lambda: filters.mix([1.0], 1.5),
+        ValueError,
+        "ground_truth_weight must lie between 0 and 1",
+    ),
+    "a weight for each eigenvalue": (
+        lambda: filters.distillation(jnp.ones(3), jnp.ones(2), jnp.full(3, 0.5)),
+        ValueError,
+        "ground_truth_weight must be a scalar",
+    ),
+    "time negative": (
+        lambda: filters.gradient_flow([1.0], -1.0),
+        ValueError,
+        "time must be zero or positive",
+    ),
+    "nu a word": (lambda: kernels.matern("1.5"), TypeError, "nu must hold real numbers"),
+    "nu huge": (lambda: kernels.matern(1e6 + 0.5), ValueError, "nu must be a half-integer.*80.5"),
+    "order huge": (lambda: kernels.periodic_spline(500), ValueError, "order must be at most 80"),
+    "weight_std bytes": (
+        lambda: architectures.Dense(weight_std=b"12"),
+        TypeError,
+        "weight_std must hold real numbers",
+    ),
+    "no length scale": (lambda: kernels.rbf([]), ValueError, "length_scale must be a scalar or"),
+    "length scale a boolean": (
+        lambda: kernels.rbf(True),
+        TypeError,
+        "length_scale must be a number, not a boolean",
+    ),
+    "tolerance a boolean": (
+        lambda: distill(tolerance=True),
+        TypeError,
+        "tolerance must be a number, not a boolean",
+    ),
+    "loss a word": (
+        lambda: sdntk.TrainingConfig(loss="abc"),
+        TypeError,
+        "loss must be a function of outputs and targets",
+    ),
+    "centred a word": (
+        lambda: sdntk.TrainingConfig(centred="no"),
+        TypeError,
+        "centred must be True or False",
+    ),
+    "keep a word": (
+        lambda: sdntk.kernel_operator(KERNEL, X, keep="no"),
+        TypeError,
+        "keep must be True or False",
+    ),
+    "rtol of a dense run": (lambda: distill(rtol="abc"), TypeError, "rtol must hold real numbers"),
+    "targets of another width": (
+        lambda: train(targets=np.ones((2, 3))),
+        ValueError,
+        r"targets \(y\) must have shape \(2, 1\)",
+    ),
+    "dtype an array": (
+        lambda: datasets.one_hot([0, 1], 2, dtype=np.ones(3)),
+        TypeError,
+        "dtype must be a floating-point dtype",
+    ),
+    # errors of other libraries before
+    "no operator": (
+        lambda: sdntk.krylov(np.eye(5), Y, tolerance=0.1, rounds=1),
+        TypeError,
+        "operator must be what as_operator",
+    ),
+    "keys for numbers": (
+        lambda: distill(y=jax.random.split(jax.random.key(0), 5)),
+        TypeError,
+        "y must hold real numbers",
+    ),
+    "a tensor with a gradient": (
+        lambda: distill(y=WithGradient()),
+        TypeError,
+        "y must be an array of numbers.*requires grad",
+    ),
+    "a deleted array": (lambda: distill(y=deleted()), ValueError, "y must have values"),
+    "rtol a list": (
+        lambda: distill(method="krylov", rtol=[1, 2]),
+        TypeError,
+        r"rtol must be a Python number; got an array of shape \(2,\)",
+    ),
+    "outputs an array": (
+        lambda: distill(outputs=np.array(["joint", "joint"])),
+        ValueError,
+        "outputs must be 'separate' or 'joint'",
+    ),
+    "method an array": (
+        lambda: distill(method=np.array(["dense", "krylov"])),
+        ValueError,
+        "method must be one of",
+    ),
+    "kind an array": (
+        lambda: datasets.label_noise([0, 1], 0.5, jax.random.key(0), 2, kind=np.array(["a", "b"])),
+        ValueError,
+        "kind must be 'symmetric' or 'asymmetric'",
+    ),
+    "flips a word": (
+        lambda: datasets.label_noise(
+            [0, 1], 0.5, jax.random.key(0), 2, kind="asymmetric", flips="x"
+        ),
+        TypeError,
+        "flips must be a mapping",
+    ),
+    "activation a list": (
+        lambda: architectures.fully_connected(activation=[]),
+        ValueError,
+        "activation must be one of 'relu'",
+    ),
+    "widths a number": (lambda: compare(widths=3), TypeError, "widths must be a sequence; got 3"),
+    "until_loss a word": (
+        lambda: sdntk.TrainingConfig(until_loss="abc"),
+        TypeError,
+        "until_loss must hold real numbers",
+    ),
+    "no training": (
+        lambda: train(training=None),
+        TypeError,
+        "training must be an sdntk.TrainingConfig",
+    ),
+    "rounds beyond all": (
+        lambda: distill(rounds=10**400),
+        ValueError,
+        "rounds must be at most 1000000; got a value of type int",
+    ),
+    "width beyond memory": (
+        lambda: networks.FiniteWidth(
+            architectures.fully_connected(2), (2,), width=2**30, num_outputs=1, rngs=nnx.Rngs(0)
+        ),
+        MemoryError,
+        "width",
+    ),
+    "points beyond memory": (
+        lambda: distill(x=np.broadcast_to(1.0, (2**20, 2**20))),
+        MemoryError,
+        "x, an array of shape",
+    ),
+    "path a number": (lambda: sdntk.gram(KERNEL, X, path=3), TypeError, "path must be a path"),
+    "path empty": (lambda: sdntk.gram(KERNEL, X, path=""), ValueError, "path must name a file or"),
+    "path to load a number": (lambda: sdntk.load(3), TypeError, "path must be a path"),
+    "path to save a number": (lambda: distill().save(3), TypeError, "path must be a path"),
+    "path to open a number": (lambda: sdntk.GramStore.open(3), TypeError, "path must be a path"),
+    "folder a number": (lambda: datasets.cifar10(3), TypeError, "folder must be a path"),
+    "out a number": (lambda: compare(out=3), TypeError, "out must be a path"),
 }
+
+
+def deleted():
+    array = jnp.asarray(Y) + 1
+    array.delete()
+    return array
 
 
 @pytest.mark.parametrize("case", CASES)

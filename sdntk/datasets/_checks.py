@@ -1,21 +1,18 @@
-"""Checks that only data need: class labels and keys. Like the draws they guard, they run on the
-host, in NumPy.
+"""Checks that only data need: class labels. Like the draws they guard, they run on the host, in
+NumPy.
 """
 
-from typing import Any
-
-import jax
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Int
 
-from sdntk._arguments import ArrayLike
+from sdntk._arguments import ArrayLike, as_real_array
 
 
 def as_class_labels(
     name: str, value: ArrayLike, num_classes: int | None = None
 ) -> Int[np.ndarray, " K"]:
     """``value`` as a non-empty vector of classes 0 .. num_classes - 1 in its own integer dtype."""
-    labels = np.asarray(value)
+    labels = np.asarray(as_real_array(name, value))
     if labels.dtype.kind not in "iu":
         raise TypeError(
             f"{name} must be integers, the index of each point's class; its dtype is "
@@ -35,12 +32,3 @@ def as_class_labels(
         )
         raise ValueError(f"{name} must be {allowed}; they reach from {lowest} to {highest}.")
     return labels
-
-
-def as_key(name: str, value: Any) -> Array:
-    """``value`` as one JAX key, of the new kind (a scalar) or the old one (a vector of uint32)."""
-    if isinstance(value, jax.Array):
-        typed = jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
-        if (typed and value.shape == ()) or (value.dtype == np.uint32 and value.ndim == 1):
-            return value
-    raise TypeError(f"{name} must be one JAX key, such as jax.random.key(0); got {value!r}.")

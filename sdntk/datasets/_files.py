@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-#: What a user may give as a folder.
-Folder = str | os.PathLike[str]
+from sdntk._arguments import PathLike, as_flag, as_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Source:
         )
 
 
-def read_files(source: Source, folder: Folder | None, *, download: bool) -> list[bytes]:
+def read_files(source: Source, folder: PathLike | None, *, download: bool) -> list[bytes]:
     """The bytes of each of the source's files, checked.
 
     Args:
@@ -85,7 +84,10 @@ def read_files(source: Source, folder: Folder | None, *, download: bool) -> list
         FileNotFoundError: a file is missing. ValueError: a file is truncated, damaged or not what
             was published.
     """
-    places = [Path(folder)] if folder is not None else [*map(Path, source.system_folders), _cache()]
+    download = as_flag("download", download)
+    places = [*map(Path, source.system_folders), _cache()]
+    if folder is not None:
+        places = [as_path("folder", folder)]
     found = _find(source, places)
     if found is None and download:
         _fetch(source, places[-1])

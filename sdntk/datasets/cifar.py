@@ -5,7 +5,8 @@ plane. No pickle.
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from sdntk.datasets._files import File, Folder, Source, read_files
+from sdntk._arguments import PathLike, as_flag
+from sdntk.datasets._files import File, Source, read_files
 from sdntk.datasets.images import Dataset
 
 _URL = "https://www.cs.toronto.edu/~kriz/"
@@ -83,7 +84,7 @@ _FINE = tuple(
 )
 
 
-def cifar10(folder: Folder | None = None, *, download: bool = False) -> Dataset:
+def cifar10(folder: PathLike | None = None, *, download: bool = False) -> Dataset:
     """CIFAR-10: 50,000 training and 10,000 test images of 32 x 32 pixels in red, green and blue, in
     10 classes.
 
@@ -112,7 +113,7 @@ def cifar10(folder: Folder | None = None, *, download: bool = False) -> Dataset:
 
 
 def cifar100(
-    folder: Folder | None = None, *, coarse: bool = False, download: bool = False
+    folder: PathLike | None = None, *, coarse: bool = False, download: bool = False
 ) -> Dataset:
     """CIFAR-100: 50,000 training and 10,000 test images of 32 x 32 pixels in red, green and blue,
     in 100 classes.
@@ -138,12 +139,13 @@ def cifar100(
         >>> data.num_classes  # doctest: +SKIP
         100
     """
+    coarse = as_flag("coarse", coarse)
     train, test = _read(_CIFAR100, folder, download, (_COARSE, _FINE))
     return _dataset("CIFAR-100", train, test, 0 if coarse else 1, _COARSE if coarse else _FINE)
 
 
 def _read(
-    source: Source, folder: Folder | None, download: bool, classes: tuple[tuple[str, ...], ...]
+    source: Source, folder: PathLike | None, download: bool, classes: tuple[tuple[str, ...], ...]
 ) -> list[UInt8[np.ndarray, "_ record"]]:
     """The records of each file; ``classes`` are the names behind each label byte."""
     contents = read_files(source, folder, download=download)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sdntk._arguments import as_positive
+from sdntk._arguments import ArrayLike, as_float_array, as_key, as_positive
 
 #: The authors' own noisy labels, as a follow-up paper published them (Borup and Andersen 2021,
 #: arXiv 2102.13088).
@@ -24,9 +24,9 @@ _MOBAHI_LABELS = (
 )
 
 
-def mobahi_truth(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+def mobahi_truth(x: ArrayLike) -> Float[Array, "*n"]:
     """The function behind the paper's example, sin(2 pi x) (Mobahi et al. 2020, section 4)."""
-    return jnp.sin(2 * jnp.pi * x)
+    return jnp.sin(2 * jnp.pi * as_float_array("x", x))
 
 
 def mobahi_example(
@@ -49,7 +49,7 @@ def mobahi_example(
         ((11,), 0.384766)
     """
     x = jnp.asarray(np.linspace(0, 1, 11))
+    sigma = as_positive("noise", noise, (), dtype=x.dtype)
     if key is None:
         return x, jnp.asarray(_MOBAHI_LABELS)
-    sigma = as_positive("noise", noise, (), dtype=x.dtype)
-    return x, mobahi_truth(x) + sigma * jax.random.normal(key, x.shape, x.dtype)
+    return x, mobahi_truth(x) + sigma * jax.random.normal(as_key("key", key), x.shape, x.dtype)

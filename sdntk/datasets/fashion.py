@@ -7,7 +7,8 @@ import math
 import numpy as np
 from jaxtyping import UInt8
 
-from sdntk.datasets._files import File, Folder, Source, read_files
+from sdntk._arguments import PathLike
+from sdntk.datasets._files import File, Source, read_files
 from sdntk.datasets.images import Dataset
 
 _CLASSES = (
@@ -44,7 +45,7 @@ _SOURCE = Source(
 )
 
 
-def fashion_mnist(folder: Folder | None = None, *, download: bool = False) -> Dataset:
+def fashion_mnist(folder: PathLike | None = None, *, download: bool = False) -> Dataset:
     """Fashion-MNIST: 60,000 training and 10,000 test images of 28 x 28 grey pixels in 10 classes.
 
     Args:

@@ -10,8 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32, UInt8
 
-from sdntk._arguments import ArrayLike, as_count
-from sdntk.datasets._checks import as_key
+from sdntk._arguments import (
+    ArrayLike,
+    as_count,
+    as_flag,
+    as_float_dtype,
+    as_key,
+    as_real_array,
+    as_sequence,
+    require_type,
+)
+from sdntk.datasets._checks import as_class_labels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,6 +35,9 @@ class Dataset:
         test_images: shape (n_test, H, W, C), uint8.
         test_labels: shape (n_test,), int32.
         class_names: a name for each class.
+
+    Raises:
+        TypeError, ValueError: not as said above.
     """
 
     name: str
@@ -36,8 +48,25 @@ class Dataset:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        for array in (self.train_images, self.train_labels, self.test_images, self.test_labels):
-            array.setflags(write=False)  # JAX may share a NumPy array's memory
+        require_type("name", self.name, str, "a str")
+        names = as_sequence("class_names", self.class_names)
+        if not names:
+            raise ValueError("class_names must hold a name for each class; it is empty.")
+        for name in names:
+            require_type("class_names", name, str, "a str for each class")
+        for part in ("train", "test"):
+            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
+            require_type(f"{part}_images", images, np.ndarray, "a NumPy array")
+            require_type(f"{part}_labels", labels, np.ndarray, "a NumPy array")
+            _as_images(f"{part}_images", images)
+            as_class_labels(f"{part}_labels", labels, self.num_classes)
+            if len(images) != len(labels):
+                raise ValueError(
+                    f"{part}_labels must hold a class for each of the {len(images)} images; it "
+                    f"holds {len(labels)}."
+                )
+            for array in (images, labels):
+                array.setflags(write=False)  # JAX may share a NumPy array's memory
 
     @property
     def num_classes(self) -> int:
@@ -128,7 +157,9 @@ def standardise(
         >>> bool(abs(train.mean()) < 1e-12), round(float(train.std()), 6), test.shape
         (True, 1.0, (360, 8, 8, 1))
     """
-    dtype = np.dtype(jnp.result_type(float) if dtype is None else dtype)
+    unit_norm = as_flag("unit_norm", unit_norm)
+    default = jnp.result_type(float)
+    dtype = as_float_dtype("dtype", default if dtype is None else dtype, on_host=True)
     if dtype not in (np.float32, np.float64):
         raise TypeError(f"dtype must be float32 or float64; got {dtype}.")
     images = [_as_images(name, value) for name, value in _named(train, others)]
@@ -147,7 +178,7 @@ def _named(train: ArrayLike, others: tuple[ArrayLike, ...]) -> list[tuple[str, A
 
 
 def _as_images(name: str, value: ArrayLike) -> np.ndarray:
-    array = np.asarray(value)
+    array = np.asarray(as_real_array(name, value))
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name} must hold real numbers; it has dtype {array.dtype}.")
     if array.ndim != 4 or array.size == 0:

@@ -1,15 +1,26 @@
 """Labels: as rows that a kernel method can learn, and with noise."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sdntk._arguments import ArrayLike, as_count, as_unit_interval
-from sdntk.datasets._checks import as_class_labels, as_key
+from sdntk._arguments import (
+    MOST_CLASSES,
+    ArrayLike,
+    as_choice,
+    as_count,
+    as_flag,
+    as_float_dtype,
+    as_key,
+    as_unit_interval,
+    require_type,
+    shown,
+)
+from sdntk.datasets._checks import as_class_labels
 from sdntk.datasets.images import random_order
 
 #: Asymmetric noise for CIFAR-10 (Patrini et al. 2017): truck -> automobile, bird -> airplane, deer
@@ -41,11 +52,11 @@ def one_hot(
         >>> one_hot(np.array([0, 1]), 2, centred=True).tolist()
         [[0.5, -0.5], [-0.5, 0.5]]
     """
-    num_classes = as_count("num_classes", num_classes, at_least=1)
+    num_classes = as_count("num_classes", num_classes, at_least=1, at_most=MOST_CLASSES)
+    centred = as_flag("centred", centred)
+    dtype = jnp.result_type(float) if dtype is None else as_float_dtype("dtype", dtype)
     classes = as_class_labels("labels", labels, num_classes)
-    rows = jax.nn.one_hot(
-        classes, num_classes, dtype=jnp.result_type(float) if dtype is None else dtype
-    )
+    rows = jax.nn.one_hot(classes, num_classes, dtype=dtype)
     return rows - 1 / num_classes if centred else rows
 
 
@@ -95,9 +106,10 @@ def label_noise(
         >>> int(noisy[950])
         1
     """
-    num_classes = as_count("num_classes", num_classes, at_least=2)
+    num_classes = as_count("num_classes", num_classes, at_least=2, at_most=MOST_CLASSES)
     clean = as_class_labels("labels", labels, num_classes)
     as_unit_interval("rate", rate, dtype=jnp.result_type(float))
+    as_choice("kind", kind, get_args(NoiseKind))
     order_key, class_key = jax.random.split(as_key("key", key))
     if kind == "symmetric" and flips is None:
         step = jax.random.randint(class_key, clean.shape, 1, num_classes, jnp.int32)
@@ -105,10 +117,7 @@ def label_noise(
     elif kind == "asymmetric":
         wrong = _as_table(flips, num_classes)[clean]
     else:
-        raise ValueError(
-            f'kind must be "symmetric" (then without flips) or "asymmetric"; got {kind!r}, flips '
-            f"{flips}."
-        )
+        raise ValueError('kind must be "symmetric" without flips, or "asymmetric" with them.')
     order = random_order(order_key, len(clean))
     order = order[(wrong != clean)[order]]
     chosen = order[: round(float(rate) * len(order))]
@@ -121,12 +130,14 @@ def _as_table(flips: Mapping[int, int] | None, num_classes: int) -> Int[np.ndarr
     """What each class turns into."""
     if flips is None:
         return (np.arange(num_classes) + 1) % num_classes
+    require_type("flips", flips, Mapping, "a mapping from class to class")
     table = np.arange(num_classes)
     for old, new in flips.items():
-        if not (old in table and new in table and old != new):
+        are_integers = all(isinstance(item, int | np.integer) for item in (old, new))
+        if not (are_integers and 0 <= old < num_classes and 0 <= new < num_classes and old != new):
             raise ValueError(
                 f"flips must turn classes from 0 to {num_classes - 1} into other ones; it turns "
-                f"{old} into {new}."
+                f"{shown(old)} into {shown(new)}."
             )
-    table[list(flips)] = list(flips.values())
+        table[old] = new
     return table

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int
 
-from sdntk._arguments import ArrayLike, as_count
-from sdntk.datasets._checks import as_class_labels, as_key
+from sdntk._arguments import ArrayLike, as_count, as_key, as_sequence
+from sdntk.datasets._checks import as_class_labels
 from sdntk.datasets.images import random_order
 
 
@@ -58,7 +58,7 @@ def balanced_subsets(
     names, classes, counts = np.unique(
         as_class_labels("labels", labels), return_inverse=True, return_counts=True
     )
-    sizes = [as_count("sizes", size, at_least=1) for size in sizes]
+    sizes = [as_count("sizes", size, at_least=1) for size in as_sequence("sizes", sizes)]
     if not sizes:
         raise ValueError("sizes must hold the size of at least one subset; it is empty.")
     key = as_key("key", key)

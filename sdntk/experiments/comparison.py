@@ -16,7 +16,17 @@ import pandas as pd
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from sdntk._arguments import ArrayLike, as_count, as_labels, as_points
+from sdntk._arguments import (
+    MOST_ROUNDS,
+    ArrayLike,
+    as_choice,
+    as_count,
+    as_labels,
+    as_path,
+    as_points,
+    as_sequence,
+    require_type,
+)
 from sdntk.architectures import Architecture
 from sdntk.distillation import Distillation, distill_spectrum
 from sdntk.experiments.data import Problem
@@ -157,12 +167,16 @@ def compare_widths(
         >>> bool(frame["gap_train"][0] < 0.15), bool(frame["stationarity"][0] < 1e-7)
         (True, True)
     """
+    require_type("architecture", architecture, Architecture, "an sdntk Architecture")
     problem = _checked_problem(x, y, x_test, y_test)
     _check_training(training, recorded=out is not None)
-    widths = [as_count("widths", width, at_least=1) for width in widths]
+    out = None if out is None else as_path("out", out)
+    configuration = {} if configuration is None else configuration
+    require_type("configuration", configuration, Mapping, "a mapping from name to value")
+    widths = [as_count("widths", width, at_least=1) for width in as_sequence("widths", widths)]
     if not widths or len(set(widths)) < len(widths):
         raise ValueError(f"widths must hold at least one width, and none twice; got {widths}.")
-    seeds = as_count("seeds", seeds, at_least=1)
+    seeds = as_count("seeds", seeds, at_least=1, at_most=MOST_ROUNDS)
     chain = _kernel_chain(architecture, problem, tolerance, rounds)
 
     def run(width: int) -> _WidthTables:
@@ -177,7 +191,7 @@ def compare_widths(
         "rounds": rounds,
         "seeds": seeds,
         "training": _settings(training),
-        **(configuration or {}),
+        **configuration,
         "data": _fingerprint(problem),
     }
     records = Records(out, settings)
@@ -205,6 +219,7 @@ def _checked_problem(x: ArrayLike, y: ArrayLike, x_test: ArrayLike, y_test: Arra
 
 
 def _check_training(training: TrainingConfig, *, recorded: bool) -> None:
+    require_type("training", training, TrainingConfig, "an sdntk.TrainingConfig")
     if not training.centred or training.loss is not squared_error:
         raise ValueError(
             "training must have centred=True and loss squared_error: the kernel's prediction "
@@ -238,6 +253,11 @@ def gap_exponents(comparison: pd.DataFrame, gap: str = "gap_train") -> pd.DataFr
     """
     from scipy.stats import linregress  # here: it takes a third of a second to import
 
+    require_type("comparison", comparison, pd.DataFrame, "a table of compare_widths")
+    as_choice("gap", gap, ["gap_train", "gap_test"])
+    missing = {"round", "width", gap} - set(comparison.select_dtypes("number"))
+    if missing:
+        raise ValueError(f"comparison must have columns {sorted(missing)} of numbers.")
     rows = []
     for index, frame in comparison.groupby("round"):
         frame = frame[np.isfinite(frame[gap]) & (frame[gap] > 0)]

@@ -14,6 +14,7 @@ from sdntk._arguments import (
     DTypeLike,
     as_count,
     as_float_dtype,
+    as_path,
     is_traced,
     require_one_shape,
 )
@@ -78,6 +79,7 @@ def gram(
     """
     kept_as = None if dtype is None else as_float_dtype("dtype", dtype)
     size = None if block_size is None else as_count("block_size", block_size, at_least=1)
+    folder = None if path is None else as_path("path", path)
     rows, columns = check_points(kernel, "x", x), None
     if x2 is not None:
         columns = check_points(kernel, "x2", x2)
@@ -85,9 +87,9 @@ def gram(
     if kept_as is not None and jnp.result_type(float) == jnp.float64:
         rows = rows.astype(jnp.float64)
         columns = None if columns is None else columns.astype(jnp.float64)
-    if path is None:
+    if folder is None:
         return compute_gram(kernel, rows, columns, block_size=size, dtype=kept_as)
-    return compute_stored(kernel, rows, columns, Path(path), block_size=size, dtype=kept_as)
+    return compute_stored(kernel, rows, columns, folder, block_size=size, dtype=kept_as)
 
 
 def compute_gram(

@@ -27,9 +27,12 @@ from sdntk import _memory
 from sdntk._arguments import (
     ArrayLike,
     DTypeLike,
+    as_columns,
     as_count,
+    as_flag,
     as_float_array,
     as_float_dtype,
+    as_real_array,
     format_number,
     is_traced,
 )
@@ -64,6 +67,15 @@ class GramOperator(abc.ABC):
     def __call__(self, v: Float[Array, "K Q"]) -> Float[Array, "K Q"]:
         """G v."""
 
+    def _vectors(self, v: ArrayLike) -> Float[Array, "K Q"]:
+        vectors = as_columns("v", v, self.num_points, jnp.float32, most_axes=2)
+        if vectors.ndim != 2:
+            raise ValueError(
+                f"v must have shape ({self.num_points}, Q), a column for each vector; its shape is "
+                f"{vectors.shape}."
+            )
+        return vectors
+
 
 def as_operator(G: ArrayLike | GramStore | GramOperator) -> GramOperator:  # noqa: N803
     """A Gram matrix as a linear operator, for :func:`sdntk.krylov`.
@@ -86,14 +98,15 @@ def as_operator(G: ArrayLike | GramStore | GramOperator) -> GramOperator:  # noq
     """
     if isinstance(G, GramOperator):
         return G
-    shape = getattr(G, "shape", None) or np.shape(G)
+    matrix = G if isinstance(G, GramStore) else as_real_array("G", G)
+    shape = matrix.shape
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
         raise ValueError(
             f"G must be a square matrix, shape (K, K) with K >= 1; its shape is {shape}."
         )
-    if isinstance(G, GramStore):
-        return _of_store(G)
-    matrix = as_float_array("G", G)
+    if isinstance(matrix, GramStore):
+        return _of_store(matrix)
+    matrix = as_float_array("G", matrix)
     if is_traced(matrix):
         return _Dense(matrix)
     operator = _Dense(matrix) if matrix.is_fully_addressable else _Shared(matrix)
@@ -134,6 +147,7 @@ def kernel_operator(
         ([[1.5], [3.0]], 'tiles kept in memory, 32 bytes')
     """
     points = check_points(kernel, "x", x)
+    keep = None if keep is None else as_flag("keep", keep)
     size = None if block_size is None else as_count("block_size", block_size, at_least=1)
     kept_as = None if dtype is None else as_float_dtype("dtype", dtype)
     return tiled_operator(kernel, points, keep=keep, block_size=size, dtype=kept_as)
@@ -245,6 +259,7 @@ class _Dense(GramOperator):
         self.dtype = matrix.dtype
 
     def __call__(self, v: Float[Array, "K Q"]) -> Float[Array, "K Q"]:
+        v = self._vectors(v)
         same_dtype = self.matrix.dtype == v.dtype
         if same_dtype or is_traced(self.matrix) or len(self.matrix.sharding.device_set) > 1:
             return _dense_product(self.matrix, v)
@@ -296,7 +311,8 @@ class _Shared(GramOperator):
     def __call__(self, v: Float[Array, "K Q"]) -> Float[Array, "K Q"]:
         # Through the host: an array of this process alone does not go with one of them all, but a
         # NumPy array does.
-        return jnp.asarray(np.asarray(self.product(self.matrix, np.asarray(v))))
+        vectors = np.asarray(self._vectors(v))
+        return jnp.asarray(np.asarray(self.product(self.matrix, vectors)))
 
 
 class _Tiled(GramOperator):
@@ -319,6 +335,7 @@ class _Tiled(GramOperator):
         self.tiles = tiles
 
     def __call__(self, v: Float[Array, "K Q"]) -> Float[Array, "K Q"]:
+        v = self._vectors(v)
         # By device: the vectors, and the sum of what its tiles contribute.
         vectors: dict[Any, Array] = {}
         totals: dict[Any, Array] = {}

@@ -16,7 +16,7 @@ from jaxtyping import Array
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from sdntk import _memory
-from sdntk._arguments import is_traced
+from sdntk._arguments import as_path, is_traced
 from sdntk.gram_matrices.store_description import LARGEST, Description
 from sdntk.gram_matrices.tile_files import TileFiles, call_ahead, read_small
 from sdntk.gram_matrices.tiles import Rectangle, Tile
@@ -35,7 +35,7 @@ class GramStore(NDArrayOperatorsMixin):
         shape: (n, K).
         dtype: NumPy's, of the values as they are kept.
         block_size: points on the side of a tile.
-        precision: of the kernel's values, beyond rounding: eigenvalues up to it are not told from 0.
+        precision: of the kernel's values, beyond rounding: eigenvalues up to it may be 0.
 
     Example:
         >>> import tempfile
@@ -69,7 +69,7 @@ class GramStore(NDArrayOperatorsMixin):
             FileNotFoundError: there is none.
             ValueError: the folder holds something else, or what has been changed.
         """
-        path = Path(path)
+        path = as_path("path", path)
         if not has_store(path):
             raise FileNotFoundError(
                 f"path {path} holds no Gram matrix: sdntk.gram(kernel, x, path=...) makes one."

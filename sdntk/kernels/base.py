@@ -18,7 +18,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from typing_extensions import TypeAliasType
 
-from sdntk._arguments import ArrayLike, as_points, every, is_traced, require_one_shape
+from sdntk._arguments import (
+    ArrayLike,
+    as_points,
+    as_real_array,
+    every,
+    is_traced,
+    require_function,
+    require_one_shape,
+)
 
 #: A kernel: (n1, ...) and (n2, ...) arrays to an (n1, n2) array, NumPy or JAX.
 KernelFunction = TypeAliasType("KernelFunction", Callable[[Any, Any], Any])
@@ -136,10 +144,7 @@ def check_points(kernel: KernelFunction, name: str, points: ArrayLike) -> Float[
         TypeError: ``kernel`` is not callable, ``points`` are not real numbers. ValueError: no
             points, nan or inf, or points that the kernel does not take.
     """
-    if not callable(kernel):
-        raise TypeError(
-            f"kernel must be a function of two arrays of points; got {type(kernel).__name__}."
-        )
+    require_function("kernel", kernel, "two arrays of points")
     if isinstance(kernel, LibraryKernel):
         return kernel.check(name, points)
     return as_points(name, points)
@@ -168,7 +173,7 @@ def kernel_precision(kernel: KernelFunction, x: Float[Array, "K ..."]) -> float:
 
 def _as_values(values: Any, shape: tuple[int, int]) -> Float[Array, "n1 n2"]:
     """What a kernel returned, as a floating-point array, checked for its shape and dtype."""
-    values = jnp.asarray(values)
+    values = jnp.asarray(as_real_array("the kernel's values", values))
     if values.shape != shape:
         raise ValueError(
             f"kernel must return shape {shape} for {shape[0]} and {shape[1]} points; it returned "
@@ -176,10 +181,4 @@ def _as_values(values: Any, shape: tuple[int, int]) -> Float[Array, "n1 n2"]:
         )
     if jnp.issubdtype(values.dtype, jnp.floating):
         return values
-    if jnp.iscomplexobj(values) or not (
-        jnp.issubdtype(values.dtype, jnp.number) or values.dtype == bool
-    ):
-        raise TypeError(
-            f"the kernel's values must be real numbers; they have dtype {values.dtype}."
-        )
     return values.astype(jnp.result_type(float))

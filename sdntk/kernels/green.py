@@ -141,6 +141,10 @@ class PeriodicSpline(Kernel):
         return 2 * (2 * math.pi) ** (-2 * m) * jnp.sum(terms)
 
 
+#: Of :func:`periodic_spline`: float64 holds its values and their products.
+LARGEST_ORDER = 80
+
+
 def periodic_spline(order: int) -> PeriodicSpline:
     """Periodic smoothing splines: the reproducing kernel of int (f^(m))^2 over mean-zero functions
     of period 1.
@@ -158,14 +162,15 @@ def periodic_spline(order: int) -> PeriodicSpline:
     Source: Wahba 1990, *Spline Models for Observational Data*, section 2.1.
 
     Args:
-        order: m >= 1, the derivative that the penalty squares.
+        order: m, the derivative that the penalty squares, from 1 to 80: values fall like
+            (2 pi)^-2m.
 
     Raises:
-        ValueError, TypeError: ``order`` is not a positive integer.
+        ValueError, TypeError: ``order`` is not an integer in this range.
 
     Example:
         >>> g = periodic_spline(1)(jnp.array([0.0]), jnp.array([1.0]))
         >>> float(g[0, 0]) * 12  # B_2(0)/2 = 1/12
         1.0
     """
-    return PeriodicSpline(as_count("order", order, at_least=1))
+    return PeriodicSpline(as_count("order", order, at_least=1, at_most=LARGEST_ORDER))

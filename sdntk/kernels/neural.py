@@ -16,7 +16,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sdntk._arguments import ArrayLike, as_count
+from sdntk._arguments import (
+    ARRAYS,
+    ArrayLike,
+    as_count,
+    as_points,
+    as_real_array,
+    leaves_of,
+    require_function,
+    require_type,
+)
 from sdntk._pytrees import pytree
 from sdntk.architectures import (
     Activation,
@@ -314,21 +323,28 @@ def empirical_ntk(
         return EmpiricalNTK(
             weights, tuple(constants), _Module(graph, type(copy).__name__), output, implementation
         )
-    if not callable(apply_fn):
-        raise TypeError(
-            "apply_fn must be a function of (params, x) or a Flax NNX module; got "
-            f"{type(apply_fn).__name__}."
-        )
+    require_function("apply_fn", apply_fn, "(params, x) or a Flax NNX module", compiled=True)
     if params is None:
         raise TypeError(
             "params must be given with a function apply_fn: its parameters, a pytree of arrays."
         )
+    _check_params(params)
     return EmpiricalNTK(params, (), apply_fn, output, implementation)
 
 
-@functools.partial(jax.jit, static_argnames="apply_fn")
+def _check_params(params: Any) -> None:
+    leaves = leaves_of(params)
+    if not leaves:
+        raise TypeError("params must be a pytree of arrays; it holds none.")
+    for leaf in leaves:
+        require_type("params", leaf, (*ARRAYS, float), "a pytree of arrays")
+        dtype = as_real_array("params", leaf).dtype
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(f"params must be floating-point numbers; some have dtype {dtype}.")
+
+
 def tangent_kernel(
-    apply_fn: Callable[..., Any], params: Any, x: Float[Array, "n ..."]
+    apply_fn: Callable[..., Any], params: Any, x: ArrayLike
 ) -> Float[Array, "nQ nQ"]:
     """J J^T of a network apply_fn(params, x) with outputs (n, Q), J their Jacobian in row-major
     order: not traced over q.
@@ -341,11 +357,23 @@ def tangent_kernel(
         params: its parameters, any pytree of arrays.
         x: points, shape (n, ...).
 
+    Raises:
+        TypeError, ValueError: not a hashable function, not a pytree of arrays, bad points.
+
     Example:
         >>> x = jnp.array([[1.0, 2.0]])
         >>> tangent_kernel(lambda w, x: x @ w, jnp.ones((2, 2)), x).tolist()  # |x|^2 I
         [[5.0, 0.0], [0.0, 5.0]]
     """
+    require_function("apply_fn", apply_fn, "(params, x)", compiled=True)
+    _check_params(params)
+    return _tangent_kernel(apply_fn, params, as_points("x", x))
+
+
+@functools.partial(jax.jit, static_argnames="apply_fn")
+def _tangent_kernel(
+    apply_fn: Callable[..., Any], params: Any, x: Float[Array, "n ..."]
+) -> Float[Array, "nQ nQ"]:
     leaves, structure = jax.tree.flatten(params)
     kernel_fn = load_neural_tangents().empirical_ntk_fn(
         lambda leaves, x: apply_fn(jax.tree.unflatten(structure, leaves), x),

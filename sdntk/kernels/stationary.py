@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from sdntk._arguments import ArrayLike, as_scale, is_traced
+from sdntk._arguments import ArrayLike, as_number, as_scale
 from sdntk._linalg import safe_sqrt
 from sdntk._pytrees import pytree
 from sdntk.kernels.base import Kernel
@@ -90,6 +90,10 @@ class Matern(Kernel):
         return jnp.polyval(jnp.asarray(coefficients, r.dtype), r) * jnp.exp(-r)
 
 
+#: From here on the formula's factorials leave the range of floating-point numbers.
+LARGEST_NU = 80.5
+
+
 def matern(nu: float, length_scale: ArrayLike = 1.0) -> Matern:
     """The Matern kernel for half-integer nu, as scikit-learn defines it: a polynomial in the
     distance times an exponential.
@@ -104,8 +108,8 @@ def matern(nu: float, length_scale: ArrayLike = 1.0) -> Matern:
     Whittle 1963.
 
     Args:
-        nu: smoothness, 0.5, 1.5, 2.5, ... Functions of the space have nu + p/2 square-integrable
-            derivatives.
+        nu: smoothness, 0.5, 1.5, 2.5, ..., 80.5. Functions of the space have nu + p/2
+            square-integrable derivatives.
         length_scale: l > 0, in the units of the points; a scalar, or one for each coordinate.
 
     Raises:
@@ -116,17 +120,6 @@ def matern(nu: float, length_scale: ArrayLike = 1.0) -> Matern:
         >>> [round(float(v), 6) for v in g[0]]
         [1.0, 0.483358]
     """
-    if is_traced(nu):
-        raise TypeError(
-            "nu must be a Python number: it decides the formula, so it cannot be traced."
-        )
-    try:
-        degree = float(nu) - 0.5
-    except (TypeError, ValueError):
-        raise TypeError(f"nu must be a number; got {nu!r}.") from None
-    if not (math.isfinite(degree) and degree >= 0 and degree == int(degree)):
-        raise ValueError(
-            f"nu must be a half-integer 0.5, 1.5, 2.5, ...; got {nu} (rbf is the limit of large "
-            "nu)."
-        )
-    return Matern(as_scale("length_scale", length_scale), int(degree))
+    expected = f"must be a half-integer 0.5, 1.5, 2.5, ... up to {LARGEST_NU} (rbf is the limit)"
+    nu = as_number("nu", nu, lambda nu: 0 < nu <= LARGEST_NU and (nu - 0.5).is_integer(), expected)
+    return Matern(as_scale("length_scale", length_scale), int(nu))

@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from sdntk import architectures
-from sdntk._arguments import ArrayLike, as_count
+from sdntk._arguments import ArrayLike, as_count, as_real_array, require_type, shown
 from sdntk.architectures import Architecture
 from sdntk.networks import layers
 
@@ -53,11 +53,10 @@ class FiniteWidth(nnx.Module):
         num_outputs: int,
         rngs: nnx.Rngs,
     ) -> None:
-        if not isinstance(architecture, Architecture):
-            raise TypeError(
-                "architecture must be an sdntk.architectures.Architecture; got "
-                f"{type(architecture).__name__}."
-            )
+        require_type(
+            "architecture", architecture, Architecture, "an sdntk.architectures.Architecture"
+        )
+        require_type("rngs", rngs, nnx.Rngs, "a Flax NNX random state, nnx.Rngs(0)")
         width = as_count("width", width, at_least=1)
         num_outputs = as_count("num_outputs", num_outputs, at_least=1)
         self.architecture = architecture
@@ -78,7 +77,7 @@ class FiniteWidth(nnx.Module):
 
     def __call__(self, x: ArrayLike) -> Float[Array, "n Q"]:
         """The outputs for points, shape (n, *point_shape)."""
-        values = jnp.asarray(x)
+        values = jnp.asarray(as_real_array("x", x))
         if values.shape[1:] != self.point_shape:
             raise ValueError(
                 f"x must hold points of shape {self.point_shape}; its shape is {values.shape}."
@@ -116,7 +115,7 @@ def _as_point_shape(architecture: Architecture, point_shape: tuple[int, ...]) ->
     """``point_shape`` as a tuple of Python integers that the architecture can take."""
     if not isinstance(point_shape, tuple):
         raise TypeError(
-            f"point_shape must be a tuple, the shape of one point; got {point_shape!r}."
+            f"point_shape must be a tuple, the shape of one point; got {shown(point_shape)}."
         )
     shape = tuple(as_count("point_shape", length, at_least=1) for length in point_shape)
     smallest = architecture.smallest_image

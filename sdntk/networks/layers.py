@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sdntk import architectures
+from sdntk import _memory, architectures
+from sdntk._arguments import LARGE_BYTES
 
 
 class Dense(nnx.Module):
@@ -69,4 +70,8 @@ def _with_bias(values: Array, bias: nnx.Param[Array] | None, bias_std: float) ->
 
 
 def _normal(rngs: nnx.Rngs, shape: tuple[int, ...]) -> Array:
+    needed = math.prod(shape) * jnp.result_type(float).itemsize
+    if needed > LARGE_BYTES:
+        description = f"A layer with weights of shape {shape}, of this width or num_outputs,"
+        _memory.require_memory(needed, description, ways_out="a smaller width or point_shape")
     return jax.random.normal(rngs.params(), shape, jnp.result_type(float))

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sdntk._arguments import DTypeLike, as_count
-from sdntk.networks.blocks import Classifier, ConvNorm
+from sdntk._arguments import DTypeLike, as_flag
+from sdntk.networks.blocks import Classifier, ConvNorm, as_counts, check_settings
 
 #: Channels of the four stages; each but the first halves height and width.
 STAGES = (64, 128, 256, 512)
@@ -57,13 +57,20 @@ class ResNet(Classifier):
 
     def __init__(
         self,
-        blocks: tuple[int, int, int, int],
+        blocks: tuple[int, ...],
         num_classes: int,
         *,
         bottleneck: bool,
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
     ) -> None:
+        dtype, bottleneck = (
+            check_settings(num_classes, rngs, dtype),
+            as_flag("bottleneck", bottleneck),
+        )
+        blocks = as_counts("blocks", blocks)
+        if len(blocks) != len(STAGES):
+            raise ValueError(f"blocks must hold {len(STAGES)} numbers, one for each stage.")
         self.stem = ConvNorm(3, STAGES[0], 3, rngs=rngs, dtype=dtype)
         made = []
         channels = STAGES[0]
@@ -78,7 +85,7 @@ class ResNet(Classifier):
                 made.append(_block(channels, plan, rngs=rngs, dtype=dtype))
                 channels = outputs
         self.blocks = nnx.List(made)
-        super().__init__(channels, as_count("num_classes", num_classes, at_least=1), rngs=rngs)
+        super().__init__(channels, num_classes, rngs=rngs)
 
     def features(self, x: Float[Array, "n H W 3"]) -> Float[Array, "n h w C"]:
         """The last block's outputs."""

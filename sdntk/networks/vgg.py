@@ -5,8 +5,8 @@ without an accelerator.
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sdntk._arguments import DTypeLike, as_count
-from sdntk.networks.blocks import Classifier, ConvNorm
+from sdntk._arguments import DTypeLike, as_sequence
+from sdntk.networks.blocks import Classifier, ConvNorm, as_counts, check_settings
 
 #: Channels of each convolution, stage by stage; a maximum over 2 x 2 pixels follows each stage.
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -31,6 +31,10 @@ class VGG(Classifier):
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
     ) -> None:
+        dtype = check_settings(num_classes, rngs, dtype)
+        stages = tuple(as_counts("stages", stage) for stage in as_sequence("stages", stages))
+        if not stages:
+            raise ValueError("stages must hold the channels of at least one stage.")
         made = []
         channels = 3
         for stage in stages:
@@ -41,7 +45,7 @@ class VGG(Classifier):
             made.append(nnx.List(layers))
         self.stages = nnx.List(made)
         self.smallest = 2 ** len(stages)
-        super().__init__(channels, as_count("num_classes", num_classes, at_least=1), rngs=rngs)
+        super().__init__(channels, num_classes, rngs=rngs)
 
     def features(self, x: Float[Array, "n H W 3"]) -> Float[Array, "n h w C"]:
         """The last stage's outputs."""

@@ -17,7 +17,15 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from sdntk import _archive
-from sdntk._arguments import ArrayLike, as_labels, is_traced
+from sdntk._arguments import (
+    ArrayLike,
+    DTypeLike,
+    as_columns,
+    as_labels,
+    as_parameter,
+    is_traced,
+    require_every,
+)
 from sdntk.theory import filters
 from sdntk.theory.recurrence import ChainSpec, MultiplierPath, run_chain
 
@@ -182,10 +190,12 @@ class Eigenbasis(AbstractSpectrum):
 
     def apply(self, v: Float[Array, "m *P"]) -> Float[Array, "m *P"]:
         """G in its eigenbasis, D v."""
+        v = as_columns("v", v, len(self.eigenvalues), self.dtype)
         return as_column(self.eigenvalues, v) * v
 
     def resolvent(self, c: Float[Array, "*Q"], u: Float[Array, "m *P"]) -> Float[Array, "m *P"]:
         """(c I + D)^-1 u; c is a scalar, or one for each column."""
+        c, u = as_shifted(c, u, len(self.eigenvalues), self.dtype)
         shift = c[None] if c.ndim else c
         return u / (shift + as_column(self.eigenvalues, u))
 
@@ -236,6 +246,21 @@ def _filters(
     d: Float[Array, " m"], multipliers: Float[Array, "T *Q"], weight: Float[Array, ""]
 ) -> Float[Array, "T m *Q"]:
     return filters.distillation(d, multipliers, weight)[0]
+
+
+def as_shifted(
+    c: ArrayLike, u: ArrayLike, num_rows: int, dtype: DTypeLike
+) -> tuple[Float[Array, "*Q"], Float[Array, "m *P"]]:
+    """The arguments of a resolvent, checked: a shift, or one for each column, and vectors."""
+    vectors = as_columns("u", u, num_rows, dtype)
+    shift = as_parameter("c", c)
+    require_every("c", shift, lambda c: c > 0, "must be positive")
+    if shift.shape not in ((), vectors.shape[1:2]):
+        raise ValueError(
+            f"c must be a scalar or have shape {vectors.shape[1:2]}, one number for each column; "
+            f"its shape is {shift.shape}."
+        )
+    return shift, vectors
 
 
 def as_column(d: Float[Array, " m"], like: Float[Array, "m *P"]) -> Float[Array, "m *p"]:

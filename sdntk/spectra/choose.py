@@ -7,13 +7,13 @@ from typing import Any, Literal, NamedTuple, get_args
 from jaxtyping import Array, Float
 
 from sdntk import _memory
-from sdntk._arguments import ArrayLike, is_traced
+from sdntk._arguments import ArrayLike, as_choice, is_traced
 from sdntk.gram_matrices.compute import compute_gram
 from sdntk.gram_matrices.operator import GramOperator, tiled_operator
 from sdntk.kernels.base import KernelFunction, LibraryKernel, kernel_precision
 from sdntk.spectra.base import AbstractSpectrum
 from sdntk.spectra.dense import as_rank_tolerance, decompose_checked
-from sdntk.spectra.krylov import AccuracyError, krylov, refuse_traced
+from sdntk.spectra.krylov import AccuracyError, as_rtol, krylov, refuse_traced
 from sdntk.spectra.matrix import GramMatrix, in_full_precision
 from sdntk.spectra.tridiagonal import tridiagonalise_checked
 
@@ -69,11 +69,8 @@ def choose_spectrum(
         rank_tolerance: of the dense method.
         chain: what else :func:`krylov` wants to know of the chain, its keyword arguments.
     """
-    if not isinstance(method, str) or method not in get_args(MethodName):
-        raise ValueError(
-            f'method must be "dense", "tridiagonal", "krylov" or "auto"; got {method!r}.'
-        )
-
+    as_choice("method", method, get_args(MethodName))
+    rtol = as_rtol(rtol)
     if method == "auto":
 
         def traced() -> bool:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from sdntk._arguments import ArrayLike, as_float_array, format_number, is_traced
+from sdntk._arguments import ArrayLike, as_columns, as_scalar, format_number, is_traced
 from sdntk._linalg import matmul
 from sdntk._pytrees import pytree
 from sdntk.spectra.base import Eigenbasis
@@ -44,10 +44,13 @@ class Spectrum(Eigenbasis):
 
     def rotate(self, y: Float[Array, "K *Q"]) -> Float[Array, "K *Q"]:
         """Rotated labels z = V y, in the eigenbasis (eq. 19)."""
-        return matmul(self.eigenvectors.T, y)
+        return matmul(
+            self.eigenvectors.T, as_columns("y", y, self.num_points, self.dtype, most_axes=2)
+        )
 
     def unrotate(self, z: Float[Array, "K *Q"]) -> Float[Array, "K *Q"]:
         """Labels y = V^T z, back from the eigenbasis, all axes behind the first carried along."""
+        z = as_columns("z", z, self.num_points, self.dtype)
         return matmul(self.eigenvectors, z.reshape(len(z), -1)).reshape(z.shape)
 
 
@@ -139,12 +142,8 @@ def _decompose(
 
 def as_rank_tolerance(value: ArrayLike, dtype: Any) -> Float[Array, ""]:
     """The largest eigenvalue that counts as zero, checked."""
-    zero = as_float_array("rank_tolerance", value, dtype=dtype)
-    if zero.shape != () or (not is_traced(zero) and float(zero) < 0):
-        raise ValueError(
-            f"rank_tolerance must be a scalar, zero or positive, in the units of G; got {value}."
-        )
-    return zero
+    expected = "must be a scalar, zero or positive, in the units of G"
+    return as_scalar("rank_tolerance", value, lambda zero: zero >= 0, expected, dtype=dtype)
 
 
 @jax.custom_jvp

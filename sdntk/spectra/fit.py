@@ -86,7 +86,7 @@ class Predictor:
         num_points = self.spectrum.num_points
         duals = self.dual_coefficients
         cross = as_float_array("cross_gram", cross_gram, dtype=duals.dtype)
-        if cross.ndim != 2 or cross.shape[1] != num_points:
+        if cross.ndim != 2 or cross.shape[1] != num_points or len(cross) == 0:
             raise ValueError(
                 f"cross_gram must have shape (n, {num_points}), as gram(kernel, x_new, x) has; its "
                 f"shape is {cross.shape}."

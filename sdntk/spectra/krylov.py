@@ -17,6 +17,7 @@ from sdntk._arguments import (
     as_count,
     as_float_array,
     as_labels,
+    as_number,
     format_number,
     is_traced,
 )
@@ -102,7 +103,7 @@ def krylov(
             f"{type(operator).__name__}."
         )
     labels = as_labels("y", y, operator.num_points, dtype=jnp.result_type(float))
-    rtol = _as_rtol(rtol)
+    rtol = as_rtol(rtol)
     refuse_traced(labels, tolerance, multiplier, ground_truth_weight)
     chains = _chains(
         labels,
@@ -121,11 +122,9 @@ def krylov(
     return _take_steps(operator, process, chains, rtol, min(most, steps_to_exhaust))
 
 
-def _as_rtol(value: float) -> float:
-    rtol = as_float_array("rtol", value)
-    if rtol.shape != () or not rtol > 0:
-        raise ValueError(f"rtol must be one positive number; got {value}.")
-    return float(rtol)
+def as_rtol(value: float) -> float:
+    """The Krylov method's accuracy, checked."""
+    return as_number("rtol", value, lambda rtol: rtol > 0, "must be finite and positive")
 
 
 def refuse_traced(*values: Any) -> None:
@@ -150,6 +149,8 @@ def _chains(
     levels = None if value is None else as_float_array(name, value)
     if levels is None or levels.ndim != 2:
         return [ChainSpec.checked(labels, tolerance=tolerance, multiplier=multiplier, **settings)]
+    if levels.size == 0:
+        raise ValueError(f"{name} must hold a row for each chain; its shape is {levels.shape}.")
     chains = []
     for row in levels:
         level = row[0] if row.size == 1 else row

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sdntk._arguments import format_number, is_traced
+from sdntk._arguments import as_columns, format_number, is_traced
 from sdntk._linalg import matmul
 from sdntk._pytrees import pytree
 from sdntk.spectra.base import Eigenbasis, ErrorBounds, as_column
@@ -83,6 +83,7 @@ class KrylovSpectrum(Eigenbasis):
                 NotImplementedError: derivatives
             by the labels.
         """
+        y = as_columns("y", y, self.num_points, self.dtype)
         if y.shape != self.labels.shape or not (
             is_traced(y, self.labels) or np.array_equal(y, self.labels)
         ):
@@ -96,6 +97,7 @@ class KrylovSpectrum(Eigenbasis):
 
     def unrotate(self, z: Float[Array, "M *Q"]) -> Float[Array, "K *Q"]:
         """Back to the training points, all axes behind the first carried along."""
+        z = as_columns("z", z, len(self.eigenvalues), self.dtype)
         inner = matmul(self.ritz_vectors, z.reshape(len(z), -1)).reshape(
             len(self.basis), -1, z[0].size
         )

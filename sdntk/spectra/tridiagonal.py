@@ -21,9 +21,9 @@ from jax import lax
 from jax.lax import linalg
 from jaxtyping import Array, Bool, Float
 
-from sdntk._arguments import ArrayLike, as_labels, format_number, is_traced
+from sdntk._arguments import ArrayLike, as_columns, as_labels, format_number, is_traced
 from sdntk._pytrees import pytree
-from sdntk.spectra.base import AbstractSpectrum
+from sdntk.spectra.base import AbstractSpectrum, as_shifted
 from sdntk.spectra.matrix import GramMatrix, as_gram_matrix
 from sdntk.theory.mixing import mix_targets
 from sdntk.theory.multiplier import Multiplier, Status, as_status, without_root
@@ -92,11 +92,11 @@ class TridiagonalSpectrum(AbstractSpectrum):
 
     def rotate(self, y: Float[Array, "K *Q"]) -> Float[Array, "K *Q"]:
         """Q^T y, labels in the basis."""
-        return self._reflect(y, transpose=True)
+        return self._reflect(as_columns("y", y, self.num_points, self.dtype), transpose=True)
 
     def unrotate(self, z: Float[Array, "K *Q"]) -> Float[Array, "K *Q"]:
         """Q z, all axes behind the first carried along."""
-        return self._reflect(z, transpose=False)
+        return self._reflect(as_columns("z", z, self.num_points, self.dtype), transpose=False)
 
     def _reflect(self, y: Float[Array, "K *Q"], *, transpose: bool) -> Float[Array, "K *Q"]:
         columns = y.reshape(len(y), -1)
@@ -107,6 +107,7 @@ class TridiagonalSpectrum(AbstractSpectrum):
 
     def apply(self, v: Float[Array, "K *P"]) -> Float[Array, "K *P"]:
         """T v."""
+        v = as_columns("v", v, self.num_points, self.dtype)
         d, e = (
             a.reshape(-1, *(1 for _ in v.shape[1:])) for a in (self.diagonal, self.off_diagonal)
         )
@@ -117,6 +118,7 @@ class TridiagonalSpectrum(AbstractSpectrum):
 
     def resolvent(self, c: Float[Array, "*Q"], u: Float[Array, "K *P"]) -> Float[Array, "K *P"]:
         """(c I + T)^-1 u; c is a scalar, or one for each column."""
+        c, u = as_shifted(c, u, self.num_points, self.dtype)
         if c.ndim:
             return jax.vmap(self.resolvent, in_axes=(0, 1), out_axes=1)(c, u)
         lower, upper = jnp.pad(self.off_diagonal, (1, 0)), jnp.pad(self.off_diagonal, (0, 1))

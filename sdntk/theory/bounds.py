@@ -22,7 +22,19 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from sdntk._arguments import ArrayLike, as_count, as_float_array, as_positive, every, is_traced
+from sdntk._arguments import (
+    MOST_ROUNDS,
+    ArrayLike,
+    as_count,
+    as_flag,
+    as_float_array,
+    as_positive,
+    as_real_array,
+    as_scalar,
+    every,
+    is_traced,
+    require_every,
+)
 from sdntk.theory import filters
 from sdntk.theory.multiplier import Status, Support, deflate, solve, support_of
 
@@ -150,7 +162,7 @@ def norm_bounds(
         ([3.0, 2.0, 1.0, 0.0], [3.0, 2.0, 1.0, 0.0])
     """
     p = _checked(eigenvalues, z, tolerance)
-    rounds = as_count("rounds", rounds, at_least=1)
+    rounds = as_count("rounds", rounds, at_least=1, at_most=MOST_ROUNDS)
     return _norm_bound(p, rounds, lower=True), _norm_bound(p, rounds, lower=False)
 
 
@@ -203,7 +215,7 @@ def guaranteed_rounds(
         2.0
     """
     p = _checked(eigenvalues, z, tolerance)
-    return _guaranteed_rounds(p, tight=tight)
+    return _guaranteed_rounds(p, tight=as_flag("tight", tight))
 
 
 @partial(jax.jit, static_argnames="tight")
@@ -257,10 +269,13 @@ def filter_ratio_bound(
         (True, 0.0)
     """
     p = _checked(eigenvalues, z, tolerance)
-    t = as_float_array("t", t, dtype=p.d.dtype)
-    if t.ndim != 0 or (not is_traced(t) and float(t) < 0):
-        raise ValueError(f"t must be a scalar, zero or positive; got {t}.")
-    return _filter_ratio_bound(p, t)
+    return _filter_ratio_bound(p, _as_rounds(t, p))
+
+
+def _as_rounds(t: ArrayLike, p: _Problem) -> Float[Array, ""]:
+    return as_scalar(
+        "t", t, lambda t: t >= 0, "must be a scalar, zero or positive", dtype=p.d.dtype
+    )
 
 
 @jax.jit
@@ -305,9 +320,7 @@ def sparsity_index(
         1.111111
     """
     p = _checked(eigenvalues, z, tolerance)
-    rounds = (
-        _guaranteed_rounds(p, tight=False) if t is None else as_float_array("t", t, dtype=p.d.dtype)
-    )
+    rounds = _guaranteed_rounds(p, tight=False) if t is None else _as_rounds(t, p)
     smaller, larger, distinct = _neighbours(p.d)
     drop = p.support.d_min / smaller - p.support.d_min / larger
     log_ratio = jnp.log1p(drop / (p.r0_minus_1 + p.support.d_min / larger))
@@ -378,15 +391,13 @@ def equivalent_eigenvalues(eigenvalues: ArrayLike, multipliers: ArrayLike) -> Fl
         [[1.0], [0.3333333333333333]]
     """
     d = _eigenvalues(eigenvalues)
-    c = jnp.asarray(multipliers, d.dtype)
+    c = jnp.asarray(as_real_array("multipliers", multipliers)).astype(d.dtype)
     if c.ndim != 1 or c.size == 0:
         raise ValueError(
             f"multipliers must have shape (T,), T >= 1: one output; their shape is {c.shape}."
         )
-    if not is_traced(c) and not every(lambda c: ~(c <= 0), c):
-        raise ValueError(
-            "multipliers must be positive (nan or infinity where a round has collapsed)."
-        )
+    expected = "must be positive (nan or infinity where a round has collapsed)"
+    require_every("multipliers", c, lambda c: ~(c <= 0), expected)
     c = jnp.where(jnp.isnan(c), jnp.inf, c)
     kept = d > 0
     log_product = jnp.cumsum(jnp.log1p(c[:, None] / jnp.where(kept, d, 1)[None, :]), axis=0)
@@ -414,8 +425,23 @@ def rademacher_bound(equivalent: ArrayLike, norm: ArrayLike) -> Float[Array, "*T
         >>> float(rademacher_bound([2.0, 6.0], norm=1.0))                         # 2 sqrt(8/2)
         4.0
     """
-    d = as_float_array("equivalent", equivalent)
-    return 2 * as_float_array("norm", norm, dtype=d.dtype) * jnp.sqrt(jnp.mean(d, axis=-1))
+    d = _equivalent(equivalent)
+    norm = as_float_array("norm", norm, dtype=d.dtype)
+    require_every("norm", norm, lambda norm: norm >= 0, "must be zero or positive")
+    if norm.shape not in ((), d.shape[:-1]):
+        raise ValueError(
+            f"norm must be a scalar or have shape {d.shape[:-1]}, one for each spectrum; its shape "
+            f"is {norm.shape}."
+        )
+    return 2 * norm * jnp.sqrt(jnp.mean(d, axis=-1))
+
+
+def _equivalent(value: ArrayLike) -> Float[Array, "*T K"]:
+    d = as_float_array("equivalent", value)
+    if d.ndim == 0 or d.size == 0:
+        raise ValueError(f"equivalent must have shape (..., K), K >= 1; its shape is {d.shape}.")
+    require_every("equivalent", d, lambda d: d >= 0, "must be zero or positive")
+    return d
 
 
 def local_rademacher_bound(equivalent: ArrayLike) -> Float[Array, "*T"]:
@@ -437,9 +463,7 @@ def local_rademacher_bound(equivalent: ArrayLike) -> Float[Array, "*T"]:
         >>> float(local_rademacher_bound([0.02, 50.0]))  # k = 1: 1/2 + sqrt(0.01)
         0.6
     """
-    d = as_float_array("equivalent", equivalent)
-    if d.ndim == 0 or d.shape[-1] == 0:
-        raise ValueError(f"equivalent must have shape (..., K), K >= 1; its shape is {d.shape}.")
+    d = _equivalent(equivalent)
     num_points = d.shape[-1]
     ascending = jnp.sort(d, axis=-1)
     zero = jnp.zeros((*d.shape[:-1], 1), d.dtype)

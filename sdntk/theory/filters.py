@@ -16,11 +16,14 @@ from jaxtyping import Array, Float
 
 from sdntk._arguments import (
     ArrayLike,
+    as_columns,
     as_count,
     as_float_array,
+    as_unit_interval,
     every,
     format_number,
     is_traced,
+    require_every,
 )
 from sdntk.theory.mixing import mix_targets
 
@@ -35,11 +38,16 @@ def ridge(eigenvalues: ArrayLike, multiplier: ArrayLike) -> Float[Array, "..."]:
         eigenvalues: d, any shape, not negative.
         multiplier: c, positive, of a shape that broadcasts against d.
 
+    Raises:
+        ValueError, TypeError: an argument out of its range.
+
     Example:
         >>> ridge(jnp.array([0.0, 1.0, 3.0]), 1.0).tolist()
         [0.0, 0.5, 0.75]
     """
-    d, c = jnp.asarray(eigenvalues), jnp.asarray(multiplier)
+    d = _eigenvalues(eigenvalues)
+    c = _multipliers(multiplier, "multiplier")
+    _require_one_shape(eigenvalues=d, multiplier=c)
     return d / (c + d)
 
 
@@ -49,17 +57,20 @@ def mix(filters: ArrayLike, ground_truth_weight: ArrayLike) -> Float[Array, "...
 
     With alpha = 0 the targets are the last round's predictions (the paper's self-distillation).
 
+    Raises:
+        ValueError, TypeError: not real numbers, or a weight outside [0, 1].
+
     Example:
         >>> mix(jnp.array([0.0, 0.5]), 0.25).tolist()
         [0.25, 0.625]
     """
-    return mix_targets(1, jnp.asarray(filters), jnp.asarray(ground_truth_weight))
+    values = as_float_array("filters", filters)
+    alpha = as_unit_interval("ground_truth_weight", ground_truth_weight, dtype=values.dtype)
+    return mix_targets(1, values, alpha)
 
 
 def distillation(
-    eigenvalues: Float[Array, "m *q"],
-    multipliers: Float[Array, "T *Q"],
-    ground_truth_weight: ArrayLike = 0.0,
+    eigenvalues: ArrayLike, multipliers: ArrayLike, ground_truth_weight: ArrayLike = 0.0
 ) -> tuple[Float[Array, "T m *p"], Float[Array, "T m *p"]]:
     """Every round's filter, and the filter of every round's targets, given every round's
     multiplier.
@@ -69,20 +80,31 @@ def distillation(
     multipliers too, (D/(c + D))^{t+1}.
 
     Args:
-        eigenvalues: d, shape (m,) or (m, Q).
-        multipliers: c_t, shape (T,) or (T, Q); infinity for a collapsed round.
-        ground_truth_weight: alpha, a scalar.
+        eigenvalues: d, shape (m,) or (m, Q), not negative.
+        multipliers: c_t, positive, shape (T,) or (T, Q); infinity for a collapsed round.
+        ground_truth_weight: alpha, a scalar in [0, 1].
 
     Returns:
         F and P, each of shape (T, m) or (T, m, Q).
+
+    Raises:
+        ValueError, TypeError: an argument out of its range, or shapes that do not go together.
 
     Example:
         >>> filters, targets = distillation(jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0]))
         >>> filters.tolist(), targets.tolist()
         ([[0.5, 0.75], [0.25, 0.5625]], [[1.0, 1.0], [0.5, 0.75]])
     """
-    d = eigenvalues
-    if d.ndim < multipliers.ndim:
+    d = _eigenvalues(eigenvalues)
+    c_t = _multipliers(multipliers).astype(d.dtype)
+    alpha = as_unit_interval("ground_truth_weight", ground_truth_weight, dtype=d.dtype)
+    one_of_each = d.ndim in (1, 2) and c_t.ndim in (1, 2) and d.size > 0 and c_t.size > 0
+    if not one_of_each or (d.ndim == c_t.ndim == 2 and d.shape[1] != c_t.shape[1]):
+        raise ValueError(
+            "eigenvalues and multipliers must have shapes (m,) or (m, Q) and (T,) or (T, Q); "
+            f"theirs are {d.shape} and {c_t.shape}."
+        )
+    if d.ndim < c_t.ndim:
         d = d[:, None]
 
     def round_(
@@ -90,10 +112,10 @@ def distillation(
     ) -> tuple[Float[Array, "m *p"], tuple[Array, Array]]:
         column = c.reshape((1,) * (d.ndim - c.ndim) + c.shape)
         fitted = ridge(d, column) * targets
-        return mix(fitted, ground_truth_weight), (fitted, targets)
+        return mix(fitted, alpha), (fitted, targets)
 
-    shape = jnp.broadcast_shapes(d.shape, (1, *multipliers.shape[1:]))
-    _, (filters, targets) = lax.scan(round_, jnp.ones(shape, d.dtype), multipliers)
+    shape = jnp.broadcast_shapes(d.shape, (1, *c_t.shape[1:]))
+    _, (filters, targets) = lax.scan(round_, jnp.ones(shape, d.dtype), c_t)
     return filters, targets
 
 
@@ -124,6 +146,7 @@ def iterated_tikhonov(
     d = _eigenvalues(eigenvalues)
     c = _in_range("multiplier", multiplier, lambda c: c > 0, "positive")
     m = _in_range("count", count, lambda m: m >= 0, "zero or positive")
+    _require_one_shape(eigenvalues=d, multiplier=c, count=m)
     return -jnp.expm1(-m * jnp.log1p(d / c))
 
 
@@ -146,6 +169,8 @@ def truncated(eigenvalues: ArrayLike, rank: int) -> Float[Array, "m ..."]:
         [0.0, 0.0, 1.0, 1.0]
     """
     d = _eigenvalues(eigenvalues)
+    if d.ndim not in (1, 2):
+        raise ValueError(f"eigenvalues must have shape (m,) or (m, Q); their shape is {d.shape}.")
     rank = as_count("rank", rank, at_least=0)
     position = jnp.argsort(jnp.argsort(d, axis=0), axis=0)  # from the smallest
     return ((position >= len(d) - rank) & (d > 0)).astype(d.dtype)
@@ -176,6 +201,7 @@ def gradient_descent(eigenvalues: ArrayLike, step: ArrayLike, count: int) -> Flo
     d = _eigenvalues(eigenvalues)
     step = _in_range("step", step, lambda step: step > 0, "positive")
     count = as_count("count", count, at_least=0)
+    _require_one_shape(eigenvalues=d, step=step)
     moved = step * d
     if not is_traced(moved) and not every(lambda moved: moved < 2, moved):
         raise ValueError(
@@ -192,32 +218,71 @@ def gradient_flow(eigenvalues: ArrayLike, time: ArrayLike) -> Float[Array, "..."
     """Gradient flow on the loss ||f - y||^2/(2K) from f = 0, stopped at ``time``: F = I - exp(-tau
     D).
 
+    Args:
+        eigenvalues: d, any shape, not negative.
+        time: tau, zero or positive, of a shape that broadcasts against d.
+
+    Raises:
+        ValueError, TypeError: an argument out of its range.
+
     Example:
         >>> gradient_flow(jnp.array([0.0]), 1.0).tolist()
         [0.0]
     """
-    return -jnp.expm1(-jnp.asarray(time) * jnp.asarray(eigenvalues))
+    d = _eigenvalues(eigenvalues)
+    tau = _in_range("time", time, lambda tau: tau >= 0, "zero or positive")
+    _require_one_shape(eigenvalues=d, time=tau)
+    return -jnp.expm1(-tau * d)
 
 
-def divided_by_eigenvalues(
-    filter_: Float[Array, "m *Q"], eigenvalues: Float[Array, " m"]
-) -> Float[Array, "m *Q"]:
+def divided_by_eigenvalues(filter_: ArrayLike, eigenvalues: ArrayLike) -> Float[Array, "m *Q"]:
     """F(d)/d, the filter of the dual coefficients; 0 where d = 0.
 
     There it could be anything: sum_k v_k g(., x_k) is the zero function for every v with G v = 0.
+
+    Args:
+        filter_: F(d), shape (m,) or (m, Q).
+        eigenvalues: d, shape (m,), not negative.
+
+    Raises:
+        ValueError, TypeError: an argument out of its range, or shapes that do not go together.
     """
-    d = eigenvalues.reshape(-1, *(1 for _ in filter_.shape[1:]))
-    return jnp.where(d > 0, filter_ / jnp.where(d > 0, d, 1), 0)
+    d = _eigenvalues(eigenvalues)
+    if d.ndim != 1 or d.size == 0:
+        raise ValueError(f"eigenvalues must have shape (m,), m >= 1; their shape is {d.shape}.")
+    values = as_columns("filter_", filter_, len(d), d.dtype)
+    d = d.reshape(-1, *(1 for _ in values.shape[1:]))
+    return jnp.where(d > 0, values / jnp.where(d > 0, d, 1), 0)
 
 
 def _eigenvalues(value: ArrayLike) -> Float[Array, "..."]:
     return _in_range("eigenvalues", value, lambda d: d >= 0, "zero or positive")
 
 
+def _multipliers(value: ArrayLike, name: str = "multipliers") -> Float[Array, "..."]:
+    return _in_range(name, value, lambda c: c > 0, "positive", finite=False)
+
+
 def _in_range(
-    name: str, value: ArrayLike, condition: Callable[[Any], Any], expected: str
+    name: str,
+    value: ArrayLike,
+    condition: Callable[[Any], Any],
+    expected: str,
+    *,
+    finite: bool = True,
 ) -> Float[Array, "..."]:
-    array = as_float_array(name, value)
-    if not is_traced(array) and not every(condition, array):
-        raise ValueError(f"{name} must be {expected}; got {value}.")
+    array = as_float_array(name, value, finite=finite)
+    require_every(name, array, condition, f"must be {expected}")
     return array
+
+
+def _require_one_shape(**arrays: Float[Array, "..."]) -> None:
+    """Refuse arrays that do not broadcast against each other."""
+    shapes = [array.shape for array in arrays.values()]
+    try:
+        jnp.broadcast_shapes(*shapes)
+    except ValueError:
+        raise ValueError(
+            f"{' and '.join(arrays)} must have shapes that broadcast against each other; theirs "
+            f"are {' and '.join(map(str, shapes))}."
+        ) from None

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from sdntk._arguments import ArrayLike, as_count, as_float_array, as_positive, every, is_traced
+from sdntk._arguments import ArrayLike, as_count, as_float_array, as_positive, require_every
 from sdntk._linalg import matmul
 from sdntk._pytrees import pytree
 from sdntk.theory.newton import Bracket, Residual, Root, find_root
@@ -105,8 +105,8 @@ def solve_multiplier(
             f"eigenvalues and z must both have shape (m,), m >= 1; theirs are {d.shape} and "
             f"{z.shape}."
         )
-    if not is_traced(d) and not every(lambda d: d >= 0, d):
-        raise ValueError("eigenvalues must not be negative: set those that are rounding to zero.")
+    expected = "must not be negative: set those that are rounding to zero"
+    require_every("eigenvalues", d, lambda d: d >= 0, expected)
     points = z.size if num_points is None else as_count("num_points", num_points, at_least=1)
     eps = as_positive("tolerance", tolerance, (), dtype=z.dtype)
     return _solve(d, z, points * eps)

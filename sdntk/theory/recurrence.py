@@ -11,14 +11,21 @@ they are a filter on the eigenvalues (:func:`distill_to_tolerance`), where there
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from sdntk._arguments import ArrayLike, as_count, as_positive, as_unit_interval
+from sdntk._arguments import (
+    MOST_ROUNDS,
+    ArrayLike,
+    as_choice,
+    as_count,
+    as_positive,
+    as_unit_interval,
+)
 from sdntk._linalg import safe_sqrt
 from sdntk._pytrees import pytree
 from sdntk.theory import filters
@@ -65,10 +72,8 @@ class ChainSpec:
         Raises:
             ValueError, TypeError: each names the argument.
         """
-        rounds = as_count("rounds", rounds, at_least=1)
-        if outputs not in ("separate", "joint"):
-            raise ValueError(f'outputs must be "separate" or "joint"; got {outputs!r}.')
-        joint = outputs == "joint"
+        rounds = as_count("rounds", rounds, at_least=1, at_most=MOST_ROUNDS)
+        joint = as_choice("outputs", outputs, get_args(Outputs)) == "joint"
         shape, dtype = () if joint else labels.shape[1:], labels.dtype
         alpha = as_unit_interval("ground_truth_weight", ground_truth_weight, dtype=dtype)
         if tolerance is not None and multiplier is None:

@@ -69,7 +69,13 @@ def init(
     """
     networks, data_keys = fresh_networks(build, keys, training)
     x = to_all_devices(x, len(keys))
-    dtype = jax.eval_shape(evaluate, members(networks, 0), x).dtype
+    outputs = jax.eval_shape(evaluate, members(networks, 0), x)
+    if outputs.shape != targets.shape[1:]:
+        raise ValueError(
+            f"targets (y) must have shape {outputs.shape}, as the network's outputs have; theirs "
+            f"is {targets.shape[1:]}."
+        )
+    dtype = outputs.dtype
     targets = jnp.where(diverged[:, None, None], 0, targets).astype(dtype)
 
     needs_initial_params = training.centred or bool(penalty > 0)

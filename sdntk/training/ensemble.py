@@ -13,6 +13,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
+from sdntk._arguments import ArrayLike, as_count, as_real_array
 from sdntk._pytrees import pytree
 
 #: A fresh network from a random state.
@@ -39,7 +40,7 @@ class Ensemble:
     def __len__(self) -> int:
         return len(jax.tree.leaves(self.params)[0])
 
-    def outputs(self, x: Float[Array, "n ..."], *, batch_size: int = 1000) -> Float[Array, "S n Q"]:
+    def outputs(self, x: ArrayLike, *, batch_size: int = 1000) -> Float[Array, "S n Q"]:
         """The outputs of every network in evaluation mode.
 
         Args:
@@ -49,6 +50,10 @@ class Ensemble:
         Returns:
             Shape (S, n, Q).
         """
+        x = jnp.asarray(as_real_array("x", x))
+        batch_size = as_count("batch_size", batch_size, at_least=1)
+        if x.size == 0 or x.ndim == 0:
+            raise ValueError(f"x must hold at least one point; its shape is {x.shape}.")
         starts = range(0, len(x), batch_size)
         outputs = []
         for s in range(len(self)):

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from sdntk._arguments import ArrayLike, as_real_array, require_function
+
 #: outputs (..., Q) and targets (..., Q) to losses (...).
 Loss = Callable[[Float[Array, "*n Q"], Float[Array, "*n Q"]], Float[Array, "*n"]]
 
@@ -26,6 +28,7 @@ def squared_error(
         >>> squared_error(jnp.array([1.0, 0.0]), jnp.array([0.0, 2.0])).item()
         2.5
     """
+    outputs, targets = _of_one_shape(outputs, targets)
     return jnp.mean(optax.losses.squared_error(outputs, targets), axis=-1)
 
 
@@ -38,6 +41,7 @@ def squared_error_of_softmax(
         >>> squared_error_of_softmax(jnp.array([0.0, 0.0]), jnp.array([1.0, 0.0])).item()
         0.25
     """
+    outputs, targets = _of_one_shape(outputs, targets)
     return squared_error(jax.nn.softmax(outputs), targets)
 
 
@@ -51,6 +55,7 @@ def soft_cross_entropy(
         >>> round(soft_cross_entropy(jnp.array([0.0, 0.0]), jnp.array([0.5, 0.5])).item(), 6)
         0.693147
     """
+    outputs, targets = _of_one_shape(outputs, targets)
     return optax.losses.softmax_cross_entropy(outputs, targets)
 
 
@@ -64,6 +69,7 @@ def hard_cross_entropy(
         >>> round(hard_cross_entropy(jnp.array([0.0, 0.0]), jnp.array([0.4, 0.6])).item(), 6)
         0.693147
     """
+    outputs, targets = _of_one_shape(outputs, targets)
     return optax.losses.softmax_cross_entropy_with_integer_labels(
         outputs, jnp.argmax(targets, axis=-1)
     )
@@ -77,6 +83,30 @@ def predictions(loss: Loss, outputs: Float[Array, "*n Q"]) -> Float[Array, "*n Q
         >>> predictions(soft_cross_entropy, jnp.array([0.0, 0.0])).tolist()
         [0.5, 0.5]
     """
+    require_function("loss", loss, "outputs and targets")
+    outputs = _as_outputs("outputs", outputs)
     if loss is squared_error:
         return outputs
     return jax.nn.softmax(outputs)
+
+
+def _as_outputs(name: str, value: ArrayLike) -> Float[Array, "*n Q"]:
+    """``value`` as a floating-point array with an axis of outputs; not searched for nan, which a
+    network that diverges has.
+    """
+    array = jnp.asarray(as_real_array(name, value))
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        array = array.astype(jnp.result_type(float))
+    if array.ndim == 0 or array.shape[-1] == 0:
+        raise ValueError(f"{name} must have shape (..., Q), Q >= 1; its shape is {array.shape}.")
+    return array
+
+
+def _of_one_shape(outputs: ArrayLike, targets: ArrayLike) -> tuple[Array, Array]:
+    arrays = _as_outputs("outputs", outputs), _as_outputs("targets", targets)
+    if arrays[0].shape != arrays[1].shape:
+        raise ValueError(
+            f"outputs and targets must have one shape; theirs are {arrays[0].shape} and "
+            f"{arrays[1].shape}."
+        )
+    return arrays

@@ -8,13 +8,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from sdntk._arguments import ArrayLike, as_count, as_float_array, as_points, as_unit_interval
+from sdntk._arguments import (
+    MOST_ROUNDS,
+    ArrayLike,
+    as_choice,
+    as_count,
+    as_float_array,
+    as_keys,
+    as_points,
+    as_sequence,
+    as_unit_interval,
+    require_function,
+)
 from sdntk.theory.mixing import mix_targets
 from sdntk.training.course import TrainingResult
 from sdntk.training.ensemble import Build, fastest_size
 from sdntk.training.losses import Loss, predictions
 from sdntk.training.state import TrainingConfig
-from sdntk.training.train import check_arguments, require_keys, train_groups
+from sdntk.training.train import check_arguments, train_groups
 
 #: What round t is trained on: the predictions of round t - 1, or its most probable classes.
 Targets = Literal["soft", "hard"]
@@ -89,23 +100,23 @@ def distill_networks(
         >>> [round_.trained.steps.tolist() for round_ in chain]
         [[20, 20], [20, 20]]
     """
+    require_function("build", build, "nnx.Rngs", compiled=True)
     x = as_points("x", x)
     y = as_float_array("y", y)
-    require_keys(keys)
-    if y.ndim != 2 or len(y) != len(x):
+    as_keys("keys", keys)
+    if y.ndim != 2 or len(y) != len(x) or y.size == 0:
         raise ValueError(
             f"y must have shape ({len(x)}, Q), a row for each point; its shape is {y.shape}."
         )
-    rounds = as_count("rounds", rounds, at_least=1)
+    rounds = as_count("rounds", rounds, at_least=1, at_most=MOST_ROUNDS)
     require_targets(targets, y.shape[1])
     alpha = as_unit_interval("ground_truth_weight", ground_truth_weight, dtype=y.dtype)
-    if penalties is None:
-        penalties = [0.0] * rounds
+    penalties = [0.0] * rounds if penalties is None else as_sequence("penalties", penalties)
     if len(penalties) != rounds:
         raise ValueError(
             f"penalties must hold {rounds} numbers, one for each round; it holds {len(penalties)}."
         )
-    checked = [check_arguments(x, training, penalty) for penalty in penalties]
+    checked = [check_arguments(x, training, penalty, name="penalties") for penalty in penalties]
     return _rounds(build, keys, x, y, training, checked, targets, alpha)
 
 
@@ -139,8 +150,7 @@ def round_keys(keys: Key[Array, " S"], t: int) -> Key[Array, " S"]:
 
 def require_targets(targets: str, num_outputs: int) -> None:
     """Raise a ValueError for unknown targets, and for hard ones where there is a single output."""
-    if targets not in get_args(Targets):
-        raise ValueError(f"targets must be 'soft' or 'hard'; got {targets!r}.")
+    as_choice("targets", targets, get_args(Targets))
     if targets == "hard" and num_outputs == 1:
         raise ValueError(
             "targets must be 'soft' where y has a single output: hard targets are one-hot "

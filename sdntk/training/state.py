@@ -9,7 +9,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from sdntk._arguments import as_count
+from sdntk._arguments import (
+    as_count,
+    as_flag,
+    as_number,
+    require_function,
+    require_type,
+)
 from sdntk._pytrees import pytree
 from sdntk.training.augmentation import Augment
 from sdntk.training.ensemble import ApplyFn
@@ -73,21 +79,23 @@ class TrainingConfig:
     augment: Augment | None = None
 
     def __post_init__(self) -> None:
-        as_count("steps", self.steps, at_least=1)
-        as_count("check_every", self.check_every, at_least=1)
-        if self.batch_size is not None:
-            as_count("batch_size", self.batch_size, at_least=1)
+        require_function("loss", self.loss, "outputs and targets", compiled=True)
+        require_type(
+            "optimiser", self.optimiser, optax.GradientTransformation, "an optax optimiser"
+        )
+        if self.augment is not None:
+            require_function("augment", self.augment, "a key and points", compiled=True)
+        settings: dict[str, Any] = {"centred": as_flag("centred", self.centred)}
+        for name in ("steps", "check_every", "batch_size"):
+            count = getattr(self, name)
+            if count is not None or name != "batch_size":
+                settings[name] = as_count(name, count, at_least=1)
         for name in ("until_loss", "until_stationary"):
             limit = getattr(self, name)
-            if limit is None:
-                continue
-            if not float(limit) >= 0:
-                raise ValueError(f"{name} must be at least 0; got {limit}.")
-            object.__setattr__(self, name, float(limit))  # an array would not be hashable
-        if not isinstance(self.optimiser, optax.GradientTransformation):
-            raise TypeError(
-                f"optimiser must be an optax optimiser; got {type(self.optimiser).__name__}."
-            )
+            if limit is not None:
+                settings[name] = as_number(name, limit, lambda x: x >= 0, "must be at least 0")
+        for name, value in settings.items():  # plain values: an array would not be hashable
+            object.__setattr__(self, name, value)
         gauss_newton = isinstance(self.optimiser, GaussNewton)
         if self.augment is not None and (self.centred or gauss_newton):
             raise ValueError("augment must be None with centred networks, or with gauss_newton.")

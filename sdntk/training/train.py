@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
-from sdntk._arguments import ArrayLike, as_count, as_float_array, as_points
+from sdntk._arguments import (
+    ArrayLike,
+    as_count,
+    as_float_array,
+    as_keys,
+    as_points,
+    as_scalar,
+    require_function,
+    require_type,
+)
 from sdntk._progress import Bar
 from sdntk.training.course import TrainingResult, advance, finish, init, is_over
 from sdntk.training.ensemble import Build, fastest_size, to_all_devices
@@ -64,11 +73,11 @@ def train(
         >>> result.ensemble.outputs(x).shape, bool((result.loss <= 0.01).all())
         ((3, 2, 1), True)
     """
+    require_function("build", build, "nnx.Rngs", compiled=True)
     x = as_points("x", x)
     targets = as_float_array("targets", targets)
-    require_keys(keys)
-    count = len(keys)
-    if targets.shape[:-1] not in ((len(x),), (count, len(x))):
+    count = len(as_keys("keys", keys))
+    if targets.size == 0 or targets.shape[:-1] not in ((len(x),), (count, len(x))):
         raise ValueError(
             f"targets must have shape ({len(x)}, Q), or ({count}, {len(x)}, Q) with a set for each "
             f"of the {count} keys; its shape is {targets.shape}."
@@ -123,28 +132,25 @@ def _joined(results: list[TrainingResult]) -> TrainingResult:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *results)
 
 
-def require_keys(keys: Key[Array, "..."]) -> None:
-    """Raise a ValueError unless ``keys`` is a non-empty array of JAX keys."""
-    if np.ndim(keys) == 0 or len(keys) == 0:
-        raise ValueError(
-            "keys must hold a JAX key for each network, as jax.random.split(key, count) gives."
-        )
-
-
 def check_arguments(
-    x: Float[Array, "K ..."], training: TrainingConfig, penalty: ArrayLike
+    x: Float[Array, "K ..."],
+    training: TrainingConfig,
+    penalty: ArrayLike,
+    *,
+    name: str = "penalty",
 ) -> Float[Array, ""]:
     """The penalty as an array, after checking that it, the settings and the points go together.
 
     Raises:
-        ValueError: they do not.
+        ValueError, TypeError: they do not.
     """
-    penalty = as_float_array("penalty", penalty, dtype=x.dtype)
-    if penalty.shape != () or not penalty >= 0:
-        raise ValueError(f"penalty must be a number, at least 0; got {penalty}.")
+    require_type("training", training, TrainingConfig, "an sdntk.TrainingConfig")
+    penalty = as_scalar(
+        name, penalty, lambda p: p >= 0, "must be a number, at least 0", dtype=x.dtype
+    )
     if isinstance(training.optimiser, GaussNewton) and not penalty > 0:
         raise ValueError(
-            "penalty must be positive with gauss_newton, which solves for the regularised optimum."
+            f"{name} must be positive with gauss_newton, which solves for the regularised optimum."
         )
     if training.batch_size is not None and training.batch_size > len(x):
         raise ValueError(

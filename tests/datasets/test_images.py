@@ -397,7 +397,7 @@ class TestStandardise:
             (
                 lambda x: standardise(x, dtype=int),
                 TypeError,
-                "dtype must be float32 or float64; got int64",
+                "dtype must be a floating-point dtype; got int64",
             ),
         ],
     )
