@@ -3,6 +3,7 @@ configuration.
 """
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -63,11 +64,11 @@ def test_a_write_that_fails_leaves_the_old_table(tmp_path, monkeypatch):
     written.add("rounds", ROWS)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
 
-    def breaks_off(_, path, **__):
+    def breaks_off(path, _):
         path.write_text("half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(pd.DataFrame, "to_csv", breaks_off)
+    monkeypatch.setattr(Path, "write_bytes", breaks_off)
     with pytest.raises(OSError, match="disk full"):
         written.add("rounds", ROWS)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
