@@ -14,7 +14,7 @@ import pandas as pd
 #: Reads jobs from standard input, a line each: starts one and answers its process, or waits for one
 #: and answers how it ended.
 SERVER = """
-import faulthandler, json, os, resource, sys, traceback
+import faulthandler, gc, importlib.readers, json, os, resource, sys, traceback
 import flax, matplotlib.pyplot, numpy as np, optax, orbax.checkpoint, pandas, PIL.PngImagePlugin
 import pyarrow.parquet, scipy.stats, sklearn.datasets
 from sdntk import cli
@@ -30,11 +30,18 @@ def images(dataset, *_):
     labels = np.tile(np.arange(10, dtype=np.int32), 2)
     return Dataset("noise", pictures[0], labels, pictures[1], labels, tuple(map(str, range(10))))
 
-load_named, cli.load_named = cli.load_named, images
+def save_small(figure, path, **_):
+    figure.set_layout_engine("none")
+    savefig(figure, path, dpi=10, format="png")
 
-def run(job):
+load_named, cli.load_named = cli.load_named, images
+savefig = matplotlib.figure.Figure.savefig
+matplotlib.figure.Figure.savefig = save_small
+gc.freeze()
+gc.disable()
+
+def run(job, output):
     os.chdir(job["folder"])
-    output = os.open(job["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
     faulthandler.enable()
@@ -52,18 +59,24 @@ def run(job):
         return 1
 
 print("ready", flush=True)
+outputs = {}
 for line in sys.stdin:
     job = json.loads(line)
     if "wait" in job:
-        status = os.waitpid(job["wait"], 0)[1]
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        with open(outputs.pop(job["wait"]), errors="replace") as output:
+            said = output.read()
+        status = os.waitstatus_to_exitcode(os.waitpid(job["wait"], 0)[1])
+        print(json.dumps([status, said]), flush=True)
         continue
+    read, write = os.pipe()  # a limit on the size of files is none on it
     process = os.fork()
     if not process:
-        status = run(job)
+        status = run(job, write)
         sys.stdout.flush()
         os._exit(status)
-    print(process, flush=True)
+    os.close(write)
+    outputs[process] = read
+    print(json.dumps(process), flush=True)
 """
 
 #: Every command at settings of a second or two, its folder, and its tables.
@@ -95,35 +108,35 @@ class Server:
 
     def _ask(self, **job):
         print(json.dumps(job), file=self.process.stdin, flush=True)
-        return int(self.process.stdout.readline())
+        return json.loads(self.process.stdout.readline())
 
-    def start(self, command, folder, *, name="output", limits=None, as_nobody=False):
+    def start(self, command, folder, *, limits=None, as_nobody=False):
         """Start a command of COMMANDS, or any other, in a folder; its process."""
         return self._ask(
             arguments=COMMANDS.get(command, command).split(),
             folder=str(folder),
-            output=str(folder / f"{name}.txt"),
             limits=limits or {},
             as_nobody=as_nobody,
         )
 
     def wait(self, process):
-        """The exit status; minus the signal that ended it."""
+        """The exit status, or minus the signal that ended it; and what it said."""
         return self._ask(wait=process)
 
     def kill(self, process):
         """Whether it was still at work."""
         os.kill(process, signal.SIGKILL)
-        return self.wait(process) == -signal.SIGKILL
+        return self.wait(process)[0] == -signal.SIGKILL
 
     def run(self, command, folder, **options):
-        """Run to the end; its exit status."""
+        """Run to the end; its exit status, and what it said."""
         return self.wait(self.start(command, folder, **options))
 
     def close(self):
         """End it; its children have been waited for."""
         self.process.stdin.close()
         self.process.wait()
+        self.process.stdout.close()
 
 
 def records(folder):
@@ -143,12 +156,15 @@ def records(folder):
     return found
 
 
-def same(a, b):
-    """Whether two runs recorded the same, bit by bit."""
-    return a.keys() == b.keys() and all(
-        a[name].equals(b[name]) if isinstance(a[name], pd.DataFrame) else a[name] == b[name]
-        for name in a
-    )
+def differences(a, b):
+    """Where two runs did not record the same, bit by bit."""
+    return [
+        name for name in {*a, *b} if not (name in a and name in b and _is_same(a[name], b[name]))
+    ]
+
+
+def _is_same(a, b):
+    return a.equals(b) if isinstance(a, pd.DataFrame) else a == b
 
 
 def left_over(folder: Path):
