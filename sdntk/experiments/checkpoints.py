@@ -95,7 +95,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What orbax logs of an error, with the stacks of its threads, is left out: it is raised too."""
+    """Leave out what orbax logs of an error, with the stacks of its threads: it is raised too."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)

@@ -86,7 +86,7 @@ def read(path: Path, mark: Mark, columns: Columns | None, *, unmarked: bool) -> 
     except Exception as error:  # a damaged file may raise anything
         raise ValueError(
             f"{path} does not hold the table {mark.table!r} of these records, or is damaged: "
-            f"{error}. Delete it, and the same command computes it again."
+            f"{str(error).rstrip('.')}. Delete it, and the same command computes it again."
         ) from None
     return frame if columns is None else frame[list(columns)]
 
@@ -98,9 +98,9 @@ def _check_mark(file: pq.ParquetFile, mark: Mark, unmarked: bool) -> str | None:
         _require(unmarked, "it does not say whose rows it holds")
         return None
     theirs = json.loads(found)
-    differs = [name for name, ours in dataclasses.asdict(mark).items() if theirs[name] != ours]
+    differs = [name for name, ours in dataclasses.asdict(mark).items() if theirs.get(name) != ours]
     _require(not differs, f"it is of another {' and '.join(differs)}")
-    return str(theirs["checksum"])
+    return str(theirs.get("checksum"))
 
 
 def _checksum(frame: pd.DataFrame) -> str:
