@@ -340,7 +340,7 @@ def _run_width(
             row = _row(problem, chain, done, seed, train_outputs[seed], test_outputs[seed])
             rows.append({"width": width, "seed": seed, **row})
         fit = _side_by_side(chain.test_outputs[done.index], test_outputs[0])
-        fits.append(fit.assign(width=width, round=done.index))
+        fits.append(fit.assign(width=width, round=done.index)[[*FITS]])
 
     collapsed = {"width": width, "multiplier": np.nan, "collapsed": True}
     for t in range(chain.active, len(chain.run.multipliers)):

@@ -88,7 +88,7 @@ def read(path: Path, mark: Mark, columns: Columns | None, *, unmarked: bool) -> 
             f"{path} does not hold the table {mark.table!r} of these records, or is damaged: "
             f"{str(error).rstrip('.')}. Delete it, and the same command computes it again."
         ) from None
-    return frame if columns is None else frame[list(columns)]
+    return frame
 
 
 def _check_mark(file: pq.ParquetFile, mark: Mark, unmarked: bool) -> str | None:
