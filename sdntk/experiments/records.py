@@ -95,14 +95,14 @@ class Records:
         So a finished run can be shown from a disk that is read-only, and a CSV that was edited is
         made anew. An empty table needs no file.
         """
-        text = _as_csv(frame)
-        if frame.empty and not self._file(table, "parquet").exists():
+        file, text = self._file(table, "parquet"), _as_csv(frame)
+        if frame.empty and not file.exists():
             return
         if not self._holds(table, text):
             self.keep_configuration()
             self._write_csv(table, text)
             # The Parquet file last: by it a resumed run knows what is done.
-            file, mark = self._file(table, "parquet"), self._mark(table)
+            mark = self._mark(table)
             _folders.replace(file, lambda path: tables.write(path, frame, mark))
         elif not _has_content(self._file(table, "csv"), text):
             self._restore_csv(table, text)
