@@ -8,7 +8,7 @@ at once.
 import dataclasses
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 import sdntk
+from sdntk._folders import hold, is_read_only
 from sdntk.architectures import DEFAULT_DEPTH, fully_connected, named_architecture
 from sdntk.cli_options import (
     CompareOptions,
@@ -29,6 +30,7 @@ from sdntk.datasets import CIFAR10_FLIPS
 from sdntk.datasets.named import DatasetName, load_named
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.table import Table
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -80,14 +82,14 @@ def illustrate(options: IllustrateOptions) -> None:
     """The paper's example: a table of every quantity of the theory, and six figures."""
     from sdntk.experiments import paper_example
     from sdntk.reports import paper_example as report
-    from sdntk.reports.plotting import save_figures
 
     example = paper_example.illustrate(options.tolerance, options.rounds, options.seed)
-    _print(
-        report.quantities_table(example),
-        sentences=report.verdict(example),
-        figures=save_figures(report.plot(example), options.out),
-    )
+    with hold(options.out):
+        _print(
+            report.quantities_table(example),
+            sentences=report.verdict(example),
+            figures=_save(report.plot(example), options.out),
+        )
 
 
 @command
@@ -100,7 +102,6 @@ def ntk(options: NtkOptions) -> None:
     from sdntk.experiments.kernel_classification import Experiment, run
     from sdntk.experiments.records import Records
     from sdntk.reports import kernel_classification as report
-    from sdntk.reports.plotting import save_figures
 
     flips = None
     if options.dataset is DatasetName.CIFAR10 and options.noise is Noise.ASYMMETRIC:
@@ -122,7 +123,7 @@ def ntk(options: NtkOptions) -> None:
         unit_norm=options.unit_norm,
         method=options.method.value,
         rtol=rtol,
-        gram_dtype=options.gram_dtype,
+        gram_dtype=options.gram_dtype.value,
         seeds=tuple(range(options.first_seed, options.first_seed + options.seeds)),
     )
     depth = options.depth
@@ -138,17 +139,18 @@ def ntk(options: NtkOptions) -> None:
         "layers": architecture.config(),
         **experiment.configuration(),
     }
-    records = Records(options.out, configuration)
-    runs = run(data, kernels.ntk(architecture), experiment, records, store=options.store)
-    for _ in track(runs, f"Seeds of {name} on {data.name}", options.seeds):
-        pass
-    _print(
-        report.rounds_table(records),
-        report.comparison_table(records),
-        sentences=report.verdict(records),
-        figures=save_figures(report.plot(records), options.out),
-        folder=options.out,
-    )
+    with hold(options.out), hold(options.store or options.out):
+        records = Records(options.out, configuration)
+        runs = run(data, kernels.ntk(architecture), experiment, records, store=options.store)
+        for _ in track(runs, f"Seeds of {name} on {data.name}", options.seeds):
+            pass
+        _print(
+            report.rounds_table(records),
+            report.comparison_table(records),
+            sentences=report.verdict(records),
+            figures=_save(report.plot(records), options.out),
+            folder=options.out,
+        )
 
 
 @command
@@ -159,7 +161,6 @@ def compare(options: CompareOptions) -> None:
     from sdntk.experiments.comparison import TO_THE_OPTIMUM, compare_widths, fits_in
     from sdntk.experiments.data import digits_problem
     from sdntk.reports import comparison as report
-    from sdntk.reports.plotting import save_figures
 
     problem = digits_problem(options.train, options.test, options.label_noise)
     training = dataclasses.replace(
@@ -171,32 +172,32 @@ def compare(options: CompareOptions) -> None:
         "test": options.test,
         "label_noise": options.label_noise,
     }
-    table = compare_widths(
-        fully_connected(options.depth, activation=options.activation),
-        problem.x,
-        problem.y,
-        problem.x_test,
-        problem.y_test,
-        tolerance=options.tolerance * float((problem.y**2).mean()),
-        rounds=options.rounds,
-        widths=_integers("widths", options.widths),
-        seeds=options.seeds,
-        training=training,
-        out=options.out,
-        configuration=configuration,
-    )
     title = (
         f"digits, fully connected, {options.depth} hidden layers, {options.activation}: "
         f"K = {options.train}, {options.label_noise:.0%} label noise, "
         f"$\\epsilon$ = {options.tolerance:g} $\\Vert y\\Vert^2/K$"
     )
-    figures = report.plot(table, fits_in(options.out), title)
-    _print(
-        report.comparison_table(table),
-        sentences=report.verdict(table),
-        figures=save_figures(figures, options.out),
-        folder=options.out,
-    )
+    with hold(options.out):
+        table = compare_widths(
+            fully_connected(options.depth, activation=options.activation),
+            problem.x,
+            problem.y,
+            problem.x_test,
+            problem.y_test,
+            tolerance=options.tolerance * float((problem.y**2).mean()),
+            rounds=options.rounds,
+            widths=[int(width) for width in options.widths.split(",")],
+            seeds=options.seeds,
+            training=training,
+            out=options.out,
+            configuration=configuration,
+        )
+        _print(
+            report.comparison_table(table),
+            sentences=report.verdict(table),
+            figures=_save(report.plot(table, fits_in(options.out), title), options.out),
+            folder=options.out,
+        )
 
 
 @command
@@ -207,7 +208,6 @@ def networks(options: NetworksOptions) -> None:
     from sdntk.experiments import paper_figures
     from sdntk.experiments.records import Records
     from sdntk.reports import network_classification as report
-    from sdntk.reports.plotting import save_figures
 
     experiments = paper_figures.experiments(options.figure, **options.settings())
     curves = {}
@@ -220,25 +220,29 @@ def networks(options: NetworksOptions) -> None:
             )
     for experiment in experiments:
         name = f"figure{options.figure}_{experiment.network}_{experiment.dataset}"
-        records = Records(options.out / name, experiment.configuration())
         data = load_named(DatasetName(experiment.dataset), options.folder, options.download)
-        paper_figures.run(data, experiment, records, at_once=options.at_once)
-        figures = report.plot(records, curves.get(experiment))
-        _print(
-            report.rounds_table(records),
-            sentences=report.verdict(records),
-            figures=save_figures(figures, records.folder),
-            folder=records.folder,
-        )
+        with hold(options.out / name):
+            records = Records(options.out / name, experiment.configuration())
+            paper_figures.run(data, experiment, records, at_once=options.at_once)
+            _print(
+                report.rounds_table(records),
+                sentences=report.verdict(records),
+                figures=_save(report.plot(records, curves.get(experiment)), records.folder),
+                folder=records.folder,
+            )
 
 
-def _integers(name: str, text: str) -> list[int]:
+def _save(figures: Mapping[str, "Figure"], folder: Path) -> list[Path]:
+    """Write the figures; of a finished run on a read-only disk, say that none are written."""
+    from sdntk.reports.plotting import save_figures
+
     try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(
-            f"{name} must be integers with commas between, such as 64,256; got {text!r}."
-        ) from None
+        return save_figures(figures, folder)
+    except OSError as error:
+        if not is_read_only(error):
+            raise
+        _warn(f"no figures are written: {error}")
+        return []
 
 
 def _print(
@@ -260,10 +264,14 @@ def _warn(message: str) -> None:
     Console(stderr=True).print(f"[yellow]warning:[/yellow] {message}", highlight=False)
 
 
+#: Bad input, and what the machine cannot give. JAX's own: out of memory on a device.
+_OF_USERS = (ValueError, TypeError, ImportError, MemoryError, OSError, jax.errors.JaxRuntimeError)
+
+
 def main() -> None:
     """Entry point: bad input ends with its message and exit status 2, not with a traceback."""
     try:
         app()
-    except (ValueError, TypeError, ImportError, MemoryError, OSError) as error:
+    except _OF_USERS as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
         sys.exit(2)

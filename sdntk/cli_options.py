@@ -1,12 +1,14 @@
-"""The options of the commands: a dataclass for each, a field for each option.
+"""The options of the commands: a dataclass for each, a field for each option, with what it may be.
 
 Only light modules are imported, so that ``--help`` comes at once.
 """
 
 import dataclasses
+import math
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -36,6 +38,52 @@ class Outputs(StrEnum):
     JOINT = "joint"
 
 
+class GramDtype(StrEnum):
+    """In what the values of a Gram matrix are kept."""
+
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+
+
+# ---- what options may be ----
+
+#: More of anything than this is a slip of the keyboard.
+_MOST = 1_000_000
+_MOST_LAYERS, _MOST_ROUNDS = 1000, 10_000
+#: Seeds are 32 bits to JAX's generator.
+_LAST_SEED = 2**32 - 1
+
+_T = TypeVar("_T", float, list[float], None)
+
+
+def _checked(is_right: Callable[[float], bool], right: str) -> Callable[[_T], _T]:
+    """A callback that refuses a number, or one of several, with what would be right."""
+
+    def check(given: _T) -> _T:
+        for number in given if isinstance(given, list) else [given]:
+            if number is not None and not is_right(number):
+                raise typer.BadParameter(f"{number} is not {right}.")
+        return given
+
+    return check
+
+
+_positive = _checked(lambda number: 0 < number < math.inf, "a positive number")
+_not_negative = _checked(lambda number: 0 <= number < math.inf, "a number that is at least 0")
+_share = _checked(lambda number: 0 <= number <= 1, "a number from 0 to 1")
+_fraction = _checked(lambda number: 0 < number < 1, "a number between 0 and 1")
+
+
+def _integers(text: str) -> str:
+    """Refuse what is not a list of positive integers."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and 0 < int(part[:8]) <= _MOST for part in parts):
+        raise typer.BadParameter(
+            f"{text!r} is not integers from 1 to {_MOST:,} with commas between, such as 64,256."
+        )
+    return text
+
+
 # ---- options that several commands have ----
 
 Folder = Annotated[
@@ -53,7 +101,9 @@ Download = Annotated[
     ),
 ]
 
-Rounds = Annotated[int, typer.Option(help="Rounds, the ordinary fit included.")]
+Rounds = Annotated[
+    int, typer.Option(help="Rounds, the ordinary fit included.", min=1, max=_MOST_ROUNDS)
+]
 
 Activation = Annotated[str, typer.Option(help="relu, erf, gelu or sin.")]
 
@@ -71,13 +121,19 @@ class IllustrateOptions:
         float | None,
         typer.Option(
             help="Mean squared error of each round's fit.",
+            callback=_positive,
             show_default="0.045; with --seed, the floor + 0.003",
         ),
     ] = None
     rounds: Rounds = 6
     seed: Annotated[
         int | None,
-        typer.Option(help="Sample fresh noise.", show_default="none: the authors' own labels"),
+        typer.Option(
+            help="Sample fresh noise.",
+            show_default="none: the authors' own labels",
+            min=0,
+            max=_LAST_SEED,
+        ),
     ] = None
     out: Annotated[Path, typer.Option(help="Folder for the figures.", file_okay=False)] = Path(
         "illustration"
@@ -99,24 +155,28 @@ class NtkOptions:
         typer.Option(
             help="Hidden layers, convolutions, or 5, 7, 10 for myrtle.",
             show_default="3; myrtle: 5",
+            min=1,
+            max=_MOST_LAYERS,
         ),
     ] = None
     activation: Activation = "relu"
-    train: Annotated[int, typer.Option(help="Training images, balanced by class.")] = 1000
+    train: Annotated[int, typer.Option(help="Training images, balanced by class.", min=1)] = 1000
     held_out: Annotated[
-        int, typer.Option(help="Held-out images to choose a round or a tolerance by; may be 0.")
+        int,
+        typer.Option(help="Held-out images to choose a round or a tolerance by; may be 0.", min=0),
     ] = 300
-    test: Annotated[int, typer.Option(help="Test images.")] = 360
+    test: Annotated[int, typer.Option(help="Test images.", min=1)] = 360
     tolerance: Annotated[
         list[float] | None,
         typer.Option(
             help="As a fraction of ||y||^2/K; may be given several times.",
+            callback=_fraction,
             show_default="0.01, 0.05, 0.2",
         ),
     ] = None
     rounds: Rounds = 10
     label_noise: Annotated[
-        float, typer.Option(help="Share of wrong training and held-out labels.")
+        float, typer.Option(help="Share of wrong training and held-out labels.", callback=_share)
     ] = 0.2
     noise: Annotated[
         Noise, typer.Option(help="Another class at random, or one fixed other class for each.")
@@ -132,16 +192,21 @@ class NtkOptions:
         ),
     ] = Method.AUTO
     rtol: Annotated[
-        float, typer.Option(help="Of the Krylov method: largest relative error of every round.")
+        float,
+        typer.Option(
+            help="Of the Krylov method: largest relative error of every round.", callback=_fraction
+        ),
     ] = 1e-6
-    accuracy: Annotated[float | None, typer.Option("--accuracy", hidden=True)] = None
+    accuracy: Annotated[
+        float | None, typer.Option("--accuracy", hidden=True, callback=_fraction)
+    ] = None
     gram_dtype: Annotated[
-        str,
+        GramDtype,
         typer.Option(
             help="In which the Krylov method keeps the Gram matrix: float64, or float32 for half "
             "the memory."
         ),
-    ] = "float64"
+    ] = GramDtype.FLOAT64
     store: Annotated[
         Path | None,
         typer.Option(
@@ -153,8 +218,14 @@ class NtkOptions:
     unit_norm: Annotated[
         bool, typer.Option("--unit-norm", help="Scale images to norm 1.", show_default="do not")
     ] = False
-    seeds: Annotated[int, typer.Option(help="Repetitions, each with its own images and noise.")] = 3
-    first_seed: Annotated[int, typer.Option(help="The first seed; the others follow it.")] = 0
+    seeds: Annotated[
+        int,
+        typer.Option(help="Repetitions, each with its own images and noise.", min=1, max=_MOST),
+    ] = 3
+    first_seed: Annotated[
+        int,
+        typer.Option(help="The first seed; the others follow it.", min=0, max=_LAST_SEED - _MOST),
+    ] = 0
     out: Out = Path("ntk")
 
 
@@ -162,26 +233,34 @@ class NtkOptions:
 class CompareOptions:
     """Options of :func:`compare`."""
 
-    widths: Annotated[str, typer.Option(help="Widths of the networks, with commas between.")] = (
-        "64,256,1024"
-    )
-    seeds: Annotated[int, typer.Option(help="Networks of each width.")] = 4
+    widths: Annotated[
+        str,
+        typer.Option(help="Widths of the networks, with commas between.", callback=_integers),
+    ] = "64,256,1024"
+    seeds: Annotated[int, typer.Option(help="Networks of each width.", min=1, max=_MOST)] = 4
     rounds: Rounds = 2
     tolerance: Annotated[
-        float, typer.Option(help="Of every round, as a fraction of ||y||^2/K.")
+        float,
+        typer.Option(help="Of every round, as a fraction of ||y||^2/K.", callback=_fraction),
     ] = 0.4
-    depth: Annotated[int, typer.Option(help="Hidden layers.")] = 2
+    depth: Annotated[int, typer.Option(help="Hidden layers.", min=1, max=_MOST_LAYERS)] = 2
     activation: Activation = "erf"
     train: Annotated[
-        int, typer.Option(help="Training images of the digits, balanced by class.")
+        int, typer.Option(help="Training images of the digits, balanced by class.", min=1)
     ] = 100
-    test: Annotated[int, typer.Option(help="Test images, at most 360.")] = 360
-    label_noise: Annotated[float, typer.Option(help="Share of wrong training labels.")] = 0.0
+    test: Annotated[int, typer.Option(help="Test images, at most 360.", min=1)] = 360
+    label_noise: Annotated[
+        float, typer.Option(help="Share of wrong training labels.", callback=_share)
+    ] = 0.0
     stationarity: Annotated[
-        float, typer.Option(help="Train every network to this norm of the gradient.")
+        float,
+        typer.Option(help="Train every network to this norm of the gradient.", callback=_positive),
     ] = 1e-7
     steps: Annotated[
-        int, typer.Option(help="The most steps of a training: ReLU gets stuck at its kinks.")
+        int,
+        typer.Option(
+            help="The most steps of a training: ReLU gets stuck at its kinks.", min=1, max=_MOST
+        ),
     ] = 100
     out: Out = Path("compare")
 
@@ -193,7 +272,10 @@ class NetworksOptions:
     figure: Annotated[
         int,
         typer.Option(
-            help="Of the paper: 4 to 10. Its settings are the full ones; options below change them."
+            help="Of the paper: 4 to 10. Its settings are the full ones; options below change "
+            "them.",
+            min=4,
+            max=10,
         ),
     ]
     network: Annotated[
@@ -225,27 +307,43 @@ class NetworksOptions:
     ] = None
     rounds: Annotated[
         int | None,
-        typer.Option(help="Rounds, the ordinary training included.", show_default="12"),
+        typer.Option(
+            help="Rounds, the ordinary training included.",
+            show_default="12",
+            min=1,
+            max=_MOST_ROUNDS,
+        ),
     ] = None
     seeds: Annotated[
         int | None,
-        typer.Option(help="Chains, each from weights of its own.", show_default="10"),
+        typer.Option(
+            help="Chains, each from weights of its own.", show_default="10", min=1, max=_MOST
+        ),
     ] = None
     at_once: Annotated[
         int | None,
-        typer.Option(help="Chains trained together.", show_default="all; one on a CPU"),
+        typer.Option(help="Chains trained together.", show_default="all; one on a CPU", min=1),
     ] = None
-    steps: Annotated[int | None, typer.Option(help="Of a round.", show_default="64000")] = None
+    steps: Annotated[
+        int | None, typer.Option(help="Of a round.", show_default="64000", min=1, max=2**31 - 1)
+    ] = None
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Images in a step.", show_default="16; with cifar100 64"),
+        typer.Option(help="Images in a step.", show_default="16; with cifar100 64", min=1),
     ] = None
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of Adam.", show_default="0.001; with cifar100 0.0001")
+        float | None,
+        typer.Option(
+            help="Of Adam.", show_default="0.001; with cifar100 0.0001", callback=_not_negative
+        ),
     ] = None
     weight_decay: Annotated[
         float | None,
-        typer.Option(help="As a penalty's gradient.", show_default="0.0001; with cifar100 0.00005"),
+        typer.Option(
+            help="As a penalty's gradient.",
+            show_default="0.0001; with cifar100 0.00005",
+            callback=_not_negative,
+        ),
     ] = None
     augment: Annotated[
         bool | None, typer.Option(help="Crop and flip images.", show_default="no-augment")
@@ -262,15 +360,21 @@ class NetworksOptions:
     ] = None
     train: Annotated[
         int | None,
-        typer.Option(help="Training images, balanced by class.", show_default="all"),
+        typer.Option(help="Training images, balanced by class.", show_default="all", min=1),
     ] = None
-    test: Annotated[int | None, typer.Option(help="Test images.", show_default="all")] = None
+    test: Annotated[int | None, typer.Option(help="Test images.", show_default="all", min=1)] = None
     label_noise: Annotated[
-        float | None, typer.Option(help="Share of wrong training labels.", show_default="0.0")
+        float | None,
+        typer.Option(help="Share of wrong training labels.", show_default="0.0", callback=_share),
     ] = None
     measure_every: Annotated[
         int | None,
-        typer.Option(help="Steps between measurements on all images.", show_default="1000"),
+        typer.Option(
+            help="Steps between measurements on all images.",
+            show_default="1000",
+            min=1,
+            max=2**31 - 1,
+        ),
     ] = None
     kernel: Annotated[
         Path | None,

@@ -80,7 +80,7 @@ def test_fresh_noise_and_a_chain_that_collapses_at_once(command, tmp_path):
     ("arguments", "message"),
     [
         (("--tolerance", "0.04"), "tolerance 0.04 is infeasible"),
-        (("--rounds", "0"), "rounds must be at least 1"),
+        (("--rounds", "0"), "Invalid value for '--rounds'"),
     ],
 )
 def test_bad_input_ends_with_a_message_not_a_traceback(arguments, message, command):
@@ -112,10 +112,93 @@ print([name for name in {heavy} if name in sys.modules])
 
 def test_an_old_option_works_and_warns(command):
     assert "--accuracy" not in command("ntk", "--help").stdout
-    done = command("ntk", "--accuracy", "1e-3", "--tolerance", "2")
+    done = command("ntk", "--accuracy", "1e-3", "--test", "361")
     assert done.returncode == 2
     assert "--accuracy has been renamed to --rtol" in " ".join(done.stderr.split())
-    assert "tolerances must be fractions" in done.stderr
+    assert "test must be from 1 to 360" in done.stderr
+
+
+NOT_NUMBERS = "nan", "inf", "-1", "junk", ""
+WRONG = {
+    "illustrate": {
+        "--tolerance": (*NOT_NUMBERS, "0"),
+        "--rounds": (*NOT_NUMBERS, "0", "1.5", "10001", "1" + 99 * "0"),
+        "--seed": (*NOT_NUMBERS, "4294967296"),
+    },
+    "ntk": {
+        "--dataset": ("junk", ""),
+        "--architecture": ("junk", ""),
+        "--depth": (*NOT_NUMBERS, "0", "1001"),
+        "--train": (*NOT_NUMBERS, "0"),
+        "--held-out": NOT_NUMBERS,
+        "--test": (*NOT_NUMBERS, "0"),
+        "--tolerance": (*NOT_NUMBERS, "0", "1"),
+        "--rounds": (*NOT_NUMBERS, "0", "10001"),
+        "--label-noise": (*NOT_NUMBERS, "1.1"),
+        "--noise": ("junk", ""),
+        "--outputs": ("junk", ""),
+        "--method": ("junk", ""),
+        "--rtol": (*NOT_NUMBERS, "0", "1"),
+        "--accuracy": (*NOT_NUMBERS, "0", "1"),
+        "--gram-dtype": ("junk", "", "int32", "complex64"),
+        "--seeds": (*NOT_NUMBERS, "0", "1000001"),
+        "--first-seed": (*NOT_NUMBERS, "4294967295"),
+    },
+    "compare": {
+        "--widths": (*NOT_NUMBERS, "0", "16,", "16,x", "1" + 99 * "0"),
+        "--seeds": (*NOT_NUMBERS, "0", "1000001"),
+        "--rounds": (*NOT_NUMBERS, "0", "10001"),
+        "--tolerance": (*NOT_NUMBERS, "0", "1", "1.5"),
+        "--depth": (*NOT_NUMBERS, "0", "1001"),
+        "--train": (*NOT_NUMBERS, "0"),
+        "--test": (*NOT_NUMBERS, "0"),
+        "--label-noise": (*NOT_NUMBERS, "1.1"),
+        "--stationarity": (*NOT_NUMBERS, "0"),
+        "--steps": (*NOT_NUMBERS, "0"),
+    },
+    "networks": {
+        "--figure": (*NOT_NUMBERS, "3", "11"),
+        "--dataset": ("junk", ""),
+        "--rounds": (*NOT_NUMBERS, "0", "10001"),
+        "--seeds": (*NOT_NUMBERS, "0", "1000001"),
+        "--at-once": (*NOT_NUMBERS, "0"),
+        "--steps": (*NOT_NUMBERS, "0", "2147483648"),
+        "--batch-size": (*NOT_NUMBERS, "0"),
+        "--learning-rate": NOT_NUMBERS,
+        "--weight-decay": NOT_NUMBERS,
+        "--train": (*NOT_NUMBERS, "0"),
+        "--test": (*NOT_NUMBERS, "0"),
+        "--label-noise": (*NOT_NUMBERS, "1.1"),
+        "--measure-every": (*NOT_NUMBERS, "0"),
+    },
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_values_are_refused_and_the_option_named(name, command):
+    needed = ("--figure", "4") if name == "networks" else ()
+    for option, values in WRONG[name].items():
+        for value in values:
+            done = command(name, *needed, option, value)
+            said = " ".join(done.stderr.replace("│", " ").split())
+            assert done.returncode == 2, (option, value)
+            assert f"Invalid value for '{option}'" in said, (option, value, said)
+
+
+@pytest.mark.usefixtures("as_users_call")
+def test_names_that_the_library_knows_are_checked_by_it(command):
+    for arguments in (
+        ("ntk", "--activation", "junk"),
+        ("ntk", "--activation", ""),
+        ("compare", "--activation", "junk"),
+        ("compare", "--widths", "16,16"),
+        ("networks", "--figure", "4", "--network", "junk"),
+        ("networks", "--figure", "4", "--loss", "junk"),
+        ("networks", "--figure", "4", "--targets", ""),
+    ):
+        done = command(*arguments)
+        assert done.returncode == 2
+        assert f"{arguments[-2].strip('-')} must" in " ".join(done.stderr.split()), done.stderr
 
 
 def test_version(command):

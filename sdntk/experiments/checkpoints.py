@@ -2,7 +2,10 @@
 resumed where it was.
 """
 
+import contextlib
+import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,7 +44,14 @@ class Checkpoints:
         """
         number = 0 if self.last is None else self.last + 1
         arrays = {str(i): _as_numpy(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
-        self.manager.save(number, args=ocp.args.PyTreeSave(arrays), force=True)
+        try:
+            with _quiet():
+                self.manager.save(number, args=ocp.args.PyTreeSave(arrays), force=True)
+        except Exception as error:  # of orbax, tensorstore or the system, in many classes
+            raise OSError(
+                f"a state could not be written to {self.folder}: {_first_line(error)}. The one "
+                "before it is whole, and the same command resumes there."
+            ) from error
 
     def restore(self, like: _T) -> _T:
         """The last state, in the structure of ``like``.
@@ -54,18 +64,26 @@ class Checkpoints:
         kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), template)
         arguments = ocp.args.PyTreeRestore(item=template, restore_args=kinds)
         try:
-            stored = self.manager.restore(self.last, args=arguments)
-        except (ValueError, KeyError, TypeError) as error:
+            with _quiet():
+                alike = self._shapes() == {name: _shape(leaf) for name, leaf in template.items()}
+                stored = self.manager.restore(self.last, args=arguments) if alike else None
+        except Exception as error:  # a damaged state may raise anything
             raise self._refused() from error
-        if not all(_is_alike(stored[name], leaf) for name, leaf in template.items()):
+        if stored is None:
             raise self._refused()
         restored = [_like(stored[str(i)], leaf) for i, leaf in enumerate(leaves)]
         return jax.tree.unflatten(structure, restored)
 
+    def _shapes(self) -> dict[str, Any]:
+        """What the last state claims to hold, before any of it is read."""
+        state = self.manager.directory / str(self.last) / "default"
+        stored = ocp.PyTreeCheckpointHandler().metadata(state).tree
+        return {name: _shape(leaf) for name, leaf in stored.items()}
+
     def _refused(self) -> ValueError:
         return ValueError(
-            f"{self.folder} holds the state of other work; choose another folder, or delete this "
-            "one."
+            f"{self.folder} holds the state of other work, or is damaged; choose another folder, "
+            "or delete this one."
         )
 
     def close(self, *, delete: bool = False) -> None:
@@ -75,14 +93,31 @@ class Checkpoints:
             shutil.rmtree(self.folder)
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what orbax logs of an error, with the stacks of its threads: it is raised too."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 def _as_numpy(leaf: Any) -> np.ndarray:
     if _is_key(leaf):
         leaf = jax.random.key_data(leaf)
     return np.asarray(leaf)
 
 
-def _is_alike(stored: Any, leaf: np.ndarray) -> bool:
-    return np.shape(stored) == leaf.shape and getattr(stored, "dtype", None) == leaf.dtype
+def _shape(leaf: Any) -> tuple[tuple[int, ...], str]:
+    """Shape and dtype of an array, or of what orbax says about one."""
+    return tuple(leaf.shape), str(leaf.dtype)
 
 
 def _like(stored: np.ndarray, leaf: Any) -> Any:

@@ -5,7 +5,8 @@ and round by round.
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,10 +28,12 @@ from sdntk._arguments import (
     as_sequence,
     require_type,
 )
+from sdntk._folders import hold
 from sdntk.architectures import Architecture
 from sdntk.distillation import Distillation, distill_spectrum
 from sdntk.experiments.data import Problem
 from sdntk.experiments.records import Records, with_rows
+from sdntk.experiments.tables import Columns, empty
 from sdntk.gram_matrices.compute import gram
 from sdntk.kernels import ntk
 from sdntk.kernels.neural import EmpiricalNTK
@@ -52,28 +55,23 @@ TO_THE_OPTIMUM = TrainingConfig(
     check_every=1,
 )
 #: Columns of the table that :func:`compare_widths` returns.
-COLUMNS = [
-    "width",
-    "seed",
-    "round",
-    "multiplier",
-    "collapsed",
-    "gap_train",
-    "gap_test",
-    "loss_over_tolerance",
-    "agreement_train",
-    "agreement_test",
-    "accuracy_train",
-    "accuracy_test",
-    "kernel_accuracy_train",
-    "kernel_accuracy_test",
-    "stationarity",
-    "steps",
-    "stop",
-    "kernel_change",
-    "kernel_error_initial",
-    "kernel_error",
-]
+COLUMNS: Columns = {
+    **dict.fromkeys(["width", "seed", "round"], int),
+    "multiplier": float,
+    "collapsed": bool,
+    **dict.fromkeys(["gap_train", "gap_test", "loss_over_tolerance"], float),
+    **dict.fromkeys(["agreement_train", "agreement_test"], float),
+    **dict.fromkeys(["accuracy_train", "accuracy_test"], float),
+    **dict.fromkeys(["kernel_accuracy_train", "kernel_accuracy_test"], float),
+    **dict.fromkeys(["stationarity", "steps"], float),
+    "stop": str,
+    **dict.fromkeys(["kernel_change", "kernel_error_initial", "kernel_error"], float),
+}
+#: Columns of the outputs side by side.
+FITS: Columns = {
+    **dict.fromkeys(["width", "round", "point", "output"], int),
+    **dict.fromkeys(["kernel", "network"], float),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,11 +134,13 @@ def compare_widths(
         seeds: networks of each width.
         training: how the networks are trained: squared error, centred outputs.
         out: a folder for ``comparison.csv``, ``comparison.parquet``, ``fits`` and ``config.json``,
-            written width by width; a run that was killed is resumed there.
+            written width by width; a run that was killed is resumed there, and one that another
+            process is at is waited for.
         configuration: what else ``config.json`` is to hold, such as how the data were made.
 
     Returns:
-        A row for each width, seed and round, with the columns width, seed, round; multiplier c_t;
+        A row for each width, seed and round, sorted by width, with the columns width, seed, round;
+        multiplier c_t;
         collapsed (then both chains are 0, nothing is trained and the rest is nan); gap_train,
         gap_test, the relative distances |f - f_kernel| / |f_kernel| on either set of points;
         loss_over_tolerance, the network's training loss over eps; agreement_train, agreement_test,
@@ -183,7 +183,8 @@ def compare_widths(
         return _run_width(architecture, problem, chain, width, seeds, training)
 
     if out is None:
-        return pd.concat([run(width).comparison for width in widths], ignore_index=True)
+        frames = [run(width).comparison for width in sorted(widths)]
+        return pd.concat(frames, ignore_index=True)
 
     settings = {
         "architecture": architecture.config(),
@@ -194,16 +195,46 @@ def compare_widths(
         **configuration,
         "data": _fingerprint(problem),
     }
-    records = Records(out, settings)
-    for width in widths:
-        if width not in set(records["comparison"].get("width", ())):
-            tables = run(width)
-            # The comparison last: by it a resumed run knows which widths are done.
-            for name in ("fits", "comparison"):
-                rows = getattr(tables, name)
-                records.put(name, with_rows(records[name], rows, by=["width"]))
-    table = records["comparison"]
+    with hold(Path(out)):
+        table = _run_and_record(Records(out, settings), widths, seeds, rounds, run)
     return table[table["width"].isin(widths)].reset_index(drop=True)
+
+
+def _run_and_record(
+    records: Records,
+    widths: list[int],
+    seeds: int,
+    rounds: int,
+    run: Callable[[int], _WidthTables],
+) -> pd.DataFrame:
+    """Run the widths that the records lack; the comparison of all."""
+    tables = _WidthTables(records.read("comparison", COLUMNS), records.read("fits", FITS))
+    finished = _finished_widths(tables, seeds, rounds)
+    tables = _WidthTables(*(table[table["width"].isin(finished)] for table in tables))
+    _put(records, tables)
+    for width in widths:
+        if width not in finished:
+            both = zip(tables, run(width), strict=True)
+            tables = _WidthTables(*(with_rows(old, new, by=["width"]) for old, new in both))
+            _put(records, tables)
+    return tables.comparison
+
+
+def _put(records: Records, tables: _WidthTables) -> None:
+    for name, table in tables._asdict().items():
+        records.put(name, table)
+
+
+def _finished_widths(tables: _WidthTables, seeds: int, rounds: int) -> list[int]:
+    """Those that have a row for each round and seed, and fits where not all have collapsed."""
+    wanted = sorted(itertools.product(range(rounds), range(seeds)))
+    finished = []
+    for width, rows in tables.comparison.groupby("width"):
+        done = sorted(rows[["round", "seed"]].itertuples(index=False, name=None))
+        has_fits = rows["collapsed"].all() or (tables.fits["width"] == width).any()
+        if done == wanted and has_fits:
+            finished.append(width)
+    return finished
 
 
 def _checked_problem(x: ArrayLike, y: ArrayLike, x_test: ArrayLike, y_test: ArrayLike) -> Problem:
@@ -282,7 +313,7 @@ def fits_in(folder: str | Path) -> pd.DataFrame:
 
     Columns: width, round, point, output, kernel, network.
     """
-    return pd.read_parquet(Path(folder) / "fits.parquet")
+    return Records.open(folder).read("fits", FITS)
 
 
 def _kernel_chain(
@@ -329,14 +360,14 @@ def _run_width(
             row = _row(problem, chain, done, seed, train_outputs[seed], test_outputs[seed])
             rows.append({"width": width, "seed": seed, **row})
         fit = _side_by_side(chain.test_outputs[done.index], test_outputs[0])
-        fits.append(fit.assign(width=width, round=done.index))
+        fits.append(fit.assign(width=width, round=done.index)[[*FITS]])
 
     collapsed = {"width": width, "multiplier": np.nan, "collapsed": True}
     for t in range(chain.active, len(chain.run.multipliers)):
         rows += [{**collapsed, "seed": seed, "round": t} for seed in range(seeds)]
 
-    comparison = pd.DataFrame(rows, columns=COLUMNS)
-    return _WidthTables(comparison, pd.concat(fits, ignore_index=True) if fits else pd.DataFrame())
+    comparison = pd.DataFrame(rows, columns=[*COLUMNS])
+    return _WidthTables(comparison, pd.concat(fits, ignore_index=True) if fits else empty(FITS))
 
 
 def _network_rounds(

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Array, Float, Int
 
+from sdntk.experiments import network_classification
 from sdntk.experiments.data import Split
 from sdntk.experiments.network_runs import (
     Group,
@@ -26,11 +27,19 @@ from sdntk.experiments.network_runs import (
     unfinished_groups,
 )
 from sdntk.experiments.records import Records, with_rows
+from sdntk.experiments.tables import Columns
 from sdntk.training.ensemble import Build
 from sdntk.training.state import Stop
 
 #: In place of a round's number, for the key of the network that is stopped early.
 _FRESH = 2**31 - 1
+
+
+#: Columns of the table ``early_stopping``.
+COLUMNS: Columns = {
+    **dict.fromkeys(["seed", "round"], int),
+    **dict.fromkeys(["level", "step", *Measurements._fields], float),
+}
 
 
 class _Reached(NamedTuple):
@@ -72,7 +81,10 @@ def run(
     Source: Mobahi et al. 2020, section 5.
     """
     levels = dict(zip(seeds, _levels(records, seeds, spec.rounds), strict=True))
-    finished = set(seeds) & set(records["early_stopping"].get("seed", ()))
+    table = records.read("early_stopping", COLUMNS)
+    records.put("early_stopping", table)  # where it is whole, its CSV may not be
+    done = table.groupby("seed")["round"].nunique()
+    finished = {seed for seed in seeds if done.get(seed, 0) >= spec.rounds}
     groups = unfinished_groups(
         build,
         split,
@@ -88,17 +100,15 @@ def run(
     for group in groups:
         of_group = np.stack([levels[seed] for seed in group.seeds])
         rows = _rows(group.seeds, of_group, _train(group, jnp.asarray(of_group)))
-        table = with_rows(records["early_stopping"], rows, by=["seed", "round"])
-        table = table.sort_values(["seed", "round"], ignore_index=True)
+        table = with_rows(table, rows, by=["seed", "round"])
         records.put("early_stopping", table)
 
 
 def _levels(records: Records, seeds: Sequence[int], rounds: int) -> Float[np.ndarray, "S T"]:
     """The loss against the given labels at the end of every round; nan where it diverged."""
-    table = records["rounds"]
+    rows = records.read("rounds", network_classification.COLUMNS)
+    table = rows.set_index(["seed", "round"])
     wanted = pd.MultiIndex.from_product([seeds, range(rounds)])
-    if not table.empty:
-        table = table.set_index(["seed", "round"])
     if not wanted.isin(table.index).all():
         raise ValueError(f"records must hold {rounds} rounds of each of the seeds {list(seeds)}.")
     chosen = table.loc[wanted]

@@ -8,6 +8,7 @@ round is.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,6 +25,7 @@ from sdntk.datasets.labels import NoiseKind
 from sdntk.distillation import Distillation, distill_spectrum
 from sdntk.experiments.data import Split, first_test_images, sample_split
 from sdntk.experiments.records import Records, with_rows
+from sdntk.experiments.tables import Columns
 from sdntk.gram_matrices.compute import gram
 from sdntk.gram_matrices.operator import GramOperator, as_operator, kernel_operator
 from sdntk.kernels import KernelFunction
@@ -112,11 +114,31 @@ class Planned(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """What is recorded of one seed: see :func:`run`."""
+    """What is recorded: see :func:`run`."""
 
     rounds: pd.DataFrame
     classes: pd.DataFrame
-    single_fits: pd.DataFrame  # written last: by it a resumed run knows which seeds are done
+    single_fits: pd.DataFrame
+
+
+_CHAIN: Columns = {"seed": int, "tolerance": float, "round": int}
+_MEASURED: Columns = {
+    **_CHAIN,
+    **dict.fromkeys(["train_accuracy", "noisy_train_accuracy", "held_out_accuracy"], float),
+    **dict.fromkeys(["test_accuracy", "train_loss", "test_loss", "training_loss"], float),
+    "error_bound": float,
+    "active_classes": int,
+}
+_OF_CLASSES: Columns = {
+    **_CHAIN,
+    "class": int,
+    "multiplier": float,
+    "status": str,
+    "training_loss": float,
+    "norm": float,
+}
+#: The columns of :class:`Tables`.
+COLUMNS = {"rounds": _MEASURED, "classes": _OF_CLASSES, "single_fits": _MEASURED}
 
 
 def split_of(data: Dataset, experiment: Experiment, seed: int) -> Split[np.ndarray]:
@@ -159,18 +181,31 @@ def run(
     tolerances than the chains', for which steps are taken. Where it does not reach its relative
     error, and memory allows it, an eigendecomposition takes over, with a warning.
     """
-    finished = set(records["single_fits"].get("seed", ()))
+    tables = Tables(*(records.read(name, columns) for name, columns in COLUMNS.items()))
+    finished = _finished_seeds(tables, experiment)
+    tables = Tables(*(table[table["seed"].isin(finished)] for table in tables))
     for seed in experiment.seeds:
         if seed not in finished:
             split = split_of(data, experiment, seed)
             folder = None if store is None else store / f"seed{seed}"
-            tables = _run_seed(split, kernel, experiment, folder)
-            for name, table in tables._asdict().items():
+            rows = _run_seed(split, kernel, experiment, folder)
+            for table in rows:
                 table.insert(0, "seed", seed)
-                records.put(name, with_rows(records[name], table, by=["seed"]))
-        comparison = compare_with_single_fits(records["rounds"], records["single_fits"])
-        records.put("comparison", comparison)
+            both = zip(tables, rows, strict=True)
+            tables = Tables(*(with_rows(old, new, by=["seed"]) for old, new in both))
+        for name, table in tables._asdict().items():
+            records.put(name, table)
+        records.put("comparison", compare_with_single_fits(tables.rounds, tables.single_fits))
         yield seed
+
+
+def _finished_seeds(tables: Tables, experiment: Experiment) -> list[int]:
+    """Those that have all their rounds, and rows in the other tables."""
+    rounds = list(itertools.product(experiment.tolerances, range(experiment.rounds)))
+    done = tables.rounds.groupby("seed")[["tolerance", "round"]]
+    whole = [seed for seed, rows in done if [*rows.itertuples(index=False, name=None)] == rounds]
+    others = set(tables.classes["seed"]) & set(tables.single_fits["seed"])
+    return [seed for seed in experiment.seeds if seed in whole and seed in others]
 
 
 def _run_seed(

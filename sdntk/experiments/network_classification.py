@@ -27,11 +27,23 @@ from sdntk.experiments.network_runs import (
     unfinished_groups,
 )
 from sdntk.experiments.records import Records, with_rows
+from sdntk.experiments.tables import Columns
 from sdntk.training.course import TrainingResult, finish
 from sdntk.training.ensemble import Build
 from sdntk.training.rounds import next_targets, require_targets
 from sdntk.training.state import Stop, TrainingRun
 from sdntk.training.train import check_arguments
+
+#: Columns of the table ``rounds``.
+COLUMNS: Columns = {
+    **dict.fromkeys(["seed", "round"], int),
+    **dict.fromkeys(Measurements._fields, float),
+    "best_step": int,
+    **{f"best_{name}": float for name in Measurements._fields},
+    "steps": int,
+    "stop": str,
+    **dict.fromkeys(["stationarity", "seconds"], float),
+}
 
 
 class _Best(NamedTuple):
@@ -76,7 +88,8 @@ def run(
     require_targets(spec.targets, split.num_classes)
     # Before any state: only a run of the same configuration may resume from one.
     records.keep_configuration()
-    table = records["rounds"]
+    table = records.read("rounds", COLUMNS)
+    records.put("rounds", table)  # where it is whole, its CSV may not be
     finished = {seed for seed in seeds if _rounds_done(table, seed) >= spec.rounds}
     groups = unfinished_groups(
         build,
@@ -103,8 +116,8 @@ def _run_chains(group: Group, records: Records) -> Iterator[pd.DataFrame]:
         state = group.finish_round(state, _better)
         trained = finish(state.training_run, group.points, spec.training)
         rows = _rows(group, state, trained).assign(seconds=time.monotonic() - started)
-        table = with_rows(records["rounds"], rows, by=["seed", "round"])
-        records.put("rounds", table.sort_values(["seed", "round"], ignore_index=True))
+        table = with_rows(records.read("rounds", COLUMNS), rows, by=["seed", "round"])
+        records.put("rounds", table)
         yield rows
         if t + 1 < spec.rounds:
             state = _start_round(group, t + 1, _next_run(group, t + 1, trained))
@@ -162,7 +175,5 @@ def _columns(measurements: Measurements, prefix: str = "") -> dict[str, np.ndarr
 
 def _rounds_done(table: pd.DataFrame, seed: int) -> int:
     """How many rounds of a seed, from the first, the table holds."""
-    if table.empty:
-        return 0
     rounds = set(table.loc[table["seed"] == seed, "round"])
     return next(t for t in itertools.count() if t not in rounds)

@@ -21,7 +21,7 @@ from jaxtyping import Array, Int
 from sdntk import networks
 from sdntk._arguments import as_count
 from sdntk.datasets import Dataset, balanced_subset
-from sdntk.experiments import early_stopping, network_classification
+from sdntk.experiments import early_stopping, kernel_classification, network_classification
 from sdntk.experiments.data import Split, sample_split
 from sdntk.experiments.network_runs import NetworkChainSpec
 from sdntk.experiments.records import Records
@@ -251,9 +251,14 @@ def kernel_rounds(folder: Path, experiment: Experiment) -> pd.DataFrame | None:
         ValueError: the folder holds no records, or others.
     """
     records = Records.open(folder)
-    if "kernel" not in records.configuration or records["rounds"].empty:
+    if "kernel" not in records.configuration:
         raise ValueError(
             f"kernel must be a folder that sdntk ntk wrote; {folder} holds other records."
+        )
+    rounds = records.read("rounds", kernel_classification.COLUMNS["rounds"])
+    if rounds.empty:
+        raise ValueError(
+            f"kernel must be a folder in which sdntk ntk has ended; {folder} holds no rounds."
         )
     expected: dict[str, Any] = {
         "dataset": experiment.dataset,
@@ -262,4 +267,4 @@ def kernel_rounds(folder: Path, experiment: Experiment) -> pd.DataFrame | None:
     if experiment.noise_rate:
         expected["noise"] = "symmetric"
     is_same = all(records.configuration.get(name) == value for name, value in expected.items())
-    return records["rounds"] if is_same else None
+    return rounds if is_same else None

@@ -1,22 +1,34 @@
 """Records of an experiment: tidy tables (Parquet and CSV) and the resolved configuration, written
 as the work proceeds.
 
-Every write is atomic, so a run that is killed leaves whole files, from which it can be resumed.
+Every write is atomic, so a run that is killed leaves whole files, from which it can be resumed. Of
+a table the Parquet file counts; the CSV is made from it, for people. One process at a time writes:
+see :func:`sdntk._folders.hold`.
 """
 
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
-import tempfile
+import re
+import reprlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pandas as pd
+
+from sdntk import _folders
+from sdntk._warnings import warn
+from sdntk.experiments import tables
+from sdntk.experiments.tables import Columns, Mark
+
+#: No configuration takes as many bytes.
+_MOST_BYTES = 1_000_000
 
 
 class Records:
@@ -32,6 +44,7 @@ class Records:
             none.
 
     Example:
+        >>> import tempfile
         >>> folder = tempfile.TemporaryDirectory()
         >>> records = Records(folder.name, {"seeds": 2})
         >>> records.add("rounds", [{"seed": 0, "accuracy": 0.5}])
@@ -42,10 +55,9 @@ class Records:
 
     def __init__(self, folder: str | Path, configuration: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
-        self.configuration = json.loads(json.dumps(dict(configuration)))
-        config = self.folder / "config.json"
-        if config.exists():
-            self._require_same(config)
+        self.configuration: dict[str, Any] = _plain(json.dumps(dict(configuration)))
+        if self._config.exists():
+            self._require_same()
 
     @classmethod
     def open(cls, folder: str | Path) -> "Records":
@@ -58,34 +70,102 @@ class Records:
 
     def __getitem__(self, table: str) -> pd.DataFrame:
         """A table as it stands; empty if nothing was added yet."""
-        file = self.folder / f"{table}.parquet"
-        return pd.read_parquet(file) if file.exists() else pd.DataFrame()
+        return self.read(table)
+
+    def read(self, table: str, columns: Columns | None = None) -> pd.DataFrame:
+        """A table as it stands, with these columns; empty if nothing was added yet.
+
+        Raises:
+            ValueError: its file holds something else: other columns, the rows of another table or
+                of another configuration; or it is damaged.
+        """
+        file = self._file(table, "parquet")
+        if not file.exists():
+            return tables.empty(columns or {})
+        # Version 0.3 wrote no marks; its tables are known by the config.json beside them.
+        return tables.read(file, self._mark(table), columns, unmarked=self._config.exists())
 
     def add(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Rows of one table, on disk when this returns."""
         self.put(table, pd.concat([self[table], pd.DataFrame(list(rows))], ignore_index=True))
 
     def put(self, table: str, frame: pd.DataFrame) -> None:
-        """A whole table, in place of what there was."""
-        self.keep_configuration()
-        # The Parquet file last: by it a resumed run knows what is done.
-        _replace(self.folder / f"{table}.csv", lambda path: frame.to_csv(path, index=False))
-        _replace(self.folder / f"{table}.parquet", lambda path: frame.to_parquet(path, index=False))
+        """A whole table, in place of what there was; what is there already is not written again.
+
+        So a finished run can be shown from a disk that is read-only, and a CSV that was edited is
+        made anew. An empty table needs no file.
+        """
+        file, text = self._file(table, "parquet"), _as_csv(frame)
+        if frame.empty and not file.exists():
+            return
+        if not self._holds(table, text):
+            self.keep_configuration()
+            self._write_csv(table, text)
+            # The Parquet file last: by it a resumed run knows what is done.
+            mark = self._mark(table)
+            _folders.replace(file, lambda path: tables.write(path, frame, mark))
+        elif not _has_content(self._file(table, "csv"), text):
+            self._restore_csv(table, text)
 
     def keep_configuration(self) -> None:
         """Write ``config.json`` if there is none yet: to be done before anything else goes into the
         folder.
-        """
-        config = self.folder / "config.json"
-        if not config.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            record = {"configuration": self.configuration, "environment": environment()}
-            _replace(config, lambda path: path.write_text(json.dumps(record, indent=1) + "\n"))
 
-    def _require_same(self, config: Path) -> None:
-        theirs = _configuration(config)
+        Raises:
+            ValueError: the folder holds states of networks, of whose settings nothing is known.
+        """
+        if self._config.exists():
+            return
+        states = self.folder / "checkpoints"
+        if states.is_dir() and any(states.iterdir()):
+            raise ValueError(
+                f"{states} holds states of unknown settings, since there is no config.json beside "
+                "it. Delete it, or choose another folder."
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        record = {"configuration": self.configuration, "environment": environment()}
+        text = json.dumps(record, indent=1) + "\n"
+        _folders.replace(self._config, lambda path: path.write_text(text))
+
+    @property
+    def _config(self) -> Path:
+        return self.folder / "config.json"
+
+    def _file(self, table: str, ending: str) -> Path:
+        if not re.fullmatch(r"\w+", table):
+            raise ValueError(f"table must be a name of letters, digits and _; got {table!r}.")
+        return self.folder / f"{table}.{ending}"
+
+    def _mark(self, table: str) -> Mark:
+        settings = json.dumps(self.configuration, sort_keys=True).encode()
+        return Mark(table, hashlib.sha256(settings).hexdigest())
+
+    def _holds(self, table: str, text: bytes) -> bool:
+        """Whether the Parquet file has these rows."""
+        try:
+            return self._file(table, "parquet").exists() and _as_csv(self[table]) == text
+        except ValueError:  # damaged
+            return False
+
+    def _write_csv(self, table: str, text: bytes) -> None:
+        _folders.replace(self._file(table, "csv"), lambda path: path.write_bytes(text))
+
+    def _restore_csv(self, table: str, text: bytes) -> None:
+        file = self._file(table, "csv")
+        message = f"{file} was not what {table}.parquet holds, which counts"
+        try:
+            self._write_csv(table, text)
+            warn(f"{message}; it has been written again.", UserWarning)
+        except OSError as error:
+            if not _folders.is_read_only(error):
+                raise
+            warn(f"{message}; it cannot be written again ({error}).", UserWarning)
+
+    def _require_same(self) -> None:
+        theirs = _configuration(self._config)
         differs = [
-            f"{name} ({theirs.get(name)}, now {self.configuration.get(name)})"
+            f"{name} ({reprlib.repr(theirs.get(name))}, now "
+            f"{reprlib.repr(self.configuration.get(name))})"
             for name in sorted({*theirs, *self.configuration})
             if theirs.get(name) != self.configuration.get(name)
         ]
@@ -94,18 +174,20 @@ class Records:
                 f"{self.folder} holds records of another configuration: {'; '.join(differs)} "
                 "differ. Choose another folder, or delete this one."
             )
+        self.configuration = theirs  # 1 and 1.0 are equal, and their checksums are not
 
 
 def with_rows(table: pd.DataFrame, rows: pd.DataFrame, *, by: list[str]) -> pd.DataFrame:
-    """A table with these rows in place of those that have the same values in the columns ``by``.
+    """A table with these rows in place of those that have the same values in the columns ``by``,
+    sorted by them: one order, whatever the order of work.
 
     A run that was killed may have written part of its tables, and then writes the same rows again.
 
     Example:
-        >>> table = pd.DataFrame({"seed": [0, 1], "accuracy": [0.5, 0.6]})
-        >>> rows = pd.DataFrame({"seed": [1, 2], "accuracy": [0.7, 0.8]})
+        >>> table = pd.DataFrame({"seed": [0, 2], "accuracy": [0.5, 0.6]})
+        >>> rows = pd.DataFrame({"seed": [2, 1], "accuracy": [0.7, 0.8]})
         >>> with_rows(table, rows, by=["seed"]).to_dict("list")
-        {'seed': [0, 1, 2], 'accuracy': [0.5, 0.7, 0.8]}
+        {'seed': [0, 1, 2], 'accuracy': [0.5, 0.8, 0.7]}
     """
     kept = table
     if len(table) and len(rows):
@@ -113,37 +195,37 @@ def with_rows(table: pd.DataFrame, rows: pd.DataFrame, *, by: list[str]) -> pd.D
         kept = table[~replaced]
     # pandas would take the dtypes of empty tables into account.
     parts = [part for part in (kept, rows) if len(part)]
-    return pd.concat(parts, ignore_index=True) if parts else rows
+    if not parts:
+        return rows
+    return pd.concat(parts).sort_values(by, kind="stable", ignore_index=True)
+
+
+def _plain(text: str) -> Any:
+    """What JSON text says, nan and infinities by their names: unlike nan, a name equals itself."""
+    return json.loads(text, parse_constant=str)
 
 
 def _configuration(config: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(config.read_text())["configuration"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not config.is_file() or config.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"it must be a file of at most {_MOST_BYTES:,} bytes")
+        configuration = _plain(config.read_text())["configuration"]
+        if not isinstance(configuration, dict):
+            raise TypeError("its configuration is none")
+        return configuration
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{config} is not the configuration of records ({error!r}). Choose another folder."
         ) from None
 
 
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside the file, bring it to the disk, and rename: the file is the old or the new one,
-    never half of it.
-    """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        write(Path(name))
-        with open(name, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-        if os.name == "posix":  # the renaming, too, must reach the disk
-            folder = os.open(path.parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
-    except BaseException:
-        os.unlink(name)
-        raise
+def _as_csv(frame: pd.DataFrame) -> bytes:
+    return frame.to_csv(index=False, lineterminator="\n").encode()
+
+
+def _has_content(file: Path, content: bytes) -> bool:
+    is_whole = file.is_file() and file.stat().st_size == len(content)
+    return is_whole and file.read_bytes() == content
 
 
 def environment() -> dict[str, Any]:

@@ -4,6 +4,7 @@ Every function draws on an Axes that the caller made, and passes ``**style`` on 
 artists, so that any of their properties can be set. Composing a figure is the caller's.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from sdntk._arguments import ArrayLike
+from sdntk._folders import replace
 from sdntk.distillation import Distillation
 from sdntk.kernels import KernelFunction
 from sdntk.theory import bounds
@@ -43,7 +45,7 @@ def save_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
     paths = []
     for name, figure in figures.items():
         path = folder / f"{name}.png"
-        figure.savefig(path, dpi=150)
+        replace(path, functools.partial(figure.savefig, dpi=150, format="png"))
         plt.close(figure)
         paths.append(path)
     return paths

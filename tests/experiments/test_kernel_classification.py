@@ -389,6 +389,7 @@ def test_the_command(command, tmp_path):
         ("rounds", "classes", "single_fits", "comparison"), ("csv", "parquet")
     )
     assert names == {
+        ".lock",
         "config.json",
         "rounds.png",
         "single_fits.png",

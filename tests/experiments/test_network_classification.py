@@ -316,8 +316,9 @@ def test_checkpoints(tmp_path):
 
 def test_states_of_another_version_are_refused_with_a_message(tmp_path):
     """In the folder of these settings, but not what this version would write."""
+    Records(tmp_path, {"test": 1}).keep_configuration()
     states = Checkpoints(tmp_path / "checkpoints" / CHAIN.folder_name([3]))
     states.save({"round": np.int64(0), "best": jnp.zeros((2, 6))})
     states.close()
-    with pytest.raises(ValueError, match="holds the state of other work; choose another folder"):
+    with pytest.raises(ValueError, match="holds the state of other work, or is damaged; choose"):
         go(tmp_path)

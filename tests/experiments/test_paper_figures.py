@@ -22,7 +22,7 @@ from experiments.test_network_classification import CHAIN, Network, problem
 from matplotlib import image
 
 from sdntk.datasets import Dataset
-from sdntk.experiments import early_stopping, network_classification
+from sdntk.experiments import early_stopping, kernel_classification, network_classification
 from sdntk.experiments import paper_figures as network_experiment
 from sdntk.experiments.checkpoints import Checkpoints
 from sdntk.experiments.network_runs import Group
@@ -255,8 +255,9 @@ def test_killed_between_its_last_state_and_the_table_it_takes_no_step_again(
     )
     records.put("rounds", chain_records["rounds"])
 
-    def die(*_):
-        raise KeyboardInterrupt
+    def die(*arguments):
+        if len(arguments[-1]):
+            raise KeyboardInterrupt
 
     def count(*arguments):
         taken.append(1)
@@ -461,10 +462,11 @@ def test_the_command_runs_small_and_is_resumed(command, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(pd.read_csv(folders[0] / "rounds.csv"), before)
     bad = command("networks", "--figure", "3")
     assert bad.returncode == 2
-    assert "figure must be from 4 to 10" in bad.stderr
+    assert "Invalid value for '--figure'" in bad.stderr
     beside = command(*options, "--kernel", "nowhere")
     assert beside.returncode == 2
     assert "is not the configuration of records" in beside.stderr
+    columns = dict.fromkeys(kernel_classification.COLUMNS["rounds"], 0.5)
     kernel = {"seed": 0, "tolerance": 0.1, "round": range(2), "active_classes": 10}
     for folder, noise, kind in (
         ("same", 0.2, "symmetric"),
@@ -474,7 +476,7 @@ def test_the_command_runs_small_and_is_resumed(command, tmp_path, monkeypatch):
         curves = Records(
             folder, {"kernel": "an NTK", "dataset": "cifar10", "label_noise": noise, "noise": kind}
         )
-        curves.put("rounds", pd.DataFrame(kernel | {"train_accuracy": 0.9, "test_accuracy": 0.5}))
+        curves.put("rounds", pd.DataFrame(columns | kernel | {"train_accuracy": 0.9}))
     without = (folders[0] / "rounds.png").read_bytes()
     assert command(*options, "--kernel", "same").returncode == 0
     assert (folders[0] / "rounds.png").read_bytes() != without

@@ -1,0 +1,82 @@
+"""Folders that are written to: by one process at a time, and no file is ever half there."""
+
+import contextlib
+import errno
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Be the only process at work in a folder; wait while another is, and say which.
+
+    The lock is the kernel's and ends with its process, however that ends, so none is ever stale.
+    Within one process it can be taken again. A folder that cannot be written to needs no lock.
+    """
+    owner = folder / ".owner"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", is_singleton=True)
+        _acquire(lock, owner)
+    except OSError as error:
+        if not is_read_only(error):
+            raise
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        stack.callback(lock.release)
+        if lock.lock_counter == 1:
+            stack.callback(owner.unlink, missing_ok=True)
+            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        yield
+
+
+def _acquire(lock: FileLock, owner: Path) -> None:
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        message = f"{owner.parent} is in use by {_read_owner(owner)}; waiting for its end."
+        Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
+        lock.acquire()
+
+
+def _read_owner(owner: Path) -> str:
+    """Who has the lock, as far as it has said so yet."""
+    try:
+        with owner.open(errors="replace") as file:
+            return file.read(200) or "another process"
+    except OSError:
+        return "another process"
+
+
+def is_read_only(error: OSError) -> bool:
+    """Whether it says that nothing may be written there."""
+    return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write beside the file, bring it to the disk, and rename: the file is the old or the new one,
+    never half of it.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        write(Path(name))
+        with open(name, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+        if os.name == "posix":  # the renaming, too, must reach the disk
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+    except BaseException:
+        os.unlink(name)
+        raise
