@@ -124,7 +124,7 @@ def krylov(
 
 def as_rtol(value: float) -> float:
     """The Krylov method's accuracy, checked."""
-    return as_number("rtol", value, lambda rtol: rtol > 0, "must be finite and positive")
+    return as_number("rtol", value, lambda rtol: rtol > 0, "must be one positive number")
 
 
 def refuse_traced(*values: Any) -> None:

@@ -270,7 +270,7 @@ def columns(good, any_length=False):
 
     def accepts(value):
         array = numbers(value, finite=False)
-        if array is None or array.size == 0 or array.ndim == 0:
+        if array is None or array.ndim == 0 or array.shape[-1] == 0:
             return False
         return any_length or len(array) == len(good)
 
