@@ -32,14 +32,14 @@ from sdntk._folders import hold
 from sdntk.architectures import Architecture
 from sdntk.distillation import Distillation, distill_spectrum
 from sdntk.experiments.data import Problem
+from sdntk.experiments.gaps import agreement, kernel_changes, side_by_side
 from sdntk.experiments.records import Records, with_rows
 from sdntk.experiments.tables import Columns, empty
 from sdntk.gram_matrices.compute import gram
 from sdntk.kernels import ntk
-from sdntk.kernels.neural import EmpiricalNTK
 from sdntk.networks import FiniteWidth
 from sdntk.spectra.dense import decompose
-from sdntk.training.ensemble import Build, Ensemble, members
+from sdntk.training.ensemble import Build, members
 from sdntk.training.losses import squared_error
 from sdntk.training.optimisers import GaussNewton, gauss_newton
 from sdntk.training.rounds import Round, distill_networks
@@ -359,7 +359,7 @@ def _run_width(
         for seed in range(seeds):
             row = _row(problem, chain, done, seed, train_outputs[seed], test_outputs[seed])
             rows.append({"width": width, "seed": seed, **row})
-        fit = _side_by_side(chain.test_outputs[done.index], test_outputs[0])
+        fit = side_by_side(chain.test_outputs[done.index], test_outputs[0])
         fits.append(fit.assign(width=width, round=done.index)[[*FITS]])
 
     collapsed = {"width": width, "multiplier": np.nan, "collapsed": True}
@@ -411,73 +411,14 @@ def _row(
         "round": t,
         "multiplier": float(chain.run.multipliers[t]),
         "collapsed": False,
-        **_agreement("train", train_outputs, chain.run.fitted[t], problem.y),
-        **_agreement("test", test_outputs, chain.test_outputs[t], problem.y_test),
+        **agreement("train", train_outputs, chain.run.fitted[t], problem.y),
+        **agreement("test", test_outputs, chain.test_outputs[t], problem.y_test),
         "loss_over_tolerance": float(trained.loss[seed]) / chain.tolerance,
         "stationarity": float(trained.grad_norm[seed]),
         "steps": int(trained.steps[seed]),
         "stop": Stop(int(trained.stop[seed])).name.lower(),
-        **_kernel_changes(network, problem.x, chain.ntk),
+        **kernel_changes(network, problem.x, chain.ntk),
     }
-
-
-def _agreement(
-    name: str,
-    network: Float[Array, "n Q"],
-    kernel: Float[Array, "n Q"],
-    labels: Float[Array, "n Q"],
-) -> dict[str, float]:
-    """How close the outputs of network and kernel are on one set of points, and to the labels."""
-    of_network, of_kernel, of_labels = map(_classes, (network, kernel, labels))
-    return {
-        f"gap_{name}": _relative_distance(network, kernel),
-        f"agreement_{name}": float(np.mean(of_network == of_kernel)),
-        f"accuracy_{name}": float(np.mean(of_network == of_labels)),
-        f"kernel_accuracy_{name}": float(np.mean(of_kernel == of_labels)),
-    }
-
-
-def _relative_distance(a: Float[Array, "m n"], b: Float[Array, "m n"]) -> float:
-    """|a - b| / |b| in the Frobenius norm."""
-    return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
-
-
-def _classes(values: Float[Array, "n Q"]) -> np.ndarray:
-    """The largest output, or the sign of a single one."""
-    if values.shape[1] == 1:
-        return np.asarray(values[:, 0] > 0)
-    return np.asarray(jnp.argmax(values, axis=1))
-
-
-def _kernel_changes(network: Ensemble, x: Array, infinite: Float[Array, "K K"]) -> dict[str, float]:
-    """Relative Frobenius distances between the tangent kernels at the start, at the end, and at
-    infinite width.
-    """
-    initial, final = (
-        EmpiricalNTK(params, (network.model_state,), network.apply_fn, None, 3)(x, x)
-        for params in (network.initial_params, network.params)
-    )
-    return {
-        "kernel_change": _relative_distance(final, initial),
-        "kernel_error_initial": _relative_distance(initial, infinite),
-        "kernel_error": _relative_distance(final, infinite),
-    }
-
-
-#: Test points whose outputs are kept for a figure.
-_FITS = 50
-
-
-def _side_by_side(kernel: Float[Array, "n Q"], network: Float[Array, "n Q"]) -> pd.DataFrame:
-    """A row for each of the first points and each output."""
-    points, outputs = np.indices(kernel[:_FITS].shape).reshape(2, -1)
-    columns = {
-        "point": points,
-        "output": outputs,
-        "kernel": np.asarray(kernel[:_FITS]).ravel(),
-        "network": np.asarray(network[:_FITS]).ravel(),
-    }
-    return pd.DataFrame(columns)
 
 
 def _settings(training: TrainingConfig) -> dict[str, Any]:

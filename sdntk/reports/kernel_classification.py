@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from sdntk.experiments.kernel_classification import chosen_by
 from sdntk.experiments.records import Records
+from sdntk.experiments.single_fits import chosen_by
 from sdntk.reports.plotting import label_rounds, plot_envelope, plot_envelopes, plot_level
 from sdntk.reports.tables import mean_and_deviation, new_table, over_seeds
 
@@ -51,7 +51,7 @@ def _means(rows: pd.DataFrame, columns: Iterable[str]) -> list[str]:
 
 def comparison_table(records: Records) -> Table:
     """Distillation against one fit: see
-    :func:`sdntk.experiments.kernel_classification.compare_with_single_fits`.
+    :func:`sdntk.experiments.single_fits.compare_with_single_fits`.
     """
     columns = ["first_round", "round", "best_round", "single_tolerance", "single_fit", "gain"]
     headings = [name.replace("_", " ") for name in columns]

@@ -20,11 +20,11 @@ from sdntk import _memory, datasets
 from sdntk.experiments import kernel_classification
 from sdntk.experiments.kernel_classification import (
     Experiment,
-    compare_with_single_fits,
     run,
     split_of,
 )
 from sdntk.experiments.records import Records
+from sdntk.experiments.single_fits import compare_with_single_fits
 from sdntk.kernels import matern
 from sdntk.reports import kernel_classification as classification_report
 from sdntk.reports.plotting import save_figures

@@ -1,0 +1,51 @@
+"""Does distillation beat one good fit? The comparison of chains with single fits, of their tables."""
+
+import pandas as pd
+
+
+def compare_with_single_fits(rounds: pd.DataFrame, single_fits: pd.DataFrame) -> pd.DataFrame:
+    """Does distillation beat one good fit? For each seed and chain, both chosen by held-out
+    accuracy, judged on test images.
+
+    Columns: ``first_round`` and ``best_round`` (test accuracies of round 0 and of the round that
+    was chosen), ``round`` (which), ``single_fit`` (test accuracy of the single fit that was
+    chosen), ``single_tolerance`` (which), ``gain`` (best_round - single_fit), and the same by
+    hindsight, chosen on the test images: ``hindsight_best_round``, ``hindsight_single_fit``. The
+    smaller tolerance, and the earlier round, wins a tie. In the row of tolerance "chosen" the
+    chain's tolerance, too, is chosen on the held-out images. Without held-out images all is chosen
+    by hindsight, on the test images.
+    """
+    judge = chosen_by(rounds)
+    rows = []
+    for seed, chains in rounds[rounds["seed"].isin(single_fits["seed"])].groupby("seed"):
+        singles = single_fits[single_fits["seed"] == seed]
+        named = [(f"{tolerance:g}", chain) for tolerance, chain in chains.groupby("tolerance")]
+        named.append(("chosen", chains.sort_values(["tolerance", "round"])))
+        for name, chain in named:
+            comparison = _best_of_both(chain, singles, judge)
+            rows.append({"seed": seed, "tolerance": name, **comparison})
+    return pd.DataFrame(rows)
+
+
+def _best_of_both(chain: pd.DataFrame, singles: pd.DataFrame, judge: str) -> dict[str, float]:
+    """The best round and the best single fit of one seed, by the column ``judge``."""
+    best = chain.loc[chain[judge].idxmax()]
+    single = singles.loc[singles[judge].idxmax()]
+    is_start = (chain["round"] == 0) & (chain["tolerance"] == best["tolerance"])
+    return {
+        "first_round": chain.loc[is_start, "test_accuracy"].iloc[0],
+        "best_round": best["test_accuracy"],
+        "round": int(best["round"]),
+        "single_fit": single["test_accuracy"],
+        "single_tolerance": single["tolerance"],
+        "gain": best["test_accuracy"] - single["test_accuracy"],
+        "hindsight_best_round": chain["test_accuracy"].max(),
+        "hindsight_single_fit": singles["test_accuracy"].max(),
+    }
+
+
+def chosen_by(table: pd.DataFrame) -> str:
+    """The column that rounds and tolerances are chosen by: accuracy on held-out images where there
+    are any.
+    """
+    return "held_out_accuracy" if table["held_out_accuracy"].notna().any() else "test_accuracy"
