@@ -1,4 +1,4 @@
-"""Does distillation beat one good fit? The comparison of chains with single fits, of their tables."""
+"""Does distillation beat one good fit? Chains beside single fits, of the tables of both."""
 
 import pandas as pd
 
