@@ -54,11 +54,12 @@ class Limits(NamedTuple):
     any_labels: tuple[float, float]  # with a multiplier
     kernels: tuple[float, float]
     digits: float  # by which a tolerance comes close to floor and collapse
+    spread: float  # of labels: dual coefficients are to be normal numbers
 
 
 LIMITS = {
-    "float64": Limits((-153, 153), (-300, 300), (-250, 250), 12),
-    "float32": Limits((-18, 18), (-34, 34), (-18, 22), 4),
+    "float64": Limits((-153, 153), (-300, 300), (-250, 250), 12, 20),
+    "float32": Limits((-18, 18), (-30, 30), (-18, 18), 4, 7),
 }
 
 
@@ -82,15 +83,17 @@ def eigenvalues(rng, size, count, limits):
     return np.where(null, 0, d)
 
 
-def labels(rng, shape, scale):
-    """Rotated labels of a size, with small entries and zeros among them."""
+def labels(rng, shape, spread):
+    """Rotated labels, the largest of each output 1, with small entries and zeros among them."""
     z = rng.normal(size=shape)
     columns = (len(z), 1, *shape[2:])
     small = rng.uniform(size=shape) < rng.choice([0, 0.5], columns)
-    z = np.where(small, z * 10.0 ** -(rng.uniform(size=shape) * rng.choice([3, 20], columns)), z)
+    z = np.where(
+        small, z * 10.0 ** -(rng.uniform(size=shape) * rng.choice([3, spread], columns)), z
+    )
     z = np.where(rng.uniform(size=shape) < rng.choice([0, 0, 0.2], columns), 0, z)
     largest = np.abs(z).max(axis=1, keepdims=True)
-    return z / np.where(largest > 0, largest, 1) * 10.0**scale
+    return z / np.where(largest > 0, largest, 1)
 
 
 def shares(rng, shape, digits):
@@ -111,7 +114,7 @@ def draw(rng, shape, count, dtype):
     own = (count,) if shape.joint else (count, *outputs)  # what has a level of its own
     low, high = limits.labels if shape.by_tolerance else limits.any_labels
     scale = np.where(rng.uniform(size=own) < 0.3, 0, rng.uniform(low, high, own))
-    z = labels(rng, (count, shape.points, *outputs), 0)
+    z = labels(rng, (count, shape.points, *outputs), limits.spread)
     if shape.by_tolerance:
         axes = (1, 2) if shape.joint else 1
         null = np.where((d > 0).reshape(d.shape + (1,) * len(outputs)), 0, z)
