@@ -81,7 +81,9 @@ def distill(
             dense one does not fit into memory.
 
     Warns:
-        PrecisionWarning: float32, or a multiplier so small against d_max that rounding decides it.
+        PrecisionWarning: float32; a multiplier so small against d_max that rounding decides it;
+            losses, norms or rotated labels too large or too small for any number, which hold inf or
+            0 (multipliers, states and filters depend on no unit of the labels, and are right).
 
     Example:
         The paper's example (section 4), which collapses after four rounds:
@@ -212,10 +214,11 @@ def _warn_if_out_of_range(run: Distillation) -> None:
     active = np.asarray(run.status) == Status.ACTIVE
     zero = {name: active & (values[name] == 0) for name in ("training_loss", "norms")}
     lost = [name for name, value in values.items() if np.isinf(value).any()]
-    if (zero["training_loss"] & _anything(values["rotated_labels"][None], active)).any():
-        lost.append("training_loss")
-    if zero["norms"].any() and (zero["norms"] & _anything(np.asarray(run.fitted), active)).any():
-        lost.append("norms")
+    if any(where.any() for where in zero.values()):  # rarely: fits are large
+        fits = _anything(np.asarray(run.fitted), active)
+        targets = np.concatenate([_anything(values["rotated_labels"][None], active), fits[:-1]])
+        there = {"training_loss": targets, "norms": fits}
+        lost += [name for name in zero if name not in lost and (zero[name] & there[name]).any()]
     if not lost:
         return
     sizes = np.abs(values["rotated_labels"]).max(axis=0)

@@ -112,6 +112,14 @@ def test_labels_next_to_the_largest_number():
     np.testing.assert_allclose(fit.fitted * 16 / y, run.fitted[0] / y, rtol=1e-12)
 
 
+def test_what_is_zero_is_no_loss_of_range():
+    """Labels in the null space: every fit is zero, and so are later rounds' losses."""
+    known = sdntk.Spectrum(jnp.array([0.0, 1.0]), jnp.eye(2), 2.2e-16)
+    run = sdntk.distill_spectrum(known, [1.0, 0.0], multiplier=0.1, rounds=2)
+    assert run.training_loss.tolist() == [0.5, 0.0]
+    assert not run.norms.any()
+
+
 def test_each_output_has_a_unit_of_its_own():
     """The smallest tells as much as the largest."""
     known, sizes = sdntk.decompose(G), np.array([2.0**-500, 1.0, 2.0**500])

@@ -238,7 +238,8 @@ def fit_filter(
 
     Raises:
         TypeError, ValueError: a spectrum of another type or without eigenvectors; wrong shapes, nan
-            or inf; a filter that is not 0 where d = 0; a kernel without points, or the reverse.
+            or inf; labels whose norm overflows; a filter that is not 0 where d = 0; a kernel
+            without points, or the reverse.
 
     Source: Lo Gerfo et al. 2008, *Spectral Algorithms for Supervised Learning*; docs/theory.md,
     section 5.
@@ -275,7 +276,9 @@ def fit_filter(
             )
     z = linearly(spectrum.rotate, labels)
     if not is_traced(z) and not every(np.isfinite, z):
-        raise ValueError("y must be smaller: rotated labels overflow.")
+        raise ValueError(
+            f"y must be smaller: rotated labels overflow in {labels.dtype}. Divide it by a number."
+        )
     if spectrum.matrix is not None:
         z = z * _refusing_derivatives(spectrum.matrix)
     by_output = values.reshape(*values.shape, *(1 for _ in range(z.ndim - values.ndim)))

@@ -3,8 +3,9 @@ many outputs, condition numbers to 1e12, ground truth mixed in, tolerances and m
 float64 and in float32.
 
 Wrong is another state where the margin exceeds rounding, or a multiplier, fit, loss or norm off by
-more than 100 machine_eps times its condition number (tests/extended.py). A chain one of whose
-states is within rounding of another is undecidable from there on.
+more than 100 machine_eps times its condition number (tests/extended.py), where a hundred times the
+smallest normal number, of 1 or of the largest label, counts as nothing. A chain one of whose states
+is within rounding of another is undecidable from there on.
 """
 
 import functools
@@ -40,6 +41,7 @@ SHAPES = [
     Shape(4, 12),
     Shape(9, 6),
     Shape(24, 5),
+    Shape(6, 60),
     Shape(6, 5, outputs=3),
     Shape(8, 5, outputs=3, joint=True),
     Shape(10, 8, by_tolerance=False),
@@ -201,23 +203,30 @@ def compare(found, problems, shape, dtype):
     told = decided & (exact.status != Status.INFEASIBLE)
     active = told & (exact.status == Status.ACTIVE)
 
-    wrong |= active & _off(c, exact.multipliers, exact.c_condition, dtype)
+    # In the labels' unit, and in 1.
+    nothing = 100 * float(np.finfo(dtype).tiny)
+    in_unit = nothing * np.abs(z).max(axis=(1, 2))[:, None]
+    smallest = np.where(d > 0, d, np.inf).min(axis=1)[:, None]
+
+    wrong |= active & _off(c, exact.multipliers, exact.c_condition, nothing, dtype)
     fits = exact.filters[..., None] * z[:, None]
     errors = np.sqrt(np.sum((f - fits) ** 2, axis=(2, 3)))
     sizes = np.sqrt(np.sum(fits**2, axis=(2, 3)))
-    allowed = ALLOWED * eps * exact.fit_condition * sizes + 100 * np.finfo(dtype).tiny
+    allowed = ALLOWED * eps * exact.fit_condition * sizes + nothing + in_unit
     wrong |= told & ~(errors <= allowed)
-    wrong |= told & _off(loss, exact.loss / residuals, exact.loss_condition, dtype)
+    exact_loss, least = exact.loss / residuals, nothing + in_unit**2
+    wrong |= told & _off(loss, exact_loss, exact.loss_condition, least, dtype)
     exact_norms = np.sqrt(exact.squared_norm / shape.points)
-    wrong |= told & _off(norms, exact_norms, exact.norm_condition, dtype)
+    least = nothing + in_unit / np.sqrt(smallest)
+    wrong |= told & _off(norms, exact_norms, exact.norm_condition, least, dtype)
     return wrong.any(axis=1), ~decided.all(axis=1)
 
 
-def _off(found, exact, condition, dtype):
+def _off(found, exact, condition, nothing, dtype):
     """Further from the truth than rounding explains; beyond the dtype's range, inf and 0 are."""
     limits = np.finfo(dtype)
     error = np.abs(found - exact)
-    near = error <= ALLOWED * float(limits.eps) * condition * exact + 100 * limits.tiny
+    near = error <= ALLOWED * float(limits.eps) * condition * exact + nothing
     beyond = np.isposinf(found) & (exact > 0.99 * np.asarray(limits.max, extended.EXTENDED))
     return ~(near | beyond)
 
