@@ -81,7 +81,9 @@ def distill(
             dense one does not fit into memory.
 
     Warns:
-        PrecisionWarning: float32, or a multiplier so small against d_max that rounding decides it.
+        PrecisionWarning: float32; a multiplier so small against d_max that rounding decides it;
+            losses, norms or rotated labels too large or too small for any number, which hold inf or
+            0 (multipliers, states and filters depend on no unit of the labels, and are right).
 
     Example:
         The paper's example (section 4), which collapses after four rounds:
@@ -157,15 +159,15 @@ def distill_spectrum(
         ground_truth_weight=ground_truth_weight,
         outputs=outputs,
     )
-    z = spectrum.rotate(labels)
-    run = run_on_spectrum(spectrum, z, chain)
+    run = run_on_spectrum(spectrum, labels, chain)
     if not is_traced(run):
-        _raise_if_infeasible(run, labels, chain)
+        _raise_if_infeasible(run, labels, tolerance)
         _warn_if_imprecise(run)
+        _warn_if_out_of_range(run)
     return run
 
 
-def _raise_if_infeasible(run: Distillation, labels: Float[Array, "K *P"], chain: ChainSpec) -> None:
+def _raise_if_infeasible(run: Distillation, labels: Float[Array, "K *P"], tolerance: Any) -> None:
     infeasible = (np.asarray(run.status) == Status.INFEASIBLE).any(axis=0)
     if not infeasible.any():
         return
@@ -174,7 +176,7 @@ def _raise_if_infeasible(run: Distillation, labels: Float[Array, "K *P"], chain:
     worst, which = float(floor.mean()), ""
     if infeasible.ndim:
         worst, which = float(floor[first]), f" for output {first}"
-    asked = float(np.ravel(np.asarray(chain.tolerance))[first])
+    asked = float(np.broadcast_to(np.asarray(tolerance, float), infeasible.shape).flat[first])
     raise ValueError(
         f"tolerance {format_number(asked)} is infeasible{which}: no function of this space comes "
         f"closer to the labels than a mean squared error of {format_number(worst)}, because "
@@ -199,3 +201,37 @@ def _warn_if_imprecise(run: Distillation) -> None:
         f"multiplier. Remedy: a larger tolerance, or {other}.",
         PrecisionWarning,
     )
+
+
+def _warn_if_out_of_range(run: Distillation) -> None:
+    """Say which numbers in the labels' unit have become inf or 0: multipliers, states and filters
+    depend on no unit, and are right.
+    """
+    values = {
+        name: np.asarray(getattr(run, name))
+        for name in ("training_loss", "norms", "rotated_labels")
+    }
+    active = np.asarray(run.status) == Status.ACTIVE
+    zero = {name: active & (values[name] == 0) for name in ("training_loss", "norms")}
+    lost = [name for name, value in values.items() if np.isinf(value).any()]
+    if any(where.any() for where in zero.values()):  # rarely: fits are large
+        fits = _anything(np.asarray(run.fitted), active)
+        targets = np.concatenate([_anything(values["rotated_labels"][None], active), fits[:-1]])
+        there = {"training_loss": targets, "norms": fits}
+        lost += [name for name in zero if name not in lost and (zero[name] & there[name]).any()]
+    if not lost:
+        return
+    sizes = np.abs(values["rotated_labels"]).max(axis=0)
+    low, high = (format_number(float(size)) for size in (sizes.min(), sizes.max()))
+    reach = high if low == high else f"{low} to {high}, by output"
+    warn(
+        f"{' and '.join(lost)} cannot be told in {run.fitted.dtype}, and hold inf or 0 where they "
+        f"are too large or too small: the rotated labels reach {reach}. Remedy: divide the labels "
+        "by that, and a tolerance by its square.",
+        PrecisionWarning,
+    )
+
+
+def _anything(values: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Whether there is anything but zeros in each round (and output)."""
+    return np.asarray(values.any(axis=tuple(range(1, 1 + values.ndim - like.ndim))))

@@ -28,6 +28,7 @@ from sdntk._arguments import (
 )
 from sdntk.theory import filters
 from sdntk.theory.recurrence import ChainSpec, MultiplierPath, run_chain
+from sdntk.theory.units import in_unit, unit_of
 
 
 class PrecisionWarning(UserWarning):
@@ -108,7 +109,9 @@ class AbstractSpectrum(abc.ABC):
 
     @abc.abstractmethod
     def multiplier_path(self, z: Float[Array, "m *Q"], chain: ChainSpec) -> MultiplierPath:
-        """Multiplier and status of every round of a chain that starts from rotated labels z."""
+        """Multiplier and status of every round of a chain that starts from rotated labels z, both
+        in a unit in which labels are about 1.
+        """
 
     @property
     @abc.abstractmethod
@@ -125,7 +128,9 @@ class AbstractSpectrum(abc.ABC):
         """
         return None
 
-    def error_bounds(self, path: MultiplierPath, chain: ChainSpec) -> ErrorBounds | None:
+    def error_bounds(
+        self, z: Float[Array, "m *Q"], path: MultiplierPath, chain: ChainSpec
+    ) -> ErrorBounds | None:
         """How far a chain on this spectrum is from that on G at most; None where it is exact."""
         return None
 
@@ -207,16 +212,17 @@ class Eigenbasis(AbstractSpectrum):
         squared.
         """
         labels = as_labels("y", y, self.num_points, dtype=self.dtype)
-        z = self.rotate(labels)
+        unit = unit_of(labels, joint=False)
+        z = self.rotate(in_unit(labels, unit))
         null = as_column(self.eigenvalues, z) <= 0
-        return jnp.sum(jnp.where(null, z, 0) ** 2, axis=0) / self.num_points
+        return jnp.sum(jnp.where(null, z, 0) ** 2, axis=0) / self.num_points * unit * unit
 
     def multiplier_path(self, z: Float[Array, "m *Q"], chain: ChainSpec) -> MultiplierPath:
         """The recurrence on the eigenvalues; constant where the matrix has the derivatives."""
         d = self.eigenvalues
         if self.multipliers_are_constant:
             d = lax.stop_gradient(d)
-        return run_chain(d, z, chain, self.num_points)
+        return run_chain(d, z, chain)
 
     @property
     def multipliers_are_constant(self) -> bool:

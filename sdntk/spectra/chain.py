@@ -5,6 +5,7 @@ both are compiled together, and become the object that users see.
 """
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,15 @@ from sdntk.spectra.fit import Predictor, SpectralFit, kernel_name
 from sdntk.spectra.padding import compiled_rounds, padded, trimmed
 from sdntk.spectra.replay import Rounds, replay
 from sdntk.theory.multiplier import Status
-from sdntk.theory.recurrence import ChainSpec
+from sdntk.theory.recurrence import ChainSpec, num_residuals
+from sdntk.theory.units import (
+    in_unit,
+    linearly,
+    mean_square,
+    out_of_unit,
+    power_of_two,
+    unit_of,
+)
 
 
 @pytree
@@ -100,12 +109,12 @@ class Distillation(Predictor):
     def fits(self) -> list[SpectralFit]:
         """Every round as a fit, with ``fitted``, ``dual_coefficients`` and ``predict``."""
         self._require_one()
-        rounds = _replay(*self._to_replay())
+        fitted, duals = _replay(*self._to_replay())
         return [
             SpectralFit(
                 spectrum=self.spectrum,
-                fitted_coordinates=rounds.fitted[t],
-                dual_coordinates=self.spectrum.without_null_space(rounds.duals[t]),
+                fitted_coordinates=fitted[t],
+                dual_coordinates=self.spectrum.without_null_space(duals[t]),
                 filter=None if self.filters is None else self.filters[t],
                 kernel=self.kernel,
                 x=self.x,
@@ -231,15 +240,17 @@ def _in_words(names: np.ndarray) -> str:
 
 
 def run_on_spectrum(
-    spectrum: AbstractSpectrum, z: Float[Array, "m *P"], chain: ChainSpec
+    spectrum: AbstractSpectrum, labels: Float[Array, "K *P"], chain: ChainSpec
 ) -> Distillation:
     """The chain, checked.
 
     The spectrum of the result is the one given: it goes round the compiled part, not through it, so
     that what is large is not copied.
     """
+    scaled, unit = _in_own_unit(labels, chain.joint)
+    z = spectrum.rotate(scaled)
     compiled = chain if is_traced(spectrum, z, chain) else padded(chain)
-    outcome = _run_chain(spectrum.with_constant_basis(), z, compiled, chain.rounds)
+    outcome = _run_chain(spectrum.with_constant_basis(), z, unit, compiled, chain.rounds)
     # Apart from the rest, whose derivatives do not need those of eigenvalues.
     filters = spectrum.filters(outcome.recurrence_multipliers, compiled)
     per_round = trimmed(outcome.per_round._replace(filters=filters), chain.rounds)
@@ -247,9 +258,15 @@ def run_on_spectrum(
         **per_round._asdict(),
         active_rounds=outcome.active_rounds,
         spectrum=spectrum,
-        rotated_labels=z,
+        rotated_labels=outcome.rotated_labels,
         ground_truth_weight=chain.ground_truth_weight,
     )
+
+
+@partial(jax.jit, static_argnums=1)
+def _in_own_unit(labels: Float[Array, "K *P"], joint: bool) -> tuple[Array, Array]:
+    unit = unit_of(labels, joint=joint)
+    return in_unit(labels, unit), unit
 
 
 class _PerRound(NamedTuple):
@@ -271,21 +288,26 @@ class _Outcome(NamedTuple):
     per_round: _PerRound
     active_rounds: Int[Array, "*Q"]
     recurrence_multipliers: Float[Array, "T *Q"]  # infinite once collapsed
+    rotated_labels: Float[Array, "m *P"]
 
 
 @jax.jit
 def _run_chain(
     spectrum: AbstractSpectrum,
     z: Float[Array, "m *P"],
+    unit: Float[Array, "*Q"],
     chain: ChainSpec,
     rounds_asked: int | Array,
 ) -> _Outcome:
-    """The chain; of its rounds, which may be a few more, those asked for count as active."""
+    """The chain; of its rounds, which may be a few more, those asked for count as active.
+
+    The rotated labels are in their unit, and all is computed in it; the chain asked for and the
+    outcome are in the labels' own.
+    """
+    chain = chain.in_unit(unit)
     path = spectrum.multiplier_path(z, chain)
-    s2 = None
-    if spectrum.multipliers_are_constant:
-        s2 = chain.squared_radius(spectrum.num_points, z)
-    replayed = replay(spectrum, z, path.multipliers, chain.ground_truth_weight, s2)
+    s = chain.radius if spectrum.multipliers_are_constant else None
+    replayed = replay(spectrum, z, path.multipliers, chain.ground_truth_weight, s)
 
     # Residuals y_t - f_t = c_t a_t; of a collapsed round the targets themselves. The multipliers
     # are those of the path, but they have their derivatives from the replay.
@@ -296,37 +318,59 @@ def _run_chain(
     residuals = jnp.where(collapsed, replayed.targets, of_active)
 
     over = 1 if c.ndim == z.ndim else (1, 2)  # joint outputs are summed over, too
-    num_residuals = chain.num_residuals(spectrum.num_points, z)
-    squared_norms = jnp.sum(replayed.duals * replayed.fitted, axis=over) / spectrum.num_points
+    count = num_residuals(z, spectrum.num_points, joint=chain.joint)
+    norms = _rkhs_norms(replayed, spectrum.num_points, over)
     per_round = _PerRound(
         multipliers=jnp.where(active, c, jnp.nan),
         status=path.status,
-        fitted=_unrotate(spectrum, replayed.fitted),
-        training_loss=jnp.sum(residuals**2, axis=over) / num_residuals,
-        norms=safe_sqrt(squared_norms),
+        fitted=out_of_unit(_unrotate(spectrum, replayed.fitted), unit),
+        training_loss=mean_square(residuals, count, over=over, unit=unit),
+        norms=out_of_unit(norms, unit),
         iterations=path.iterations,
-        error_bounds=spectrum.error_bounds(path, chain),
+        error_bounds=spectrum.error_bounds(z, path, chain),
     )
 
     t = jnp.arange(len(c)).reshape(-1, *(1 for _ in active.shape[1:]))
     active_rounds = jnp.sum(active & (t < rounds_asked), axis=0, dtype=jnp.int32)
-    return _Outcome(per_round, active_rounds, c)
+    return _Outcome(per_round, active_rounds, c, out_of_unit(z, unit))
+
+
+def _rkhs_norms(
+    rounds: Rounds, num_points: int, over: int | tuple[int, ...]
+) -> Float[Array, "T *Q"]:
+    """sqrt(a . f / K) for every round, from duals a and fits f of any size."""
+    unit = power_of_two(rounds.fitted, axis=over)
+    duals, fitted = (v / jnp.expand_dims(unit, over) for v in (rounds.duals, rounds.fitted))
+    return safe_sqrt(jnp.sum(duals * fitted, axis=over) / num_points) * unit
 
 
 @jax.jit
-def _replay(spectrum: AbstractSpectrum, z: Array, c: Array, weight: Array) -> Rounds:
-    return replay(spectrum, z, c, weight)
+def _replay(spectrum: AbstractSpectrum, z: Array, c: Array, weight: Array) -> tuple[Array, Array]:
+    """The fits and duals of every round."""
+
+    def of(z: Array) -> tuple[Array, Array]:
+        rounds = replay(spectrum, z, c, weight)
+        return rounds.fitted, rounds.duals
+
+    fitted, duals = linearly(of, z)
+    return fitted, duals
 
 
 @jax.jit
 def _replayed_targets(spectrum: AbstractSpectrum, z: Array, c: Array, weight: Array) -> Array:
-    return _unrotate(spectrum, replay(spectrum, z, c, weight).targets)
+    def of(z: Array) -> Array:
+        return _unrotate(spectrum, replay(spectrum, z, c, weight).targets)
+
+    return linearly(of, z)
 
 
 @jax.jit
 def _replayed_duals(spectrum: AbstractSpectrum, z: Array, c: Array, weight: Array) -> Array:
-    duals = replay(spectrum, z, c, weight).duals
-    return _unrotate(spectrum, jax.vmap(spectrum.without_null_space)(duals))
+    def of(z: Array) -> Array:
+        duals = replay(spectrum, z, c, weight).duals
+        return _unrotate(spectrum, jax.vmap(spectrum.without_null_space)(duals))
+
+    return linearly(of, z)
 
 
 def _unrotate(spectrum: AbstractSpectrum, z: Float[Array, "T m *P"]) -> Float[Array, "T K *P"]:

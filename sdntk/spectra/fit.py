@@ -32,6 +32,7 @@ from sdntk.gram_matrices.compute import compute_gram
 from sdntk.kernels.base import KernelFunction, check_points
 from sdntk.spectra.base import AbstractSpectrum, as_column
 from sdntk.theory.filters import divided_by_eigenvalues
+from sdntk.theory.units import linearly
 
 #: Predictions are made so many bytes of the cross-Gram matrix at a time.
 CROSS_BYTES = 2**28
@@ -204,7 +205,7 @@ class SpectralFit(Predictor):
 
 @jax.jit
 def _unrotate(spectrum: AbstractSpectrum, z: Float[Array, "m *P"]) -> Float[Array, "K *P"]:
-    return spectrum.unrotate(z)
+    return linearly(spectrum.unrotate, z)
 
 
 def fit_filter(
@@ -237,7 +238,8 @@ def fit_filter(
 
     Raises:
         TypeError, ValueError: a spectrum of another type or without eigenvectors; wrong shapes, nan
-            or inf; a filter that is not 0 where d = 0; a kernel without points, or the reverse.
+            or inf; labels whose norm overflows; a filter that is not 0 where d = 0; a kernel
+            without points, or the reverse.
 
     Source: Lo Gerfo et al. 2008, *Spectral Algorithms for Supervised Learning*; docs/theory.md,
     section 5.
@@ -272,7 +274,11 @@ def fit_filter(
                 f"x must hold the {spectrum.num_points} training points of the spectrum; it holds "
                 f"{len(points)}."
             )
-    z = spectrum.rotate(labels)
+    z = linearly(spectrum.rotate, labels)
+    if not is_traced(z) and not every(np.isfinite, z):
+        raise ValueError(
+            f"y must be smaller: rotated labels overflow in {labels.dtype}. Divide it by a number."
+        )
     if spectrum.matrix is not None:
         z = z * _refusing_derivatives(spectrum.matrix)
     by_output = values.reshape(*values.shape, *(1 for _ in range(z.ndim - values.ndim)))

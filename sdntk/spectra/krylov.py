@@ -27,6 +27,7 @@ from sdntk.gram_matrices.operator import GramOperator
 from sdntk.spectra.krylov_spectrum import KrylovSpectrum, ritz_spectrum
 from sdntk.spectra.lanczos import Lanczos, lanczos_extend, lanczos_init
 from sdntk.theory.recurrence import ChainSpec, MultiplierPath, Outputs
+from sdntk.theory.units import in_unit, unit_of
 
 #: The first look at the error bound is after so many steps.
 FIRST_LOOK = 16
@@ -212,11 +213,13 @@ def _take_steps(
 
 def _look(operator: GramOperator, spectrum: KrylovSpectrum, chains: list[ChainSpec]) -> _Look:
     no_residuals = dataclasses.replace(spectrum, residuals=jnp.zeros_like(spectrum.residuals))
+    unit = unit_of(spectrum.labels, joint=chains[0].joint)
+    z = in_unit(spectrum.rotated_labels, unit)
     bounds, of_rounding = [], []
-    for chain in chains:
-        path = _multiplier_path(spectrum, chain)
-        bounds.append(_largest_bound(spectrum, path, chain))
-        of_rounding.append(_largest_bound(no_residuals, path, chain))
+    for chain in (chain.in_unit(unit) for chain in chains):
+        path = _multiplier_path(spectrum, z, chain)
+        bounds.append(_largest_bound(spectrum, z, path, chain))
+        of_rounding.append(_largest_bound(no_residuals, z, path, chain))
     bound, rounding = float(np.max(bounds)), float(np.max(of_rounding))  # nan where one is
     return _Look(
         int(spectrum.steps), _agreed(operator, max, bound), _agreed(operator, max, rounding)
@@ -234,15 +237,15 @@ def _next_look(looks: list[_Look], rtol: float) -> int:
 
 
 @jax.jit
-def _multiplier_path(spectrum: KrylovSpectrum, chain: ChainSpec) -> MultiplierPath:
-    return spectrum.multiplier_path(spectrum.rotated_labels, chain)
+def _multiplier_path(spectrum: KrylovSpectrum, z: Array, chain: ChainSpec) -> MultiplierPath:
+    return spectrum.multiplier_path(z, chain)
 
 
 @jax.jit
 def _largest_bound(
-    spectrum: KrylovSpectrum, path: MultiplierPath, chain: ChainSpec
+    spectrum: KrylovSpectrum, z: Array, path: MultiplierPath, chain: ChainSpec
 ) -> Float[Array, ""]:
-    bounds = spectrum.error_bounds(path, chain)
+    bounds = spectrum.error_bounds(z, path, chain)
     return jnp.maximum(bounds.multipliers.max(), bounds.fitted.max())
 
 

@@ -26,6 +26,7 @@ from sdntk.spectra.base import ErrorBounds
 from sdntk.spectra.lanczos import ROUNDING
 from sdntk.theory import filters
 from sdntk.theory.multiplier import Status
+from sdntk.theory.units import power_of_two
 
 #: Multipliers are bounded while their shifts of log c, of all rounds together, stay below this.
 LARGEST_SHIFT = 0.02
@@ -121,22 +122,19 @@ def error_bounds(
 
     Args:
         d: the Ritz values of a :class:`sdntk.spectra.krylov_spectrum.KrylovSpectrum`.
-        z: its rotated labels.
+        z: its rotated labels, in a unit in which the largest are about 1.
         residuals: of its Ritz pairs.
         perturbation: the norm of the perturbation that rounding amounts to.
         multipliers: c_t of the chain on it, infinite once collapsed.
         status: of its rounds.
-        s: sqrt(K eps), the radius of every round.
+        s: sqrt(K eps), the radius of every round, in the same unit.
         alpha: the ground truth's weight, in [0, 1].
         by_tolerance: whether the multipliers came from the tolerance, or were given and are exact.
     """
-    # Relative to the largest label: squares of small numbers would be zero.
-    largest = jnp.max(jnp.abs(z))
-    scale = jnp.where(largest > 0, largest, 1)
-    z = z / scale
-    s = s / scale
-
-    ritz = RitzPairs(d, residuals, perturbation)
+    # Relative to the largest eigenvalue, since squares of duals are asked for.
+    unit = power_of_two(d)
+    multipliers = multipliers / unit
+    ritz = RitzPairs(d / unit, residuals / unit, perturbation / unit)
     rounds = fixed_rounds(ritz, z, multipliers, status, alpha)
 
     def next_round(before: Inherited, now: FixedRound) -> tuple[Inherited, ErrorBounds]:
@@ -146,7 +144,7 @@ def error_bounds(
             shifts = shifts.at[now.t].set(shift)
         error = fit_error(ritz, rounds.c, now, shifts)
         relative = relative_fit_error(error, jnp.linalg.norm(now.targets - now.residual))
-        relative = jnp.where(largest > 0, relative, 0.0)  # fits to zeros are zeros
+        relative = jnp.where(jnp.any(z != 0), relative, 0.0)  # fits to zeros are zeros
 
         certain = collapse_is_certain(now, before.fit_error, s) & (now.status == Status.COLLAPSED)
         once_ended = jnp.where(certain, 0.0, jnp.inf)

@@ -29,6 +29,7 @@ from sdntk.spectra.base import Eigenbasis, ErrorBounds, as_column
 from sdntk.spectra.krylov_bounds import error_bounds
 from sdntk.spectra.lanczos import ROUNDING, Lanczos
 from sdntk.theory.recurrence import ChainSpec, MultiplierPath
+from sdntk.theory.units import in_unit, out_of_unit, unit_of
 
 #: A spectrum has this number of pieces, or that times a power of two, the last ones empty: code is
 #: compiled for each number.
@@ -76,23 +77,23 @@ class KrylovSpectrum(Eigenbasis):
         """There are no derivatives by the Gram matrix."""
 
     def rotate(self, y: Float[Array, "K *Q"]) -> Float[Array, "M *Q"]:
-        """The coordinates z of the labels that the spectrum was made from.
+        """The coordinates z of the labels that the spectrum was made from, in any unit of theirs.
 
         Raises:
             ValueError: other labels, which it knows nothing of (nan where they are traced).
-                NotImplementedError: derivatives
-            by the labels.
+                NotImplementedError: derivatives by the labels.
         """
         y = as_columns("y", y, self.num_points, self.dtype)
-        if y.shape != self.labels.shape or not (
-            is_traced(y, self.labels) or np.array_equal(y, self.labels)
-        ):
-            raise ValueError(
-                "y must be the labels that this Krylov spectrum was made from: it knows no others."
-            )
-        z = self.rotated_labels
-        if is_traced(y, self.labels):
-            z = jnp.where(jnp.array_equal(y, self.labels), z, jnp.nan)
+        others = "y must be the labels that this Krylov spectrum was made from: it knows no others."
+        if y.shape != self.labels.shape:
+            raise ValueError(others)
+        own, asked = (unit_of(labels, joint=False) for labels in (self.labels, y))
+        known = jnp.array_equal(in_unit(y, asked), in_unit(self.labels, own))
+        z = out_of_unit(in_unit(self.rotated_labels, own), asked)
+        if is_traced(known):
+            z = jnp.where(known, z, jnp.nan)
+        elif not known:
+            raise ValueError(others)
         return _without_derivatives(y, z)
 
     def unrotate(self, z: Float[Array, "M *Q"]) -> Float[Array, "K *Q"]:
@@ -104,9 +105,11 @@ class KrylovSpectrum(Eigenbasis):
         total = sum(matmul(piece.T, part) for piece, part in zip(self.basis, inner, strict=True))
         return jnp.asarray(total).reshape(-1, *z.shape[1:])
 
-    def error_bounds(self, path: MultiplierPath, chain: ChainSpec) -> ErrorBounds:
+    def error_bounds(
+        self, z: Float[Array, "M *Q"], path: MultiplierPath, chain: ChainSpec
+    ) -> ErrorBounds:
         """What Lanczos knows of the error, for each round (and output)."""
-        return chain_error_bounds(self, path, chain)
+        return chain_error_bounds(self, z, path, chain)
 
     def eigenvalues_for(self, z: Float[Array, "M *Q"]) -> Float[Array, "M *Q"]:
         """The Ritz values, for each output where there are several."""
@@ -197,14 +200,15 @@ def _ritz_pairs(process: Lanczos, machine_epsilon: float, precision: float) -> _
 
 
 def chain_error_bounds(
-    spectrum: KrylovSpectrum, path: MultiplierPath, chain: ChainSpec
+    spectrum: KrylovSpectrum, z: Float[Array, "M *Q"], path: MultiplierPath, chain: ChainSpec
 ) -> ErrorBounds:
     """How far a chain on a Krylov spectrum is at most from that on the Gram matrix, for each round
     (and output). See :mod:`sdntk.spectra.krylov_bounds`.
+
+    The rotated labels z and the chain are in a unit in which labels are about 1.
     """
-    z = spectrum.rotated_labels
-    s2 = chain.squared_radius(spectrum.num_points, spectrum.labels)
-    s = jnp.sqrt(s2) if s2 is not None else jnp.ones(path.multipliers.shape[1:], z.dtype)
+    by_tolerance = chain.radius is not None
+    s = chain.radius if by_tolerance else jnp.ones(path.multipliers.shape[1:], z.dtype)
 
     def of(z: Array, multipliers: Array, status: Array, s: Array) -> ErrorBounds:
         return error_bounds(
@@ -216,7 +220,7 @@ def chain_error_bounds(
             status,
             s,
             chain.ground_truth_weight,
-            by_tolerance=chain.tolerance is not None,
+            by_tolerance=by_tolerance,
         )
 
     if z.ndim == 1:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from sdntk._linalg import matmul
 from sdntk.gram_matrices.operator import GramOperator
+from sdntk.theory.units import in_unit, out_of_unit, power_of_two, unit_of
 
 #: Lanczos vectors are kept in pieces of about this number, of whole blocks: never is more than one
 #: of them partly empty.
@@ -85,9 +86,9 @@ def lanczos_init(labels: Float[Array, "K *Q"]) -> Lanczos:
     columns = labels.reshape(num_points, -1)
 
     # An orthonormal basis of the labels, each scaled to norm 1: what is rounding to one output may
-    # be all that another has. Squares of the smallest numbers are zero, hence two steps.
-    largest = jnp.abs(columns).max(axis=0, keepdims=True)
-    scaled = columns / jnp.where(largest > 0, largest, 1)
+    # be all that another has.
+    unit = unit_of(columns, joint=False)
+    scaled = in_unit(columns, unit)
     norms = jnp.linalg.norm(scaled, axis=0, keepdims=True)
     vectors, sizes, _ = jnp.linalg.svd(scaled / jnp.where(norms > 0, norms, 1), full_matrices=False)
     rank = int(np.sum(np.asarray(sizes) > ROUNDING * jnp.finfo(dtype).eps * sizes[0]))
@@ -96,7 +97,8 @@ def lanczos_init(labels: Float[Array, "K *Q"]) -> Lanczos:
     more = max(0, min(LEAST_WIDTH, num_points) - rank)
     random = jax.random.normal(jax.random.key(0), (num_points, more), dtype)
     block = jnp.linalg.qr(jnp.concatenate([vectors[:, :rank], random], axis=1))[0]
-    start = jnp.pad(matmul(block[:, :rank].T, columns), ((0, more), (0, 0)))
+    start = out_of_unit(matmul(block[:, :rank].T, scaled), unit)
+    start = jnp.pad(start, ((0, more), (0, 0)))
     return Lanczos(
         labels=labels,
         start=start.reshape(rank + more, *labels.shape[1:]),
@@ -183,7 +185,7 @@ def _step(
     w = product - matmul(last_two.T, matmul(last_two, product))
 
     size = jnp.maximum(size, jnp.max(jnp.abs(coupling)))
-    rounding = ROUNDING * jnp.finfo(product.dtype).eps * (size + jnp.linalg.norm(diagonal))
+    rounding = ROUNDING * jnp.finfo(product.dtype).eps * (size + _norm(diagonal))
     diagonal = (diagonal + diagonal.T) / 2
     found = _orthonormal(w, rounding)
     return _Step(
@@ -221,7 +223,13 @@ def _orthonormal(w: Float[Array, "K r"], least: Float[Array, ""]) -> _Orthonorma
     """
     columns, triangular = jnp.linalg.qr(w)
     left, sizes, right = jnp.linalg.svd(triangular)
-    discarded = jnp.linalg.norm(jnp.where(sizes <= least, sizes, 0))
+    discarded = _norm(jnp.where(sizes <= least, sizes, 0))
     sizes = jnp.where(sizes <= least, 0, sizes)
     kept = jnp.where(sizes[None] > 0, matmul(columns, left), 0)
     return _Orthonormal(kept, sizes[:, None] * right, discarded)
+
+
+def _norm(values: Float[Array, "..."]) -> Float[Array, ""]:
+    """The root of the sum of squares of values of any size."""
+    unit = power_of_two(values)
+    return jnp.linalg.norm(values / unit) * unit

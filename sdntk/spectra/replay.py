@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from sdntk._linalg import matmul
 from sdntk.spectra.base import AbstractSpectrum
 from sdntk.theory.mixing import mix_targets
-from sdntk.theory.multiplier import implicit_root
+from sdntk.theory.multiplier import implicit_root, radius_as_unit
 from sdntk.theory.newton import Residual
 
 
@@ -54,7 +54,7 @@ class _Chain(NamedTuple):
     spectrum: AbstractSpectrum
     z: Float[Array, "m *P"]
     ground_truth_weight: Float[Array, ""]
-    s2: Float[Array, "*Q"] | None
+    s: Float[Array, "*Q"] | None
 
 
 def replay(
@@ -62,7 +62,7 @@ def replay(
     z: Float[Array, "m *P"],
     multipliers: Float[Array, "T *Q"],
     ground_truth_weight: Float[Array, ""],
-    s2: Float[Array, "*Q"] | None = None,
+    s: Float[Array, "*Q"] | None = None,
 ) -> Rounds:
     """Every round's fit with multipliers that are known.
 
@@ -71,16 +71,16 @@ def replay(
         z: the rotated labels.
         multipliers: c_t, infinite once collapsed.
         ground_truth_weight: alpha.
-        s2: s^2 = K eps, when the multipliers solve for it and are to have the derivatives that this
+        s: sqrt(K eps), when the multipliers solve for it and are to have the derivatives that this
             gives them; None when they have theirs.
     """
     unmoved = jnp.zeros((len(multipliers), *z.shape), z.dtype)
     if spectrum.matrix is None:
-        chain = _Chain(spectrum, z, ground_truth_weight, s2)
+        chain = _Chain(spectrum, z, ground_truth_weight, s)
         return _all_rounds(chain, _Given(multipliers, unmoved))
 
     constant: Any = lax.stop_gradient(spectrum)  # the matrix says all about it
-    chain = _Chain(constant, z, ground_truth_weight, s2)
+    chain = _Chain(constant, z, ground_truth_weight, s)
     rounds = _all_rounds(chain, _Given(multipliers, unmoved))
 
     # V e_t for every round: V (G - G_0) V^T times the duals.
@@ -99,8 +99,8 @@ def _all_rounds(chain: _Chain, given: _Given) -> Rounds:
     ) -> tuple[Float[Array, "m *P"], Rounds]:
         moved = targets - now.shift
         c = now.multiplier
-        if chain.s2 is not None:
-            c = _with_derivatives(spectrum, c, moved, chain.s2)
+        if chain.s is not None:
+            c = _with_derivatives(spectrum, c, moved, chain.s)
 
         active = ~jnp.isinf(c)  # not collapsed
         columns = active[None] if c.ndim else active
@@ -117,20 +117,22 @@ def _with_derivatives(
     spectrum: AbstractSpectrum,
     multiplier: Float[Array, "*Q"],
     targets: Float[Array, "m *P"],
-    s2: Float[Array, "*Q"],
+    s: Float[Array, "*Q"],
 ) -> Float[Array, "*Q"]:
     """The multiplier, with the derivatives that |c (c I + G)^-1 u| = s gives it."""
     active = jnp.isfinite(multiplier)
     over = 0 if targets.ndim == 1 + multiplier.ndim else (0, 1)  # joint outputs share a multiplier
 
+    unit = radius_as_unit(s, active)
+
     def squared_residual(c: Float[Array, "*Q"]) -> Residual:
         duals = spectrum.resolvent(c, targets)
-        h2 = c**2 * jnp.sum(duals**2, axis=over)
-        again = spectrum.apply(spectrum.resolvent(c, duals))
-        return Residual(h2, 2 * c**2 * jnp.sum(duals * again, axis=over))
+        residuals = ((c / unit)[None] if c.ndim else c / unit) * duals
+        again = spectrum.apply(spectrum.resolvent(c, residuals))
+        return Residual(jnp.sum(residuals**2, axis=over), 2 * jnp.sum(residuals * again, axis=over))
 
     constant = lax.stop_gradient(jnp.where(active, multiplier, 1))
-    root = implicit_root(constant, squared_residual, s2, active)
+    root = implicit_root(constant, squared_residual, (s / unit) ** 2, active)
     return jnp.where(active, root, lax.stop_gradient(multiplier))
 
 

@@ -4,11 +4,11 @@ A round asks for the resolvent (c I + T)^-1 only, which takes some K operations.
 found as in :mod:`sdntk.theory.multiplier`, with r = c (c I + T)^-1 u for the residuals of targets u
 in place of sums over eigenvalues:
 
-    h = |r|,      h' = dh/dlog c = c^2 v . T (c I + T)^-1 v / h,      v = r/c,
-    n - h = (u - r).(u + r)/(n + h),
+    h = |r|,      h' = dh/dlog c = r . T (c I + T)^-1 r / h,      n - h = (u - r).(u + r)/(n + h),
 
-u - r = T v without cancellation. There is no eigenbasis in which a null space could be told apart
-exactly: a tolerance is infeasible when a multiplier of machine_eps d_max does not reach it.
+u - r = T (c I + T)^-1 u without cancellation. There is no eigenbasis in which a null space could
+be told apart exactly: a tolerance is infeasible when a multiplier of machine_eps d_max does not
+reach it.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from sdntk._pytrees import pytree
 from sdntk.spectra.base import AbstractSpectrum, as_shifted
 from sdntk.spectra.matrix import GramMatrix, as_gram_matrix
 from sdntk.theory.mixing import mix_targets
-from sdntk.theory.multiplier import Multiplier, Status, as_status, without_root
+from sdntk.theory.multiplier import Multiplier, Status, as_status, radius_as_unit, without_root
 from sdntk.theory.newton import Bracket, Residual, find_root
 from sdntk.theory.recurrence import (
     ChainSpec,
@@ -35,6 +35,7 @@ from sdntk.theory.recurrence import (
     map_outputs,
     solve_rounds,
 )
+from sdntk.theory.units import in_unit, power_of_two, unit_of
 
 #: Newton or bisection steps after which the solver gives up: more than in an eigenbasis, since a
 #: bracket that starts at machine_eps d_max may first be bisected.
@@ -76,8 +77,12 @@ class TridiagonalSpectrum(AbstractSpectrum):
         """Eigenvalues d, ascending, computed when asked for; those that are rounding are exactly
         zero.
         """
-        d = jax.scipy.linalg.eigh_tridiagonal(self.diagonal, self.off_diagonal, eigvals_only=True)
-        return jnp.where(d <= self.num_points * self.machine_epsilon * jnp.max(jnp.abs(d)), 0, d)
+        unit = power_of_two(self.largest)  # squares of entries are asked for
+        d = jax.scipy.linalg.eigh_tridiagonal(
+            self.diagonal / unit, self.off_diagonal / unit, eigvals_only=True
+        )
+        zero = d <= self.num_points * self.machine_epsilon * jnp.max(jnp.abs(d))
+        return jnp.where(zero, 0, d * unit)
 
     @property
     def rank(self) -> Array:
@@ -138,10 +143,10 @@ class TridiagonalSpectrum(AbstractSpectrum):
             return distill_with_multiplier(chain.multiplier, chain.rounds)
         constant: Any = lax.stop_gradient((self, z, chain))
         spectrum, z, chain = constant
-        s2 = chain.squared_radius(self.num_points, z)
+        s = chain.radius
         if z.ndim == 1 or chain.joint:
-            return _to_tolerance(spectrum, chain, z.reshape(len(z), -1), s2)
-        return map_outputs(lambda z, s2: _to_tolerance(spectrum, chain, z[:, None], s2), z, s2)
+            return _to_tolerance(spectrum, chain, z.reshape(len(z), -1), s)
+        return map_outputs(lambda z, s: _to_tolerance(spectrum, chain, z[:, None], s), z, s)
 
     @property
     def multipliers_are_constant(self) -> bool:
@@ -153,8 +158,10 @@ class TridiagonalSpectrum(AbstractSpectrum):
         Shape () or (Q,).
         """
         labels = as_labels("y", y, self.num_points, dtype=self.dtype)
+        unit = unit_of(labels, joint=False)
         c = self.machine_epsilon * self.largest
-        return jnp.mean((c * self.resolvent(c, self.rotate(labels))) ** 2, axis=0)
+        residuals = c * self.resolvent(c, self.rotate(in_unit(labels, unit)))
+        return jnp.mean(residuals**2, axis=0) * unit * unit
 
 
 def tridiagonalise(G: ArrayLike) -> TridiagonalSpectrum:  # noqa: N803 (theory's name)
@@ -220,7 +227,7 @@ def _has_eigenvalue_below(
     """Sylvester's law of inertia: T - level I has a pivot that is not positive."""
 
     def pivot(before: Array, row: _Row) -> tuple[Array, Array]:
-        eliminated = row.off_diagonal**2 / jnp.where(before > 0, before, 1)
+        eliminated = row.off_diagonal / jnp.where(before > 0, before, 1) * row.off_diagonal
         now = row.diagonal - level - eliminated
         return now, now
 
@@ -288,12 +295,12 @@ class _Reflection(NamedTuple):
 
 
 def _to_tolerance(
-    spectrum: TridiagonalSpectrum, chain: ChainSpec, z: Float[Array, "K P"], s2: Float[Array, ""]
+    spectrum: TridiagonalSpectrum, chain: ChainSpec, z: Float[Array, "K P"], s: Float[Array, ""]
 ) -> MultiplierPath:
-    """Every round solved to the radius s^2 = K eps; targets are vectors."""
+    """Every round solved to the radius s = sqrt(K eps); targets are vectors."""
 
     def solve_round(targets: Float[Array, "K P"], guess: Float[Array, ""]) -> Multiplier:
-        return _solve(spectrum, targets, s2, guess)
+        return _solve(spectrum, targets, s, guess)
 
     def next_targets(targets: Float[Array, "K P"], found: Multiplier) -> Float[Array, "K P"]:
         solved = found.status == Status.ACTIVE
@@ -301,39 +308,38 @@ def _to_tolerance(
         fitted = jnp.where(solved, spectrum.apply(duals), 0)
         return mix_targets(z, fitted, chain.ground_truth_weight)
 
-    return solve_rounds(z, solve_round, next_targets, chain.rounds, s2.dtype)
+    return solve_rounds(z, solve_round, next_targets, chain.rounds, s.dtype)
 
 
 class _Problem(NamedTuple):
-    """One round: targets u, n = |u|, s and n - s."""
+    """One round: targets u, n = |u| and s."""
 
     targets: Float[Array, "K P"]
     n: Float[Array, ""]
-    s: Float[Array, ""]
-    gap: Float[Array, ""]
+    s: Float[Array, ""]  # 1 unless the round is active
 
 
 def _solve(
     spectrum: TridiagonalSpectrum,
     targets: Float[Array, "K P"],
-    s2: Float[Array, ""],
+    s: Float[Array, ""],
     guess: Float[Array, ""],
 ) -> Multiplier:
     """The multiplier of one round."""
     eps = float(jnp.finfo(targets.dtype).eps)
-    n, s = jnp.linalg.norm(targets), jnp.sqrt(s2)
-    problem = _Problem(targets, n, s, (n**2 - s2) / (n + s))
+    n = jnp.linalg.norm(targets)
 
     # Which of the three states it is: the smallest multiplier that rounding allows for decides.
     least = spectrum.machine_epsilon * spectrum.largest
-    smallest_residual = jnp.linalg.norm(least * spectrum.resolvent(least, targets))
+    smallest_residual = jnp.linalg.norm(least * spectrum.resolvent(least, targets) / s)
     collapsed = n <= s * (1 + 2 * eps * targets.size**0.5)
-    status = as_status(collapsed, smallest_residual >= s)
+    status = as_status(collapsed, smallest_residual >= 1)
     active = status == Status.ACTIVE
+    problem = _Problem(targets, n, radius_as_unit(s, active))
 
     # The upper of the bounds (23, 24), a little wider so that a root on it is inside. The lower one
     # needs d_min, which is not known: a cold start is in the middle.
-    upper = spectrum.largest * (s / problem.gap) * (1 + eps**0.25)
+    upper = spectrum.largest * (s / (n - s)) * (1 + eps**0.25)
     high = jnp.where(active, upper, 1)
     low = jnp.where(active, jnp.minimum(least, high / 2), 1)
     bracket = Bracket(low, high)
@@ -356,8 +362,11 @@ def _log_residual(
     """F = log( (h/s) (n - s)/(n - h) ) and its derivative by log c."""
     duals = spectrum.resolvent(c, problem.targets)
     fitted, residuals = spectrum.apply(duals), c * duals
-    h = jnp.linalg.norm(residuals)
-    h_slope = c**2 * jnp.sum(duals * spectrum.apply(spectrum.resolvent(c, duals))) / h
-    # n - h, without cancellation.
-    g = jnp.sum(fitted * (problem.targets + residuals)) / (problem.n + h)
-    return Residual(jnp.log(h / problem.s * problem.gap / g), h_slope / h + h_slope / g)
+    # Relative to s: squares of what is much smaller than the labels vanish.
+    relative = residuals / problem.s
+    h = jnp.linalg.norm(relative)
+    h_slope = jnp.sum(relative * spectrum.apply(spectrum.resolvent(c, relative))) / h
+    # (n - s)/s and (n - h)/s, the latter without cancellation.
+    gap = (problem.n - problem.s) / problem.s
+    g = jnp.sum(fitted / problem.s * (problem.targets + residuals)) / (problem.n + h * problem.s)
+    return Residual(jnp.log(h * (gap / g)), h_slope / h + h_slope / g)

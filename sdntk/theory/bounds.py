@@ -35,7 +35,7 @@ from sdntk._arguments import (
     is_traced,
     require_every,
 )
-from sdntk.theory import filters
+from sdntk.theory import filters, units
 from sdntk.theory.multiplier import Status, Support, deflate, solve, support_of
 
 
@@ -43,8 +43,9 @@ class _Problem(NamedTuple):
     """A checked problem, and what all bounds are made of."""
 
     d: Float[Array, " K"]
-    z: Float[Array, " K"]
-    s2: Float[Array, ""]  # s^2 = K eps
+    z: Float[Array, " K"]  # in units of ``unit``, as is s
+    s: Float[Array, ""]  # sqrt(K eps)
+    unit: Float[Array, ""]
     support: Support
     r0: Float[Array, ""]  # n0/s0: the range part of the labels over what is left of the radius
     r0_minus_1: Float[Array, ""]  # the same less 1, without cancellation
@@ -67,8 +68,8 @@ class _Problem(NamedTuple):
     def after_round_0(self) -> "_Problem":
         """The problem of round 1: labels z_1 = A_0 z_0, whose null part is gone."""
         z2 = self.support.split(self.z)
-        c = solve(self.support, z2, self.s2, jnp.zeros_like(self.s2)).value
-        return _problem(self.d, filters.ridge(self.d, c) * self.z, self.s2)
+        c = solve(self.support, z2, self.s, jnp.zeros_like(self.s)).value
+        return _problem(self.d, filters.ridge(self.d, c) * self.z, self.s, self.unit)
 
 
 def _eigenvalues(eigenvalues: ArrayLike) -> Float[Array, " K"]:
@@ -88,14 +89,21 @@ def _checked(eigenvalues: ArrayLike, z: ArrayLike, tolerance: ArrayLike) -> _Pro
             f"z must have the shape of eigenvalues, {d.shape}: one output; its shape is {z.shape}."
         )
     eps = as_positive("tolerance", tolerance, (), dtype=d.dtype)
-    return _problem(d, z, d.size * eps)
+    return _in_unit(d, z, units.radius(eps, d.size))
 
 
 @jax.jit
-def _problem(d: Float[Array, " K"], z: Float[Array, " K"], s2: Float[Array, ""]) -> _Problem:
+def _in_unit(d: Float[Array, " K"], z: Float[Array, " K"], s: Float[Array, ""]) -> _Problem:
+    unit = units.power_of_two(z)
+    return _problem(d, z / unit, s / unit, unit)
+
+
+def _problem(
+    d: Float[Array, " K"], z: Float[Array, " K"], s: Float[Array, ""], unit: Float[Array, ""]
+) -> _Problem:
     support = support_of(d)
-    fit = deflate(support, support.split(z), s2)
-    return _Problem(d, z, s2, support, fit.n / fit.s, fit.gap / fit.s, fit.s, fit.status)
+    fit = deflate(support, support.split(z), s)
+    return _Problem(d, z, s, unit, support, fit.n / fit.s, fit.gap / fit.s, fit.s, fit.status)
 
 
 def multiplier_bounds(
@@ -178,13 +186,16 @@ def _norm_bound(p: _Problem, rounds: int, *, lower: bool) -> Float[Array, " T"]:
     )  # of z_1, z_2, ...; 0 when round 1 has collapsed
     restarted = jnp.concatenate([bound[:2], from_z1[1:]])[:rounds]
     bound = p.if_active(jnp.where((~p.support.kept.all()), restarted, bound), collapsed=0.0)
-    return bound.at[0].set(jnp.linalg.norm(p.z))
+    return bound.at[0].set(jnp.linalg.norm(p.z)) * p.unit
 
 
 def _proposition_3(p: _Problem, x: Float[Array, ""], rounds: int) -> Float[Array, " T"]:
     """s0 times r_0, r_1, ..., where r_{t+1} = a(x) r_t - b(x)."""
-    a = (p.r0_minus_1**2 + x * (p.r0 + p.r0_minus_1)) / (p.r0_minus_1 + x) ** 2
-    b = p.r0**2 * x / (p.r0_minus_1 + x) ** 2
+    unit = units.power_of_two(p.r0)  # r0^2 may be no number
+    r0, r0_minus_1 = p.r0 / unit, p.r0_minus_1 / unit
+    level = r0_minus_1 + x / unit
+    a = (r0_minus_1**2 + x / unit * (r0 + r0_minus_1)) / level**2
+    b = r0**2 * x / level**2
     _, r = lax.scan(lambda r, _: (jnp.maximum(a * r - b, 0), r), p.r0, None, length=rounds)
     return p.s0 * r
 
@@ -235,8 +246,9 @@ def _proposition_4_tight(p: _Problem) -> Float[Array, ""]:
     1.
     """
     excess = p.kappa - 1
-    numerator = jnp.log1p(-excess * p.r0_minus_1 / (p.r0 * (p.r0 + excess)))
-    log_a = jnp.log1p(-excess * p.kappa / (p.r0 + excess) ** 2)
+    level = p.r0 + excess
+    numerator = jnp.log1p(-(excess / level) * (p.r0_minus_1 / p.r0))
+    log_a = jnp.log1p(-(excess / level) * (p.kappa / level))
     return jnp.where(excess > 0, numerator / jnp.where(excess > 0, log_a, 1), p.r0_minus_1)
 
 

@@ -28,6 +28,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sdntk._arguments import ArrayLike, as_count, as_float_array, as_positive, require_every
 from sdntk._linalg import matmul
 from sdntk._pytrees import pytree
+from sdntk.theory import units
 from sdntk.theory.newton import Bracket, Residual, Root, find_root
 
 #: Newton steps after which the solver gives up; the hardest of the adversarial spectra in the tests
@@ -109,13 +110,13 @@ def solve_multiplier(
     require_every("eigenvalues", d, lambda d: d >= 0, expected)
     points = z.size if num_points is None else as_count("num_points", num_points, at_least=1)
     eps = as_positive("tolerance", tolerance, (), dtype=z.dtype)
-    return _solve(d, z, points * eps)
+    return _solve(d, z, units.radius(eps, points))
 
 
 @jax.jit
-def _solve(d: Float[Array, " m"], z: Float[Array, " m"], s2: Float[Array, ""]) -> Multiplier:
-    support = support_of(d)
-    return solve(support, support.split(z), s2, jnp.zeros_like(s2))
+def _solve(d: Float[Array, " m"], z: Float[Array, " m"], s: Float[Array, ""]) -> Multiplier:
+    support, unit = support_of(d), units.power_of_two(z)
+    return solve(support, support.split(z / unit), s / unit, jnp.zeros_like(s))
 
 
 class SquaredLabels(NamedTuple):
@@ -157,16 +158,16 @@ class Deflated(NamedTuple):
     status: Int[Array, ""]  # a Status; a norm within rounding of s counts as equal to it
 
 
-def deflate(support: Support, z2: SquaredLabels, s2: Float[Array, ""]) -> Deflated:
-    """The fit on the support, for the radius s^2 = K eps."""
+def deflate(support: Support, z2: SquaredLabels, radius: Float[Array, ""]) -> Deflated:
+    """The fit on the support, for the radius s = sqrt(K eps), whose square may be no number."""
     n2 = weighted_sums(jnp.ones_like(z2.kept), weights=z2.kept)[0]
-    n = jnp.sqrt(n2)
-    s = jnp.sqrt(jnp.maximum(s2 - z2.null, 0))
+    n, n0, norm = jnp.sqrt(n2), jnp.sqrt(z2.null), jnp.sqrt(n2 + z2.null)
+    left = jnp.sqrt(jnp.maximum(radius - n0, 0)) * jnp.sqrt(radius + n0)
+    s = jnp.where(n0 > 0, left, radius)
     # n^2 - s^2 on the support is that of the whole: positive unless collapsed.
-    gap = (n2 + z2.null - s2) / (n + s)
+    gap = (norm - radius) * ((norm + radius) / (n + s))
 
     slack = 2 * jnp.finfo(z2.kept.dtype).eps * z2.kept.size**0.5
-    norm, radius, n0 = jnp.sqrt(n2 + z2.null), jnp.sqrt(s2), jnp.sqrt(z2.null)
     collapsed = norm <= radius * (1 + slack)
     infeasible = ~support.kept.all() & (radius <= n0 + slack * norm)
     return Deflated(n, s, gap, as_status(collapsed, infeasible))
@@ -191,26 +192,37 @@ def weighted_sums(*rows: Float[Array, " m"], weights: Float[Array, " m"]) -> Flo
 
 
 def solve(
-    support: Support, z2: SquaredLabels, s2: Float[Array, ""], guess: Float[Array, ""]
+    support: Support, z2: SquaredLabels, s: Float[Array, ""], guess: Float[Array, ""]
 ) -> Multiplier:
     """:func:`solve_multiplier` on split labels, for use inside jitted code.
 
     Args:
         support: of the eigenvalues.
-        z2: squared labels, split by it.
-        s2: s^2 = K eps.
+        z2: squared labels, split by it, in a unit in which the largest are about 1.
+        s: sqrt(K eps), in the same unit.
         guess: at c, or 0.
     """
-    fit = lax.stop_gradient(deflate(support, z2, s2))
+    fit = lax.stop_gradient(deflate(support, z2, s))
     active = fit.status == Status.ACTIVE
     root = _root(*lax.stop_gradient((support, z2.kept, fit, guess)))
 
-    def squared_residual(c: Float[Array, ""]) -> Residual:
-        a = 1 / (1 + support.d / c)
-        return Residual(*weighted_sums(a**2, 2 * a**2 * (1 - a), weights=z2.kept))
+    # Relative to s: squares of what is much smaller than the labels vanish.
+    per_radius = 1 / radius_as_unit(s, active)
 
-    c = implicit_root(root.value, squared_residual, s2 - z2.null, active)
+    def squared_residual(c: Float[Array, ""]) -> Residual:
+        ratio = support.d / c
+        a = 1 / (1 + ratio)
+        a2 = (a * per_radius) ** 2
+        return Residual(*weighted_sums(a2, 2 * a2 * (a * ratio), weights=z2.kept))
+
+    s2 = (s * per_radius) ** 2 - z2.null * per_radius * per_radius
+    c = implicit_root(root.value, squared_residual, s2, active)
     return Multiplier(jnp.where(active, c, without_root(fit.status)), fit.status, root.iterations)
+
+
+def radius_as_unit(s: Float[Array, "*Q"], active: Bool[Array, "*Q"]) -> Float[Array, "*Q"]:
+    """The radius s as a constant; 1 where there is no root, so that all stays finite."""
+    return lax.stop_gradient(jnp.where(active, s, 1))
 
 
 def implicit_root(
@@ -228,7 +240,7 @@ def implicit_root(
     Args:
         c: the root.
         squared_residual: h^2 and its derivative by log c, as a function of c.
-        s2: s^2.
+        s2: s^2, in the same unit.
         active: where it is false, c is no root, and gets no derivatives.
     """
     x = jnp.zeros_like(c)

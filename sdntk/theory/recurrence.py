@@ -28,7 +28,7 @@ from sdntk._arguments import (
 )
 from sdntk._linalg import safe_sqrt
 from sdntk._pytrees import pytree
-from sdntk.theory import filters
+from sdntk.theory import filters, units
 from sdntk.theory.mixing import mix_targets
 from sdntk.theory.multiplier import Multiplier, Status, solve, support_of, without_root
 
@@ -43,14 +43,16 @@ class ChainSpec:
     """What is asked of a chain: a tolerance or a multiplier for every round, and how many rounds.
 
     Attributes:
-        tolerance: eps of every round, shape () or (Q,); None if the multiplier is given.
+        radius: s = sqrt(K eps), the norm of the residuals that the tolerance eps allows in every
+            round, shape () or (Q,), in the labels' unit; None if the multiplier is given. Of joint
+            outputs, sqrt(K Q eps).
         multiplier: c of every round, likewise; None if the tolerance is given.
         ground_truth_weight: alpha.
         rounds: T.
         joint: whether all outputs share one multiplier.
     """
 
-    tolerance: Float[Array, "*Q"] | None
+    radius: Any  # shape () or (Q,); None if the multiplier is given
     multiplier: Float[Array, "*Q"] | None
     ground_truth_weight: Float[Array, ""]
     rounds: int = dataclasses.field(metadata={"static": True})
@@ -78,28 +80,24 @@ class ChainSpec:
         alpha = as_unit_interval("ground_truth_weight", ground_truth_weight, dtype=dtype)
         if tolerance is not None and multiplier is None:
             eps = as_positive("tolerance", tolerance, shape, dtype=dtype)
-            return cls(eps, None, alpha, rounds, joint)
+            s = units.radius(eps, num_residuals(labels, len(labels), joint=joint))
+            return cls(s, None, alpha, rounds, joint)
         if multiplier is not None and tolerance is None:
             c = as_positive("multiplier", multiplier, shape, dtype=dtype)
             return cls(None, c, alpha, rounds, joint)
         given = "neither" if tolerance is None else "both"
         raise ValueError(f"exactly one of tolerance and multiplier must be given; {given} was.")
 
-    def num_residuals(self, num_points: int, labels: Float[Array, "m *Q"]) -> int:
-        """How many residuals the training loss averages over, for labels of K points, rotated or
-        not.
-        """
-        if self.joint and labels.ndim == 2:
-            return num_points * labels.shape[1]
-        return num_points
+    def in_unit(self, unit: Float[Array, "*Q"]) -> "ChainSpec":
+        """The same, asked of labels in another unit."""
+        if self.radius is None:
+            return self
+        return dataclasses.replace(self, radius=self.radius / unit)
 
-    def squared_radius(self, num_points: int, labels: Float[Array, "m *Q"]) -> Any:
-        """s^2 = K eps: the squared norm of the residuals that the tolerance allows, shape () or
-        (Q,); None where the multiplier is given.
-        """
-        if self.tolerance is None:
-            return None
-        return self.num_residuals(num_points, labels) * self.tolerance
+
+def num_residuals(labels: Float[Array, "m *Q"], num_points: int, *, joint: bool) -> int:
+    """How many residuals a training loss averages over, for labels of K points, rotated or not."""
+    return num_points * labels.shape[1] if joint and labels.ndim == 2 else num_points
 
 
 @pytree
@@ -182,18 +180,18 @@ class _Filter(NamedTuple):
 def distill_to_tolerance(
     d: Float[Array, " m"],
     z: Float[Array, " m"],
-    s2: Float[Array, ""],
+    s: Float[Array, ""],
     ground_truth_weight: Float[Array, ""],
     rounds: int,
 ) -> MultiplierPath:
-    """The recurrence in the eigenbasis: every round solved to the radius s^2 = K eps.
+    """The recurrence in the eigenbasis: every round solved to the radius s = sqrt(K eps).
 
     Targets are filters: z_t = P_t z_0, P_{t+1} = alpha I + (1 - alpha) A_t P_t.
 
     Args:
         d: eigenvalues.
-        z: rotated labels of one output.
-        s2: s^2 = K eps.
+        z: rotated labels of one output, in a unit in which the largest are about 1.
+        s: sqrt(K eps), in the same unit.
         ground_truth_weight: alpha.
         rounds: T.
     """
@@ -202,14 +200,14 @@ def distill_to_tolerance(
 
     def solve_round(targets: _Filter, guess: Float[Array, ""]) -> Multiplier:
         z2_t = z2._replace(kept=targets.support**2 * z2.kept, null=targets.null**2 * z2.null)
-        return solve(support, z2_t, s2, guess)
+        return solve(support, z2_t, s, guess)
 
     def next_targets(targets: _Filter, found: Multiplier) -> _Filter:
         fitted = filters.ridge(support.d, found.value) * targets.support
         return _Filter(mix_targets(1, fitted, ground_truth_weight), ground_truth_weight)
 
-    first = _Filter(jnp.ones_like(z), jnp.ones_like(s2))
-    return solve_rounds(first, solve_round, next_targets, rounds, s2.dtype)
+    first = _Filter(jnp.ones_like(z), jnp.ones_like(s))
+    return solve_rounds(first, solve_round, next_targets, rounds, s.dtype)
 
 
 def distill_with_multiplier(multiplier: Float[Array, "*Q"], rounds: int) -> MultiplierPath:
@@ -219,22 +217,19 @@ def distill_with_multiplier(multiplier: Float[Array, "*Q"], rounds: int) -> Mult
     return MultiplierPath(jnp.broadcast_to(multiplier, shape), active, jnp.zeros(shape, jnp.int32))
 
 
-def run_chain(
-    d: Float[Array, " m"], z: Float[Array, "m *Q"], chain: ChainSpec, num_points: int
-) -> MultiplierPath:
-    """The recurrence in the eigenbasis, for rotated labels of one output or many."""
+def run_chain(d: Float[Array, " m"], z: Float[Array, "m *Q"], chain: ChainSpec) -> MultiplierPath:
+    """The recurrence in the eigenbasis, for rotated labels of one output or many, in their unit."""
     if chain.multiplier is not None:
         return distill_with_multiplier(chain.multiplier, chain.rounds)
-    s2 = chain.squared_radius(num_points, z)
 
-    def of_one(z: Float[Array, " m"], s2: Float[Array, ""]) -> MultiplierPath:
-        return distill_to_tolerance(d, z, s2, chain.ground_truth_weight, chain.rounds)
+    def of_one(z: Float[Array, " m"], s: Float[Array, ""]) -> MultiplierPath:
+        return distill_to_tolerance(d, z, s, chain.ground_truth_weight, chain.rounds)
 
     if z.ndim == 1:
-        return of_one(z, s2)
+        return of_one(z, chain.radius)
     if chain.joint:  # one multiplier for all outputs filters all alike
-        return of_one(safe_sqrt(jnp.sum(z**2, axis=1)), s2)
-    return map_outputs(of_one, z, s2)
+        return of_one(safe_sqrt(jnp.sum(z**2, axis=1)), chain.radius)
+    return map_outputs(of_one, z, chain.radius)
 
 
 def map_outputs(chain: Callable[..., MultiplierPath], *arguments: Array) -> MultiplierPath:

@@ -159,7 +159,7 @@ def test_a_fixed_multiplier_and_many_chains_on_one_spectrum():
     assert int(hardest.steps) == int(spectrum.steps)
 
 
-@pytest.mark.parametrize("scale", [1e-12, 1e-17, 1e-200])
+@pytest.mark.parametrize("scale", [1e-12, 1e-17, 1e-150])
 def test_outputs_of_any_size_are_known_as_well_as_the_others(scale):
     """What is rounding to one output is all that another has; an output of zeros, with multipliers
     given, stays zero.
@@ -506,7 +506,7 @@ def test_other_labels_are_nan_where_they_are_traced():
     np.testing.assert_allclose(
         fitted(y), sdntk.distill_spectrum(spectrum, y, tolerance=0.1, rounds=2).fitted, atol=1e-12
     )
-    several = jax.vmap(fitted)(jnp.stack([y, 2 * y]))
+    several = jax.vmap(fitted)(jnp.stack([y, 3 * y]))
     assert np.isfinite(several[0]).all()
     assert np.isnan(several[1]).all()
 

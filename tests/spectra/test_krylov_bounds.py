@@ -398,7 +398,8 @@ class Chained(NamedTuple):
 
 @jax.jit
 def _run_chain(d, z, level, alpha):
-    return run_chain(d, z, ChainSpec(level, None, alpha, ROUNDS, True), len(z))
+    radius = jnp.sqrt(z.size * level)
+    return run_chain(d, z, ChainSpec(radius, None, alpha, ROUNDS, True))
 
 
 @functools.cache

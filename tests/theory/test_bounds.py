@@ -25,7 +25,7 @@ _chain = jax.jit(distill_to_tolerance, static_argnames="rounds")
 
 def chain(d, z, eps):
     """Every round's c_t, ||z_t||, B_t and whether it is active."""
-    path = _chain(jnp.asarray(d), jnp.asarray(z), jnp.asarray(len(d) * eps), jnp.zeros(()), ROUNDS)
+    path = _chain(jnp.asarray(d), jnp.asarray(z), jnp.sqrt(len(d) * eps), jnp.zeros(()), ROUNDS)
     with np.errstate(invalid="ignore"):
         ratios = np.asarray(d)[None, :] / (
             np.asarray(path.multipliers)[:, None] + np.asarray(d)[None, :]

@@ -22,7 +22,7 @@ def solve_all(d, z, s2):
     def one(item):
         d, z, s2 = item
         support = support_of(d)
-        return solve(support, support.split(z), s2, jnp.zeros_like(s2))
+        return solve(support, support.split(z), jnp.sqrt(s2), jnp.zeros_like(s2))
 
     return jax.lax.map(one, (d, z, s2))
 

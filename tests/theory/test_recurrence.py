@@ -19,7 +19,7 @@ _jitted = jax.jit(distill_to_tolerance, static_argnames="rounds")
 
 def chain(d, z, eps, rounds, alpha=0.0):
     d, z = jnp.asarray(d), jnp.asarray(z)
-    return _jitted(d, z, jnp.asarray(eps * len(z)), jnp.asarray(alpha), rounds)
+    return _jitted(d, z, jnp.sqrt(eps * len(z)), jnp.asarray(alpha), rounds)
 
 
 @pytest.mark.parametrize("nulls", [0, 3])
