@@ -133,7 +133,7 @@ def draw(rng, shape, count, dtype):
     else:
         largest = d.max(axis=1).reshape(count, *(1 for _ in own[1:]))
         largest = np.where(largest > 0, largest, 1)
-        level = largest * 10.0 ** rng.uniform(-12, 1, own)
+        level = np.maximum(largest * 10.0 ** rng.uniform(-12, 1, own), 2 * tiny)
     each = scale.reshape(count, 1, *scale.shape[1:], *(1 for _ in z.shape[1 + scale.ndim :]))
     z = z * 10.0**each
     alpha = np.where(rng.uniform(size=count) < 0.7, 0, rng.choice([1e-6, 0.3, 0.9, 1.0], count))
