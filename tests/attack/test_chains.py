@@ -203,9 +203,12 @@ def compare(found, problems, shape, dtype):
     told = decided & (exact.status != Status.INFEASIBLE)
     active = told & (exact.status == Status.ACTIVE)
 
-    # In the labels' unit, and in 1.
+    # In 1, and in the labels' unit; what many rounds of one multiplier shrink to vanishes there in
+    # the dual coefficients first, f/d or (y - f)/c.
     nothing = 100 * float(np.finfo(dtype).tiny)
     in_unit = nothing * np.abs(z).max(axis=(1, 2))[:, None]
+    if not shape.by_tolerance:
+        in_unit = in_unit * np.maximum(1, level + d.max(axis=1))[:, None]
     smallest = np.where(d > 0, d, np.inf).min(axis=1)[:, None]
 
     wrong |= active & _off(c, exact.multipliers, exact.c_condition, nothing, dtype)
