@@ -133,7 +133,7 @@ def draw(rng, shape, count, dtype):
     else:
         largest = d.max(axis=1).reshape(count, *(1 for _ in own[1:]))
         largest = np.where(largest > 0, largest, 1)
-        level = largest * 10.0 ** rng.uniform(-12, 1, own)
+        level = np.maximum(largest * 10.0 ** rng.uniform(-12, 1, own), 2 * tiny)
     each = scale.reshape(count, 1, *scale.shape[1:], *(1 for _ in z.shape[1 + scale.ndim :]))
     z = z * 10.0**each
     alpha = np.where(rng.uniform(size=count) < 0.7, 0, rng.choice([1e-6, 0.3, 0.9, 1.0], count))
@@ -203,9 +203,12 @@ def compare(found, problems, shape, dtype):
     told = decided & (exact.status != Status.INFEASIBLE)
     active = told & (exact.status == Status.ACTIVE)
 
-    # In the labels' unit, and in 1.
+    # In 1, and in the labels' unit; what many rounds of one multiplier shrink to vanishes there in
+    # the dual coefficients first, f/d or (y - f)/c.
     nothing = 100 * float(np.finfo(dtype).tiny)
     in_unit = nothing * np.abs(z).max(axis=(1, 2))[:, None]
+    if not shape.by_tolerance:
+        in_unit = in_unit * np.maximum(1, level + d.max(axis=1))[:, None]
     smallest = np.where(d > 0, d, np.inf).min(axis=1)[:, None]
 
     wrong |= active & _off(c, exact.multipliers, exact.c_condition, nothing, dtype)
