@@ -64,7 +64,7 @@ def read(path: Path, mark: Mark, columns: Columns | None, *, unmarked: bool) -> 
         path: the file.
         mark: what its mark must be.
         columns: which it must have; any of numbers, truth values and text when None.
-        unmarked: whether a table without a mark will do, as version 0.3 wrote them.
+        unmarked: whether a table without a mark will do, as versions up to 0.2 wrote them.
 
     Raises:
         ValueError: the file holds something else, or is damaged.
