@@ -3,6 +3,7 @@ resumed where it was.
 """
 
 import contextlib
+import io
 import logging
 import shutil
 from collections.abc import Iterator
@@ -95,12 +96,13 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out what orbax logs of an error, with the stacks of its threads: it is raised too."""
+    """Leave out what orbax logs of an error, and its threads print: it is raised too."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         logger.setLevel(level)
 

@@ -63,9 +63,7 @@ EXEMPT = {
         "TridiagonalSpectrum.multiplier_path",
     },
     "between a store and its readers": {
-        "GramStore.has_file",
         "GramStore.read_tiles",
-        "GramStore.try_tiles",
     },
     "behind the door that is __call__": {
         "Kernel.block",
