@@ -16,6 +16,10 @@ def replace(path: Path, fill: Fill) -> None:
     """Write a file in place of the one that is there, if any."""
     with _beside(path, fill) as temporary:
         os.replace(temporary, path)
+    if os.name == "posix":  # the renaming, too, must reach the disk
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
 
 
 def create(path: Path, fill: Fill) -> None:

@@ -1,13 +1,11 @@
-"""Folders that are written to: by one process at a time, and no file is ever half there."""
+"""Folders that one process at a time writes to."""
 
 import contextlib
 import errno
 import os
 import socket
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -59,24 +57,3 @@ def _read_owner(owner: Path) -> str:
 def is_read_only(error: OSError) -> bool:
     """Whether it says that nothing may be written there."""
     return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-
-
-def replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside the file, bring it to the disk, and rename: the file is the old or the new one,
-    never half of it.
-    """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        write(Path(name))
-        with open(name, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-        if os.name == "posix":  # the renaming, too, must reach the disk
-            folder = os.open(path.parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
-    except BaseException:
-        os.unlink(name)
-        raise

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import pandas as pd
 
-from sdntk import _folders
+from sdntk import _atomic, _folders
 from sdntk._warnings import warn
 from sdntk.experiments import tables
 from sdntk.experiments.tables import Columns, Mark
@@ -103,7 +103,7 @@ class Records:
             self._write_csv(table, text)
             # The Parquet file last: by it a resumed run knows what is done.
             mark = self._mark(table)
-            _folders.replace(file, lambda path: tables.write(path, frame, mark))
+            _atomic.replace(file, lambda opened: tables.write(opened, frame, mark))
         elif not _has_content(self._file(table, "csv"), text):
             self._restore_csv(table, text)
 
@@ -125,7 +125,7 @@ class Records:
         self.folder.mkdir(parents=True, exist_ok=True)
         record = {"configuration": self.configuration, "environment": environment()}
         text = json.dumps(record, indent=1) + "\n"
-        _folders.replace(self._config, lambda path: path.write_text(text))
+        _atomic.replace(self._config, lambda opened: opened.write(text.encode()))
 
     @property
     def _config(self) -> Path:
@@ -148,7 +148,7 @@ class Records:
             return False
 
     def _write_csv(self, table: str, text: bytes) -> None:
-        _folders.replace(self._file(table, "csv"), lambda path: path.write_bytes(text))
+        _atomic.replace(self._file(table, "csv"), lambda opened: opened.write(text))
 
     def _restore_csv(self, table: str, text: bytes) -> None:
         file = self._file(table, "csv")

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -49,12 +50,12 @@ def empty(columns: Columns) -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
 
 
-def write(path: Path, frame: pd.DataFrame, mark: Mark) -> None:
-    """The table in a file, with its mark and with checksums."""
+def write(file: BinaryIO, frame: pd.DataFrame, mark: Mark) -> None:
+    """The table into an opened file, with its mark and with checksums."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
     marked = json.dumps(dataclasses.asdict(mark) | {"checksum": _checksum(frame)})
     metadata = {**(table.schema.metadata or {}), b"sdntk": marked.encode()}
-    pq.write_table(table.replace_schema_metadata(metadata), path, write_page_checksum=True)
+    pq.write_table(table.replace_schema_metadata(metadata), file, write_page_checksum=True)
 
 
 def read(path: Path, mark: Mark, columns: Columns | None, *, unmarked: bool) -> pd.DataFrame:

@@ -22,8 +22,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from sdntk import _atomic
 from sdntk._arguments import ArrayLike
-from sdntk._folders import replace
 from sdntk.distillation import Distillation
 from sdntk.kernels import KernelFunction
 from sdntk.theory import bounds
@@ -45,7 +45,7 @@ def save_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
     paths = []
     for name, figure in figures.items():
         path = folder / f"{name}.png"
-        replace(path, functools.partial(figure.savefig, dpi=150, format="png"))
+        _atomic.replace(path, functools.partial(figure.savefig, dpi=150, format="png"))
         plt.close(figure)
         paths.append(path)
     return paths

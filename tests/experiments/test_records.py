@@ -5,16 +5,16 @@ configuration.
 import functools
 import itertools
 import json
+import os
 import shutil
 import socket
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from sdntk import _atomic
 from sdntk.experiments import records
 from sdntk.experiments.records import Records, with_rows
 
@@ -71,11 +71,10 @@ def test_a_write_that_fails_leaves_the_old_table(tmp_path, monkeypatch):
     written.add("rounds", ROWS)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
 
-    def breaks_off(path, _):
-        path.write_text("half")
+    def breaks_off(_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(Path, "write_bytes", breaks_off)
+    monkeypatch.setattr(os, "fsync", breaks_off)
     with pytest.raises(OSError, match="disk full"):
         written.add("rounds", ROWS)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
@@ -122,7 +121,7 @@ def test_a_nested_configuration_is_refused(tmp_path, inner):
 def test_what_is_there_is_not_written_again(tmp_path, monkeypatch):
     """So a finished run can be shown from a read-only disk."""
     Records(tmp_path, {}).put("rounds", pd.DataFrame(ROWS))
-    monkeypatch.setattr(tempfile, "mkstemp", None)  # whoever writes fails
+    monkeypatch.setattr(_atomic, "replace", None)  # whoever writes fails
     Records(tmp_path, {}).put("rounds", pd.DataFrame(ROWS))
 
 
@@ -166,6 +165,7 @@ def test_one_process_at_a_time_is_in_a_folder(tmp_path):
     program = """
 import sys, time
 from pathlib import Path
+from sdntk import _atomic
 from sdntk._folders import hold
 with hold(Path(sys.argv[1])), hold(Path(sys.argv[1])):
     print("in", flush=True)
