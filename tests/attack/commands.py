@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -15,8 +16,8 @@ import pandas as pd
 #: and answers how it ended.
 SERVER = """
 import faulthandler, gc, importlib.readers, json, os, resource, sys, traceback
-import flax, matplotlib.pyplot, numpy as np, optax, orbax.checkpoint, pandas, PIL.PngImagePlugin
-import pyarrow.parquet, scipy.stats, sklearn.datasets
+import flax, jax, matplotlib.pyplot, numpy as np, optax, orbax.checkpoint, pandas
+import PIL.PngImagePlugin, pyarrow.parquet, scipy.stats, sklearn.datasets
 from sdntk import cli
 from sdntk.datasets import Dataset
 from sdntk.experiments import comparison, kernel_classification, paper_example, paper_figures
@@ -45,6 +46,8 @@ def run(job, output):
     os.dup2(output, 1)
     os.dup2(output, 2)
     faulthandler.enable()
+    if job["limits"]:  # half a program in the cache would harm whoever reads it
+        jax.config.update("jax_enable_compilation_cache", False)
     for name, value in job["limits"].items():
         resource.setrlimit(getattr(resource, name), (value, value))
     if job["as_nobody"] and os.getuid() == 0:
@@ -97,12 +100,15 @@ class Server:
     """Starts commands, waits for them, kills them."""
 
     def __init__(self):
+        # Its own: a process that is killed may leave half a program in it.
+        self.compiled = tempfile.TemporaryDirectory()
+        cache = {"JAX_COMPILATION_CACHE_DIR": self.compiled.name}
         self.process = subprocess.Popen(
             [sys.executable, "-c", SERVER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "COLUMNS": "160"},
+            env={**os.environ, "COLUMNS": "160", **cache},
         )
         assert self.process.stdout.readline() == "ready\n"
 
@@ -137,6 +143,7 @@ class Server:
         self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
+        self.compiled.cleanup()
 
 
 def records(folder):
