@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sdntk.training.state import Stop, TrainingConfig
     from sdntk.training.train import train
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "AccuracyError",

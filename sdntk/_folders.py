@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +22,10 @@ def hold(folder: Path) -> Iterator[None]:
     owner = folder / ".owner"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", is_singleton=True)
+        lock = FileLock(folder / ".lock", mode=0o666, is_singleton=True)  # for other users too
         _acquire(lock, owner)
     except OSError as error:
-        if not is_read_only(error):
+        if not is_read_only(error) or _may_write(folder):
             raise
         yield
         return
@@ -52,6 +53,17 @@ def _read_owner(owner: Path) -> str:
             return file.read(200) or "another process"
     except OSError:
         return "another process"
+
+
+def _may_write(folder: Path) -> bool:
+    """Whether files could be made there, so that who cannot have the lock may do harm."""
+    try:
+        handle, name = tempfile.mkstemp(dir=folder, prefix=".")
+    except OSError:
+        return False
+    os.close(handle)
+    os.unlink(name)
+    return True
 
 
 def is_read_only(error: OSError) -> bool:

@@ -139,7 +139,9 @@ def ntk(options: NtkOptions) -> None:
         "layers": architecture.config(),
         **experiment.configuration(),
     }
-    with hold(options.out), hold(options.store or options.out):
+    # In one order, so that no two commands wait for each other.
+    first, second = sorted((options.out, options.store or options.out), key=Path.resolve)
+    with hold(first), hold(second):
         records = Records(options.out, configuration)
         runs = run(data, kernels.ntk(architecture), experiment, records, store=options.store)
         for _ in track(runs, f"Seeds of {name} on {data.name}", options.seeds):

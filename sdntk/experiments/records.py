@@ -132,8 +132,10 @@ class Records:
         return self.folder / "config.json"
 
     def _file(self, table: str, ending: str) -> Path:
-        if not re.fullmatch(r"\w+", table):
-            raise ValueError(f"table must be a name of letters, digits and _; got {table!r}.")
+        if not re.fullmatch(r"\w{1,100}", table):
+            raise ValueError(
+                f"table must be a name of at most 100 letters, digits and _; got {table!r:.120}."
+            )
         return self.folder / f"{table}.{ending}"
 
     def _mark(self, table: str) -> Mark:

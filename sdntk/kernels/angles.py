@@ -129,7 +129,7 @@ def _derivative(
 
 
 def _by_products(x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"]) -> _Compared:
-    cosine = jnp.clip(matmul(_unit(x1), _unit(x2).T), -1, 1)
+    cosine = matmul(_unit(x1), _unit(x2).T)  # beyond 1 by rounding, where it is not taken
     norm1, norm2 = _norm(x1)[:, None], _norm(x2)[None, :]
     sin2, cos2 = (1 - cosine) / 2, (1 + cosine) / 2
     lengths = (norm1 - norm2) ** 2

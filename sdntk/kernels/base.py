@@ -62,8 +62,9 @@ class LibraryKernel(abc.ABC):
     def precision(self, x: ArrayLike) -> float:
         """The largest error of a value g(x_i, x_j) beyond the rounding of its dtype.
 
-        It bounds the error of the Gram matrix in the spectral norm, so that eigenvalues up to it
-        are not to be told from 0: it is a ``rank_tolerance`` for :func:`sdntk.decompose`.
+        It bounds the error of the Gram matrix, divided by K as that is, in the spectral norm:
+        eigenvalues up to it are not to be told from 0, so it is a ``rank_tolerance`` for
+        :func:`sdntk.decompose`. For kernels that lose digits it is an estimate from above.
         :func:`sdntk.distill` asks for it by itself.
 
         Args:

@@ -48,30 +48,60 @@ def relu(pairs: Pairs) -> Moments:
 
 
 def erf(pairs: Pairs) -> Moments:
-    """E[phi phi] = (2/pi) atan(2 cov/sqrt(D)), E[phi' phi'] = (4/pi)/sqrt(D), with
-    D = (1 + 2|a|^2)(1 + 2|b|^2) - 4 cov^2.
+    """E[phi phi] = (2/pi) f, f = atan(2 cov/r), and E[phi' phi'] = (4/pi)/r, with
+    r^2 = (1 + 2|a|^2)(1 + 2|b|^2) - 4 cov^2.
+
+    1 - cos t' follows from f of a and of b with themselves, f1 and f2, less f.
     """
-    D = 1 + 2 * (pairs.var1 + pairs.var2) + 4 * _area(pairs)  # noqa: N806 (the equation's name)
-    root = jnp.sqrt(D)
+    var1, var2 = pairs.var1, pairs.var2
+    r = jnp.sqrt(1 + 2 * (var1 + var2) + 4 * _area(pairs))
+    f1, f2 = _erf_of_one(var1), _erf_of_one(var2)
+    less1, less2 = _erf_difference(pairs, var1, var2, r), _erf_difference(pairs, var2, var1, r)
 
-    def variance(var: Array) -> Array:
-        return 2 / PI * jnp.arctan2(2 * var, jnp.sqrt(1 + 4 * var))
+    root1, root2 = safe_sqrt(f1), safe_sqrt(f2)
+    known = root1 * root2 > 0
+    unequal = (less1 - less2) / jnp.where(known, root1 + root2, 1)  # root1 - root2
+    gap = (less1 + less2 - unequal**2) / 2 / jnp.where(known, root1 * root2, 1)
+    after = _of_gap(2 / PI * f1, 2 / PI * f2, jnp.where(known, gap, 1), pairs.cov)
+    return Moments(after, 4 / PI / r)
 
-    after = _of_covariance(
-        variance(pairs.var1), variance(pairs.var2), 2 / PI * jnp.arctan2(2 * pairs.cov, root)
-    )
-    return Moments(after, 4 / PI / root)
+
+def _erf_of_one(var: Array) -> Array:
+    return jnp.arctan2(2 * var, jnp.sqrt(1 + 4 * var))
+
+
+def _erf_difference(pairs: Pairs, var: Array, other: Array, r: Array) -> Array:
+    """F of a vector with itself less |f| of it with the other one, from the sine of that."""
+    numerator = 2 * (var * (var - other) + _area(pairs) * (1 + 2 * var))
+    sides = var * r + jnp.abs(pairs.cov) * jnp.sqrt(1 + 4 * var)
+    sizes = jnp.sqrt(1 + 2 * var) * jnp.sqrt(1 + 2 * other)
+    return jnp.arcsin(jnp.clip(numerator / jnp.where(sides > 0, sides, 1) / sizes, -1, 1))
 
 
 def sin(pairs: Pairs) -> Moments:
-    """E[phi phi] = (exp(-|a - b|^2/2) - exp(-|a + b|^2/2))/2, and E[phi' phi'] with their sum."""
-    cov = pairs.cov
-    nearer = jnp.exp(-jnp.minimum(pairs.minus, pairs.plus) / 2)
-    product = -jnp.sign(cov) * nearer * jnp.expm1(-2 * jnp.abs(cov)) / 2
-    after = _of_covariance(
-        -jnp.expm1(-2 * pairs.var1) / 2, -jnp.expm1(-2 * pairs.var2) / 2, product
-    )
+    """E[phi phi] = (exp(-|a - b|^2/2) - exp(-|a + b|^2/2))/2, and E[phi' phi'] with their sum.
+
+    With E(x) = 1 - exp(-x), m the smaller and M the larger of |a|^2 and |b|^2,
+
+        sin^2 t' = ( E(|a - b|^2) E(|a + b|^2) - (exp(-m) E(M - m))^2 ) / ( E(2 m) E(2 M) ).
+    """
+    var1, var2, cov = pairs.var1, pairs.var2, jnp.abs(pairs.cov)
+    smaller, difference = jnp.minimum(var1, var2), jnp.abs(var1 - var2)
+    sizes = _rise(2 * var1) * _rise(2 * var2)
+    known = sizes > 0
+    sizes = jnp.where(known, sizes, 1)
+    apart = _rise(pairs.minus) * _rise(pairs.plus)
+    sine2 = (apart - (jnp.exp(-smaller) * _rise(difference)) ** 2) / sizes
+
+    nearer = jnp.minimum(pairs.minus, pairs.plus)
+    cosine = jnp.exp(-nearer / 2) * _rise(2 * cov) / jnp.sqrt(sizes)
+    gap = jnp.where(known, jnp.clip(sine2, 0, 1) / (1 + cosine), 1)
+    after = _of_gap(_rise(2 * var1) / 2, _rise(2 * var2) / 2, gap, pairs.cov)
     return Moments(after, (jnp.exp(-pairs.minus / 2) + jnp.exp(-pairs.plus / 2)) / 2)
+
+
+def _rise(x: Array) -> Array:
+    return -jnp.expm1(-x)
 
 
 def gelu(pairs: Pairs) -> Moments:
@@ -120,15 +150,16 @@ def _area(pairs: Pairs) -> Float[Array, "n1 n2"]:
     return 4 * (pairs.var1 * pairs.sin2) * (pairs.var2 * pairs.cos2)
 
 
-def _of_covariance(
-    var1: Float[Array, "n1 1"], var2: Float[Array, "1 n2"], cov: Float[Array, "n1 n2"]
+def _of_gap(
+    var1: Float[Array, "n1 1"],
+    var2: Float[Array, "1 n2"],
+    gap: Float[Array, "n1 n2"],
+    cov: Float[Array, "n1 n2"],
 ) -> Pairs:
-    """Pairs of a bounded activation, which smooths: the angle to the root of rounding is enough for
-    another one, and is all that is known for an unbounded one after it.
-    """
-    norms = safe_sqrt(var1) * safe_sqrt(var2)
-    cosine = jnp.clip(cov / jnp.where(norms > 0, norms, 1), -1, 1)
-    return Pairs.of_angles(var1, var2, (1 - cosine) / 2, (1 + cosine) / 2)
+    """Pairs of an odd activation, from 1 - |cos t'| and the sign of the covariance."""
+    near = jnp.clip(gap, 0, 1) / 2
+    sin2 = jnp.where(cov < 0, 1 - near, near)
+    return Pairs.of_angles(var1, var2, sin2, jnp.where(cov < 0, near, 1 - near))
 
 
 #: The moments of each of :data:`sdntk.architectures.ACTIVATIONS`.

@@ -16,11 +16,12 @@ SAFETY = 4
 
 
 def measured_precision(kernel: LibraryKernel, x: Float[Array, "K ..."]) -> float:
-    """A bound on the error of a kernel's values, from how far g(x, x') moves when x' moves from x
-    by machine_eps.
+    """An estimate, from above, of the error of a kernel's values: how far g(x, x') moves when x'
+    moves from x by machine_eps, and no less than the root of machine_eps times g(x, x).
 
-    Where a formula takes the angle from an inner product, rounding decides angles below the root of
-    machine_eps: values of a point with itself and with its near-duplicates show how much that is.
+    Where a formula takes the angle from an inner product, rounding decides angles below that root:
+    values of a point with itself and with its near-duplicates show how much that is. Luck may hide
+    it, since a cosine that happens to be rounded to 1 does no harm.
 
     Args:
         kernel: g.
@@ -29,16 +30,20 @@ def measured_precision(kernel: LibraryKernel, x: Float[Array, "K ..."]) -> float
     if is_traced(kernel, x):
         return 0.0
     tried = x[:: -(-len(x) // TRIED)]
-    return SAFETY * float(_movement(kernel, tried))
+    movement, largest = map(float, _movement(kernel, tried))
+    return max(SAFETY * movement, float(jnp.finfo(float).eps) ** 0.5 * largest)
 
 
 @jax.jit
-def _movement(kernel: LibraryKernel, x: Float[Array, "n ..."]) -> Float[Array, ""]:
+def _movement(
+    kernel: LibraryKernel, x: Float[Array, "n ..."]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """How far values move, and the largest of them."""
     x = x.astype(jnp.result_type(float))
     steps = 1 + jnp.arange(-2, 3) * jnp.finfo(x.dtype).eps
 
-    def of(point: Float[Array, "..."]) -> Float[Array, ""]:
-        values = lax.map(lambda step: kernel.block(point[None], step * point[None]), steps)
-        return jnp.ptp(values)
+    def of(point: Float[Array, "..."]) -> Float[Array, " 5"]:
+        return lax.map(lambda step: kernel.block(point[None], step * point[None])[0, 0], steps)
 
-    return jnp.max(lax.map(of, x))
+    values = lax.map(of, x)
+    return jnp.max(jnp.ptp(values, axis=1)), jnp.max(jnp.abs(values))

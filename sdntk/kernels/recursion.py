@@ -47,7 +47,7 @@ def vector_kernel(
 
 def keeps_digits(architecture: Architecture) -> bool:
     """Whether values are right to rounding: those for vectors, but not of a ReLU behind another
-    activation, which hands on angles to the root of rounding only.
+    activation, which may hand on angles to the root of rounding only.
     """
     if architecture.smallest_image is not None:
         return False

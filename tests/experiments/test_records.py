@@ -2,6 +2,7 @@
 configuration.
 """
 
+import errno
 import functools
 import itertools
 import json
@@ -14,7 +15,7 @@ import sys
 import pandas as pd
 import pytest
 
-from sdntk import _atomic
+from sdntk import _atomic, _folders
 from sdntk.experiments import records
 from sdntk.experiments.records import Records, with_rows
 
@@ -165,7 +166,7 @@ def test_one_process_at_a_time_is_in_a_folder(tmp_path):
     program = """
 import sys, time
 from pathlib import Path
-from sdntk import _atomic
+from sdntk import _atomic, _folders
 from sdntk._folders import hold
 with hold(Path(sys.argv[1])), hold(Path(sys.argv[1])):
     print("in", flush=True)
@@ -181,3 +182,17 @@ with hold(Path(sys.argv[1])), hold(Path(sys.argv[1])):
             first.kill()
             assert second.communicate()[0] == "in\n"
     assert [file.name for file in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_a_lock_that_may_not_be_opened_is_no_reason_to_go_without(tmp_path, monkeypatch):
+    """As that of another user in a folder of all."""
+
+    def refused(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / ".lock"))
+
+    monkeypatch.setattr(_folders, "_acquire", refused)
+    with pytest.raises(PermissionError, match=r"\.lock"), _folders.hold(tmp_path):
+        pass
+    monkeypatch.setattr(_folders, "_may_write", lambda _: False)
+    with _folders.hold(tmp_path):
+        pass

@@ -177,6 +177,40 @@ def test_gram_matrices_are_positive_to_rounding(activation, depth, bias_std):
         sdntk.decompose(G)  # judges likewise
 
 
+@pytest.mark.parametrize(
+    ("activation", "depth", "weight_std"),
+    [
+        ("erf", 3, 10.0),
+        ("sin", 2, 1000.0),
+        *(
+            pytest.param(*all_three, marks=pytest.mark.slow)
+            for all_three in [
+                ("erf", 2, 1000.0),
+                ("erf", 12, 2.0),
+                ("sin", 5, 5.0),
+                ("sin", 8, 3.0),
+                ("gelu", 5, 3.0),
+                ("relu", 8, 3.0),
+            ]
+        ),
+    ],
+)
+def test_deep_networks_and_large_weights(activation, depth, weight_std):
+    """What one layer loses, the next ones magnify."""
+    network = fully_connected(depth, activation=activation, weight_std=weight_std)
+    pairs = near_pairs(8, 3, 1.0)
+    x1, x2 = (jnp.asarray(x) for x in zip(*pairs, strict=True))
+    kernel = ntk(network)
+    sizes = jnp.sqrt(jnp.diagonal(kernel(x1, x1)) * jnp.diagonal(kernel(x2, x2)))
+    exact = np.asarray([exact_kernels(network, *pair)[0] for pair in pairs])
+    assert (np.abs(jnp.diagonal(kernel(x1, x2)) - exact) / sizes).max() < 1e-13
+
+    rng = np.random.default_rng(9)
+    for _ in range(3):
+        cluster = rng.normal(size=3) * (1 + 1e-8 * rng.normal(size=(44, 3)))
+        assert int(sdntk.decompose(sdntk.gram(kernel, cluster)).rank) >= 1
+
+
 @pytest.mark.parametrize(("low", "rank"), [(0.1, 1), (-0.9, 2)])
 def test_relu_on_a_line_has_the_rank_of_its_directions(low, rank):
     kernel, x = ntk(fully_connected(1)), np.linspace(low, 0.9, 6)
@@ -227,6 +261,11 @@ def test_derivatives(activation, size):
         ends = along(t * (1 + 1e-5)), along(t * (1 - 1e-5))
         np.testing.assert_allclose(
             jax.grad(along)(t), (ends[0] - ends[1]) / (2e-5 * t), rtol=1e-5, atol=1e-7
+        )
+    for t in (1e-8, 1e-9):  # where the cosine is 1 up to rounding
+        ends = along(1.1 * t), along(0.9 * t)
+        np.testing.assert_allclose(
+            jax.grad(along)(t), (ends[0] - ends[1]) / (0.2 * t), rtol=1e-3, atol=1e-5
         )
     # At a point itself ReLU has a kink, whose two sides' mean is that of norm alone.
     sides = (along(1e-6) - along(-1e-6)) / 2e-6
