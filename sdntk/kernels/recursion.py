@@ -30,7 +30,7 @@ def vector_kernel(
     Example:
         >>> from sdntk.architectures import fully_connected
         >>> x = jnp.array([[1.0, 0.0]])
-        >>> vector_kernel(fully_connected(depth=1), x, x, "ntk").tolist()
+        >>> vector_kernel(fully_connected(depth=1), x, x, "ntk").round(12).tolist()
         [[2.0]]
     """
     pairs = pairs_of_points(x1, x2)
