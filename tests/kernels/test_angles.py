@@ -109,7 +109,7 @@ def near_pairs(seed, size, norm):
     return pairs
 
 
-@pytest.mark.parametrize("size", [3, MANY_COORDINATES])
+@pytest.mark.parametrize("size", [3, pytest.param(MANY_COORDINATES, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_values_at_any_angle_and_size(activation, size):
     for bias_std, norm in itertools.product((0.0, 0.3), (1e-6, 1.0, 1e3, 1e6)):
@@ -166,7 +166,10 @@ KINDS = [
     ("depth", "bias_std"),
     [(2, 0.0), *(pytest.param(*both, marks=pytest.mark.slow) for both in ((1, 0.2), (3, 0.2)))],
 )
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    "activation",
+    ["relu", *(pytest.param(name, marks=pytest.mark.slow) for name in ("erf", "gelu", "sin"))],
+)
 def test_gram_matrices_are_positive_to_rounding(activation, depth, bias_std):
     kernel = ntk(fully_connected(depth, activation=activation, bias_std=bias_std))
     for kind, norm in itertools.product(KINDS, (1e-6, 1.0, 1e6)):
@@ -247,7 +250,7 @@ def test_few_and_many_coordinates_agree():
         np.testing.assert_allclose(ours, getattr(few, name), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("size", [3, MANY_COORDINATES])
+@pytest.mark.parametrize("size", [3, pytest.param(MANY_COORDINATES, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_derivatives(activation, size):
     kernel = ntk(fully_connected(2, activation=activation, bias_std=0.1))
@@ -276,6 +279,7 @@ def test_derivatives(activation, size):
     assert bool(jnp.isfinite(mixed))
 
 
+@pytest.mark.slow
 def test_single_precision_keeps_its_digits(single_precision):  # noqa: ARG001
     x = points("near-duplicates", 1.0).astype(np.float32)
     for activation in ACTIVATIONS:
