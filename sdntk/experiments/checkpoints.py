@@ -3,9 +3,9 @@ resumed where it was.
 """
 
 import contextlib
-import io
 import logging
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -96,15 +96,18 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out what orbax logs of an error, and its threads print: it is raised too."""
+    """Leave out what orbax logs of an error, and what its threads, still at work then, complain of:
+    the error is raised too.
+    """
     logger = logging.getLogger("absl")
-    level = logger.level
+    level, hook = logger.level, sys.unraisablehook
     logger.setLevel(logging.CRITICAL + 1)
+    sys.unraisablehook = lambda _: None
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
+        yield
     finally:
         logger.setLevel(level)
+        sys.unraisablehook = hook
 
 
 def _first_line(error: Exception) -> str:
