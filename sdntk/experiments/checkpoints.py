@@ -3,6 +3,7 @@ resumed where it was.
 """
 
 import contextlib
+import io
 import logging
 import shutil
 import sys
@@ -104,7 +105,8 @@ def _quiet() -> Iterator[None]:
     logger.setLevel(logging.CRITICAL + 1)
     sys.unraisablehook = lambda _: None
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         logger.setLevel(level)
         sys.unraisablehook = hook
