@@ -7,6 +7,7 @@ import io
 import logging
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -106,7 +107,11 @@ def _quiet() -> Iterator[None]:
     sys.unraisablehook = lambda _: None
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            yield
+            try:
+                yield
+            except Exception:
+                time.sleep(1)  # until they have ended
+                raise
     finally:
         logger.setLevel(level)
         sys.unraisablehook = hook
