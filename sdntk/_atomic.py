@@ -16,10 +16,19 @@ def replace(path: Path, fill: Fill) -> None:
     """Write a file in place of the one that is there, if any."""
     with _beside(path, fill) as temporary:
         os.replace(temporary, path)
-    if os.name == "posix":  # the renaming, too, must reach the disk
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Bring a renaming to the disk, where folders can be asked for that."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network disks refuse, though all is written
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def create(path: Path, fill: Fill) -> None:

@@ -258,7 +258,7 @@ def test_a_kernel_of_stax_is_that_of_the_description(kernel):
     kernel_fn = stax.serial(*layers)[2]
     ours = kernel(fully_connected(1, activation="erf", weight_std=1.3, bias_std=0.1))
     values = kernel(kernel_fn)(IMAGES, IMAGES)
-    np.testing.assert_allclose(values, ours(IMAGES, IMAGES), rtol=1e-13)
+    np.testing.assert_allclose(values, ours(IMAGES, IMAGES), rtol=1e-13, atol=1e-14)
     # x1_is_x2, which is traced here, does not matter without dropout.
     np.testing.assert_allclose(values, kernel_fn(IMAGES, None, kernel.__name__), rtol=1e-13)
 
