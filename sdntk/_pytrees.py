@@ -25,7 +25,22 @@ def pytree(cls: _K) -> _K:
     static = [f.name for f in fields if f.metadata.get("static")]
     dropped = [f.name for f in fields if f.metadata.get("dropped")]
     leaves = [f.name for f in fields if f.name not in {*static, *dropped}]
-    registered = jax.tree_util.register_dataclass(
-        frozen, data_fields=leaves, meta_fields=static, drop_fields=dropped
-    )
-    return cast(_K, registered)
+
+    # With the class among what is compared: jax.tree_util.register_dataclass leaves it out, so that
+    # two classes without fields are one to jit, which may then run one's program for the other.
+    def flatten(value: Any) -> tuple[list[Any], tuple[Any, ...]]:
+        return [getattr(value, name) for name in leaves], (
+            frozen,
+            *(getattr(value, name) for name in static),
+        )
+
+    def flatten_with_keys(value: Any) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+        children, known = flatten(value)
+        keys = map(jax.tree_util.GetAttrKey, leaves)
+        return list(zip(keys, children, strict=True)), known
+
+    def unflatten(known: tuple[Any, ...], children: Any) -> Any:
+        return frozen(**dict(zip((*leaves, *static), (*children, *known[1:]), strict=True)))
+
+    jax.tree_util.register_pytree_with_keys(frozen, flatten_with_keys, unflatten, flatten)
+    return cast(_K, frozen)

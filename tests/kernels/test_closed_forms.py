@@ -6,6 +6,8 @@ grad with respect to length scales work, duplicates and near-duplicates included
 domain are refused.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -280,3 +282,16 @@ def test_shapes():
 def test_bad_hyperparameters(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_no_kernel_has_the_structure_of_another():
+    """By which jit tells programs apart: once it ran the bridge's for the motion."""
+    several = [
+        kernels.brownian_bridge(),
+        kernels.brownian_motion(),
+        kernels.cubic_spline(),
+        kernels.rbf(1.0),
+        kernels.matern(1.5, 1.0),
+    ]
+    structures = [jax.tree.structure(kernel) for kernel in several]
+    assert all(a != b for a, b in itertools.combinations(structures, 2))
