@@ -82,7 +82,7 @@ class Records:
         file = self._file(table, "parquet")
         if not file.exists():
             return tables.empty(columns or {})
-        # Version 0.3 wrote no marks; its tables are known by the config.json beside them.
+        # Versions up to 0.2 wrote no marks: their tables are known by the config.json beside them.
         return tables.read(file, self._mark(table), columns, unmarked=self._config.exists())
 
     def add(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -71,7 +71,7 @@ def _erf_of_one(var: Array) -> Array:
 
 
 def _erf_difference(pairs: Pairs, var: Array, other: Array, r: Array) -> Array:
-    """F of a vector with itself less |f| of it with the other one, from the sine of that."""
+    """The f of a vector with itself less |f| of it with the other one, from the sine of that."""
     numerator = 2 * (var * (var - other) + _area(pairs) * (1 + 2 * var))
     sides = var * r + jnp.abs(pairs.cov) * jnp.sqrt(1 + 4 * var)
     sizes = jnp.sqrt(1 + 2 * var) * jnp.sqrt(1 + 2 * other)

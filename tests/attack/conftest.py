@@ -6,6 +6,7 @@ number that the page docs/attacks.md speaks of.
 """
 
 import pytest
+from attack.commands import Server
 
 
 @pytest.fixture
@@ -26,3 +27,11 @@ def score(record_property):
         record_property("attack", line)
 
     return tell
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Starts the commands; see commands.py."""
+    server = Server()
+    yield server
+    server.close()

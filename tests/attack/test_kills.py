@@ -10,16 +10,9 @@ import shutil
 import time
 
 import pytest
-from attack.commands import COMMANDS, Server, differences, left_over, records
+from attack.commands import COMMANDS, differences, left_over, records
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def server():
-    server = Server()
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,16 +5,9 @@ Must hold: the records are those of one process, but for times; every process en
 """
 
 import pytest
-from attack.commands import COMMANDS, Server, differences, left_over, records
+from attack.commands import COMMANDS, differences, left_over, records
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def server():
-    server = Server()
-    yield server
-    server.close()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
