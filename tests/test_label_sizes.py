@@ -60,6 +60,7 @@ def assert_scaled(run, plain, factor):
 
 
 SLOW = pytest.mark.slow
+OTHERS = ("tridiagonal", "krylov")
 CASES = [
     ("dense", "separate", 0.3),
     ("tridiagonal", "joint", 0.3),
@@ -167,25 +168,52 @@ def test_tolerances_far_below_the_labels():
         assert float(bounds.guaranteed_rounds(np.array([d]), np.array([z], dtype), s * s)) > 1
 
 
+@pytest.mark.parametrize("direction", [jax.jacrev, jax.jacfwd])
 @pytest.mark.parametrize("method", ["dense", pytest.param("tridiagonal", marks=SLOW)])
-def test_derivatives_know_no_unit(method):
-    """By labels, tolerance and Gram matrix, under jit."""
+def test_derivatives_know_no_unit(method, direction):
+    """Of every number of a run by labels, tolerance and Gram matrix, under jit."""
     decompose = {"dense": sdntk.decompose, "tridiagonal": sdntk.tridiagonalise}[method]
 
-    def summary(matrix, y, eps, unit):
+    def numbers(matrix, y, eps, unit):
         run = sdntk.distill_spectrum(decompose(matrix), y, tolerance=eps, rounds=3)
-        return jnp.sum(run.multipliers) + jnp.sum(jnp.sin(run.fitted / unit))
+        each = (run.multipliers, run.fitted.sum(1) / unit, run.norms / unit, run.training_loss)
+        return jnp.stack(each)
 
-    gradient = jax.jit(jax.grad(summary, argnums=(0, 1, 2)))
+    derivatives = jax.jit(direction(numbers, argnums=(0, 1, 2)))
     definite = jnp.asarray(G + 1e-3 * np.eye(K))
     y, eps = jnp.asarray(LABELS[:, 0]), jnp.asarray(0.1)
-    plain = gradient(definite, y, eps, 1.0)
+    plain = derivatives(definite, y, eps, 1.0)
     assert all(np.isfinite(g).all() and np.asarray(g).any() for g in plain)
-    for factor in (2.0**-500, 2.0**500):
-        scaled = gradient(definite, y * factor, eps * factor * factor, factor)
-        np.testing.assert_array_equal(scaled[0], plain[0])
-        np.testing.assert_array_equal(scaled[1] * factor, plain[1])
-        np.testing.assert_array_equal(scaled[2] * factor * factor, plain[2])
+    for factor in (2.0**-500, 2.0**490):
+        scaled = derivatives(definite, y * factor, eps * factor * factor, factor)
+        for power, one, other in zip((0, 1, 2), scaled, plain, strict=True):
+            one, other = (np.asarray(array).reshape(4, -1) for array in (one, other))
+            size = np.abs(other[:3]).max(axis=1, keepdims=True)
+            back = one[:3] * factor ** min(power, 1) * factor ** max(power - 1, 0)
+            np.testing.assert_allclose(back / size, other[:3] / size, rtol=0, atol=1e-12)
+            np.testing.assert_allclose(one[3], float(power == 2), rtol=1e-13)  # loss = tolerance
+
+
+@pytest.mark.parametrize("method", ["dense", *(pytest.param(m, marks=SLOW) for m in OTHERS)])
+def test_joint_outputs_with_a_multiplier_have_units_of_their_own(method):
+    """The chain is linear in each: the smallest is not lost beside the largest."""
+    sizes = np.array([2.0**-900, 1.0, 2.0**300])
+    given = {"multiplier": 0.01, "rounds": ROUNDS, "outputs": "joint"}
+    plain, run = (
+        sdntk.distill_spectrum(spectrum(method, y, multiplier=0.01, outputs="joint"), y, **given)
+        for y in (LABELS, LABELS * sizes)
+    )
+    np.testing.assert_array_equal(run.fitted, np.asarray(plain.fitted) * sizes)
+    np.testing.assert_array_equal(run.compute_duals(), np.asarray(plain.compute_duals()) * sizes)
+    alone = sdntk.distill_spectrum(
+        spectrum(method, LABELS[:, 2], multiplier=0.01),
+        LABELS[:, 2],
+        multiplier=0.01,
+        rounds=ROUNDS,
+    )
+    size = float(sizes[2])
+    np.testing.assert_allclose(run.norms / size, alone.norms, rtol=1e-12)
+    np.testing.assert_allclose(run.training_loss / size / size, alone.training_loss / 3, rtol=1e-12)
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
 
 from sdntk._arguments import is_traced
 from sdntk._linalg import safe_sqrt
@@ -247,7 +248,8 @@ def run_on_spectrum(
     The spectrum of the result is the one given: it goes round the compiled part, not through it, so
     that what is large is not copied.
     """
-    scaled, unit = _in_own_unit(labels, chain.joint)
+    # Linear in every output, a chain with a multiplier leaves each a unit of its own.
+    scaled, unit = _in_own_unit(labels, chain.joint and chain.multiplier is None)
     z = spectrum.rotate(scaled)
     compiled = chain if is_traced(spectrum, z, chain) else padded(chain)
     outcome = _run_chain(spectrum.with_constant_basis(), z, unit, compiled, chain.rounds)
@@ -315,19 +317,20 @@ def _run_chain(
     rows = c.reshape(len(c), 1, *c.shape[1:], *(1 for _ in range(z.ndim - c.ndim)))
     collapsed = jnp.isinf(rows)
     of_active = jnp.where(collapsed, 1, rows) * replayed.duals
-    residuals = jnp.where(collapsed, replayed.targets, of_active)
+    residuals = out_of_unit(jnp.where(collapsed, replayed.targets, of_active), unit)
 
     over = 1 if c.ndim == z.ndim else (1, 2)  # joint outputs are summed over, too
     count = num_residuals(z, spectrum.num_points, joint=chain.joint)
-    norms = _rkhs_norms(replayed, spectrum.num_points, over)
+    norms = out_of_unit(_rkhs_norms(replayed, spectrum.num_points), unit)
+    shared = out_of_unit(z, unit / jnp.max(unit)) if chain.joint else z  # the largest's unit
     per_round = _PerRound(
         multipliers=jnp.where(active, c, jnp.nan),
         status=path.status,
         fitted=out_of_unit(_unrotate(spectrum, replayed.fitted), unit),
-        training_loss=mean_square(residuals, count, over=over, unit=unit),
-        norms=out_of_unit(norms, unit),
+        training_loss=_equal_to_tolerance(mean_square(residuals, count, over=over), active, chain),
+        norms=_norms_of_all(norms) if norms.ndim > c.ndim else norms,
         iterations=path.iterations,
-        error_bounds=spectrum.error_bounds(z, path, chain),
+        error_bounds=spectrum.error_bounds(shared, path, chain),
     )
 
     t = jnp.arange(len(c)).reshape(-1, *(1 for _ in active.shape[1:]))
@@ -335,13 +338,27 @@ def _run_chain(
     return _Outcome(per_round, active_rounds, c, out_of_unit(z, unit))
 
 
-def _rkhs_norms(
-    rounds: Rounds, num_points: int, over: int | tuple[int, ...]
+def _equal_to_tolerance(
+    loss: Float[Array, "T *Q"], active: Bool[Array, "T *Q"], chain: ChainSpec
 ) -> Float[Array, "T *Q"]:
-    """sqrt(a . f / K) for every round, from duals a and fits f of any size."""
-    unit = power_of_two(rounds.fitted, axis=over)
-    duals, fitted = (v / jnp.expand_dims(unit, over) for v in (rounds.duals, rounds.fitted))
-    return safe_sqrt(jnp.sum(duals * fitted, axis=over) / num_points) * unit
+    """The loss, with the derivatives that an active round's has: the tolerance's."""
+    if chain.radius is None:
+        return loss
+    grown = (chain.radius / lax.stop_gradient(chain.radius)) ** 2
+    return jnp.where(active, lax.stop_gradient(loss) * jnp.broadcast_to(grown, loss.shape), loss)
+
+
+def _rkhs_norms(rounds: Rounds, num_points: int) -> Float[Array, "T *P"]:
+    """sqrt(a . f / K) for every round and output, from duals a and fits f of any size."""
+    unit = power_of_two(rounds.fitted, axis=1)
+    duals, fitted = (v / jnp.expand_dims(unit, 1) for v in (rounds.duals, rounds.fitted))
+    return safe_sqrt(jnp.sum(duals * fitted, axis=1) / num_points) * unit
+
+
+def _norms_of_all(norms: Float[Array, "T Q"]) -> Float[Array, " T"]:
+    """The norm of all outputs together."""
+    unit = power_of_two(norms, axis=1)
+    return safe_sqrt(jnp.sum((norms / unit[:, None]) ** 2, axis=1)) * unit
 
 
 @jax.jit

@@ -124,10 +124,11 @@ def _with_derivatives(
     over = 0 if targets.ndim == 1 + multiplier.ndim else (0, 1)  # joint outputs share a multiplier
 
     unit = radius_as_unit(s, active)
+    relative = targets / (unit[None] if unit.ndim else unit)
 
     def squared_residual(c: Float[Array, "*Q"]) -> Residual:
-        duals = spectrum.resolvent(c, targets)
-        residuals = ((c / unit)[None] if c.ndim else c / unit) * duals
+        duals = spectrum.resolvent(c, relative)
+        residuals = (c[None] if c.ndim else c) * duals
         again = spectrum.apply(spectrum.resolvent(c, residuals))
         return Residual(jnp.sum(residuals**2, axis=over), 2 * jnp.sum(residuals * again, axis=over))
 

@@ -206,14 +206,15 @@ def solve(
     active = fit.status == Status.ACTIVE
     root = _root(*lax.stop_gradient((support, z2.kept, fit, guess)))
 
-    # Relative to s: squares of what is much smaller than the labels vanish.
+    # Relative to s, and labels to their norm: squares of what is much smaller vanish.
     per_radius = 1 / radius_as_unit(s, active)
+    n = jnp.where(active, fit.n, 1)
 
     def squared_residual(c: Float[Array, ""]) -> Residual:
         ratio = support.d / c
         a = 1 / (1 + ratio)
-        a2 = (a * per_radius) ** 2
-        return Residual(*weighted_sums(a2, 2 * a2 * (a * ratio), weights=z2.kept))
+        a2 = (a * (n * per_radius)) ** 2
+        return Residual(*weighted_sums(a2, 2 * a2 * (a * ratio), weights=z2.kept / n**2))
 
     s2 = (s * per_radius) ** 2 - z2.null * per_radius * per_radius
     c = implicit_root(root.value, squared_residual, s2, active)

@@ -76,17 +76,11 @@ def linearly(function: Callable[[Array], Any], labels: Float[Array, "m *Q"]) -> 
 
 
 def mean_square(
-    values: Float[Array, "T *mQ"],
-    count: int,
-    *,
-    over: int | tuple[int, ...],
-    unit: Float[Array, "*q"],
+    values: Float[Array, "T *mQ"], count: int, *, over: int | tuple[int, ...]
 ) -> Float[Array, "T *q"]:
-    """The sum of squares over some axes, divided by a number, of values in a unit: out of range
-    only where the result is.
+    """The sum of squares over some axes, divided by a number: out of range only where the result
+    is.
     """
-    own = power_of_two(values, axis=over)
-    mean = jnp.sum((values / jnp.expand_dims(own, over)) ** 2, axis=over) / count
-    # In this order, so that no factor is out of range before the result.
-    whole = out_of_unit(own, unit)
-    return mean * whole * whole
+    # Halfway, so that neither squares nor what derivatives meet is out of range before the rest.
+    root = power_of_two(jnp.sqrt(jnp.abs(lax.stop_gradient(values))), axis=over)
+    return jnp.sum((values / jnp.expand_dims(root, over)) ** 2, axis=over) / count * root * root
