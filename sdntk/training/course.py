@@ -147,22 +147,13 @@ def advance(
 def _to_next_pause(
     run: TrainingRun, x: Float[Array, "K ..."], training: TrainingConfig, until: int
 ) -> TrainingRun:
-    """Train up to the next check, the end of the epoch or ``until``, whichever comes first."""
+    """Train up to the next check of the stopping rules or ``until``, whichever comes first."""
     taken = int(run.steps_taken)
-    until_check = training.check_every - taken % training.check_every
-    count = min(until_check, until - taken)
-
-    state = run.state
-    position = 0
-    if training.batch_size is not None:
-        batches = len(x) // training.batch_size
-        epoch, position = divmod(taken, batches)
-        count = min(count, batches - position)
-        if position == 0:
-            state = steps.shuffle(state, epoch)
-
+    count = until - taken
+    if training.has_stopping_rule:
+        count = min(count, training.check_every - taken % training.check_every)
     state = steps.take_steps(
-        state, run.objective, x, position, count, training=training, apply_fn=run.apply_fn
+        run.state, run.objective, x, taken, count, training=training, apply_fn=run.apply_fn
     )
     taken += count
     run = dataclasses.replace(run, state=state, steps_taken=np.int64(taken))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 
 from sdntk.kernels import tangent_kernel
 from sdntk.training.ensemble import ApplyFn
@@ -63,8 +63,31 @@ def init_optimiser(params: Any, *, training: TrainingConfig) -> Any:
     return jax.vmap(training.optimiser.init)(params)
 
 
-@jax.jit
-def shuffle(state: TrainState, epoch: int | Array) -> TrainState:
+def take_steps(
+    state: TrainState,
+    objective: Objective,
+    x: Array,
+    first: int,
+    count: int,
+    *,
+    training: TrainingConfig,
+    apply_fn: ApplyFn,
+) -> TrainState:
+    """``count`` steps, from step ``first`` of the training on. ``state`` is given up: its memory is
+    used again.
+
+    One compiled loop, but on a CPU for networks with convolutions a loop of compiled steps: XLA
+    makes convolutions an order of magnitude slower there within loops.
+    """
+    how = {"training": training, "apply_fn": apply_fn}
+    if jax.default_backend() != "cpu" or not _has_convolutions(apply_fn, _shapes(state, x)):
+        return _steps(state, objective, x, first, count, **how)
+    for index in range(first, first + count):
+        state = _step(state, objective, x, index, **how)
+    return state
+
+
+def _shuffled(state: TrainState, epoch: int | Array) -> Int[Array, "s K"]:
     """A new order of the points, of every network its own."""
     assert state.permutation is not None
     size = state.permutation.shape[1]
@@ -72,30 +95,33 @@ def shuffle(state: TrainState, epoch: int | Array) -> TrainState:
     def permutation(key: Array) -> Array:
         return jax.random.permutation(jax.random.fold_in(key, epoch), size)
 
-    return dataclasses.replace(state, permutation=jax.vmap(permutation)(state.key))
+    return jax.vmap(permutation)(state.key)
 
 
-def take_steps(
-    state: TrainState,
-    objective: Objective,
-    x: Array,
-    position: int,
-    count: int,
-    *,
-    training: TrainingConfig,
-    apply_fn: ApplyFn,
-) -> TrainState:
-    """``count`` steps from batch ``position`` of the epoch onwards. ``state`` is given up: its
-    memory is used again.
-
-    On an accelerator one compiled loop; on a CPU a loop of compiled steps, since XLA makes compiled
-    loops of convolutions an order of magnitude slower there.
+class _Shapes(NamedTuple):
+    """What one network is applied to, hashable: leaves and structure of params, model state and a
+    point.
     """
-    if jax.default_backend() != "cpu":
-        return _steps(state, objective, x, position, count, training=training, apply_fn=apply_fn)
-    for batch in range(position, position + count):
-        state = _step(state, objective, x, batch, training=training, apply_fn=apply_fn)
-    return state
+
+    leaves: tuple[jax.ShapeDtypeStruct, ...]
+    structure: Any
+
+
+def _shapes(state: TrainState, x: Array) -> _Shapes:
+    one = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
+        (state.params, state.model_state),
+    )
+    point = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    leaves, structure = jax.tree.flatten((*one, point))
+    return _Shapes(tuple(leaves), structure)
+
+
+@functools.cache
+def _has_convolutions(apply_fn: ApplyFn, shapes: _Shapes) -> bool:
+    """Whether a network convolves, in whatever library it is written."""
+    program = jax.make_jaxpr(apply_fn)(*jax.tree.unflatten(shapes.structure, shapes.leaves))
+    return "conv_general_dilated" in str(program)
 
 
 @functools.partial(jax.jit, static_argnames=("training", "apply_fn"), donate_argnames="state")
@@ -103,16 +129,16 @@ def _steps(
     state: TrainState,
     objective: Objective,
     x: Array,
-    position: Array,
+    first: Array,
     count: Array,
     *,
     training: TrainingConfig,
     apply_fn: ApplyFn,
 ) -> TrainState:
-    def body(batch: Array, state: TrainState) -> TrainState:
-        return _step(state, objective, x, batch, training=training, apply_fn=apply_fn)
+    def body(index: Array, state: TrainState) -> TrainState:
+        return _step(state, objective, x, index, training=training, apply_fn=apply_fn)
 
-    return jax.lax.fori_loop(position, position + count, body, state)
+    return jax.lax.fori_loop(first, first + count, body, state)
 
 
 @functools.partial(jax.jit, static_argnames=("training", "apply_fn"), donate_argnames="state")
@@ -120,12 +146,19 @@ def _step(
     state: TrainState,
     objective: Objective,
     x: Array,
-    position: int | Array,
+    index: int | Array,
     *,
     training: TrainingConfig,
     apply_fn: ApplyFn,
 ) -> TrainState:
     """One step of every network that is still training."""
+    position = index
+    if training.batch_size is not None:
+        epoch, position = jnp.divmod(index, len(x) // training.batch_size)
+        order = jax.lax.cond(
+            position == 0, _shuffled, lambda state, _: state.permutation, state, epoch
+        )
+        state = dataclasses.replace(state, permutation=order)
 
     def step_of_one(state: TrainState, objective: Objective) -> TrainState:
         batch = _batch(state, objective, x, position, training)
