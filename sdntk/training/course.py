@@ -67,9 +67,14 @@ def init(
     A network that ``diverged`` in an earlier round of its chain has no targets: it takes no step
     and has diverged in this round, too.
     """
-    networks, data_keys = fresh_networks(build, keys, training)
+    networks, data_keys = fresh_networks(build, keys, x, training)
     x = to_all_devices(x, len(keys))
     outputs = jax.eval_shape(evaluate, members(networks, 0), x)
+    if not isinstance(outputs, jax.ShapeDtypeStruct):
+        raise TypeError(
+            "build must make a network that returns one array, its outputs; it returned "
+            f"a {type(outputs).__name__}."
+        )
     if outputs.shape != targets.shape[1:]:
         raise ValueError(
             f"targets (y) must have shape {outputs.shape}, as the network's outputs have; theirs "
@@ -114,11 +119,11 @@ def init(
 
 
 def fresh_networks(
-    build: Build, keys: Key[Array, " S"], training: TrainingConfig
+    build: Build, keys: Key[Array, " S"], x: Float[Array, "K ..."], training: TrainingConfig
 ) -> tuple[Ensemble, Key[Array, " S"]]:
     """Networks at their initial weights, and other keys, which shuffle and augment their points."""
     weight_keys, data_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-    return initialise(build, weight_keys, centred=training.centred), data_keys
+    return initialise(build, weight_keys, x, centred=training.centred), data_keys
 
 
 def spread_run(run: TrainingRun) -> TrainingRun:

@@ -1,23 +1,17 @@
 """Networks of one architecture with different weights, as one pytree with a leading axis."""
 
-import dataclasses
-import functools
 import math
-from collections.abc import Callable
 from dataclasses import field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
 from sdntk._arguments import ArrayLike, as_count, as_real_array
 from sdntk._pytrees import pytree
-
-#: A fresh network from a random state.
-Build = Callable[[nnx.Rngs], nnx.Module]
+from sdntk.training.adapters import ApplyFn, Build, draw
 
 
 @pytree
@@ -26,7 +20,7 @@ class Ensemble:
     at initialisation).
 
     Attributes:
-        params: the trained numbers (``nnx.Param``); every leaf has a leading axis S.
+        params: the trained numbers; every leaf has a leading axis S.
         model_state: all other numbers, batch statistics among them, likewise.
         initial_params: the params at initialisation of centred networks; None for others.
         apply_fn: the outputs of one network as a function of its numbers.
@@ -35,7 +29,7 @@ class Ensemble:
     params: Any
     model_state: Any
     initial_params: Any
-    apply_fn: "ApplyFn" = field(metadata={"static": True})
+    apply_fn: ApplyFn = field(metadata={"static": True})
 
     def __len__(self) -> int:
         return len(jax.tree.leaves(self.params)[0])
@@ -62,64 +56,20 @@ class Ensemble:
         return jnp.stack(outputs)
 
 
-@dataclasses.dataclass(frozen=True)
-class ApplyFn:
-    """The outputs of one network as a function of its numbers: its graph definition in training and
-    in evaluation mode. Hashable: networks of equal structure share their compiled code.
-    """
-
-    train_graphdef: Any
-    eval_graphdef: Any
-
-    def train(
-        self, params: Any, model_state: Any, x: Float[Array, "n ..."]
-    ) -> tuple[Float[Array, "n Q"], Any]:
-        """Outputs in training mode, and the model state after them: batch statistics move."""
-        # NNX updates variables in place, and only those that the current trace has made.
-        params, model_state = jax.tree.map(lambda leaf: leaf, (params, model_state))
-        network = nnx.merge(self.train_graphdef, params, model_state)
-        outputs = network(x)
-        _, _, model_state = _split(network)
-        return outputs, model_state
-
-    def __call__(
-        self, params: Any, model_state: Any, x: Float[Array, "n ..."]
-    ) -> Float[Array, "n Q"]:
-        """Outputs in evaluation mode."""
-        return nnx.merge(self.eval_graphdef, params, model_state)(x)
-
-
-def initialise(build: Build, keys: Key[Array, " S"], *, centred: bool = False) -> Ensemble:
-    """A fresh network for each key.
+def initialise(
+    build: Build, keys: Key[Array, " S"], x: Float[Array, "K ..."], *, centred: bool = False
+) -> Ensemble:
+    """A fresh network for each key, for points such as x.
 
     Raises:
-        TypeError: ``build`` does not return a Flax NNX module.
+        TypeError: ``build`` makes no network.
     """
-    network = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
-    if not isinstance(network, nnx.Module):
-        raise TypeError(
-            f"build must return a Flax NNX module; it returned {type(network).__name__}."
-        )
-    network.train()
-    train_graphdef, _, _ = _split(network)
-    network.eval()
-    eval_graphdef, _, _ = _split(network)
-    params, model_state = _draw(build, keys)
+    drawn = [draw(build, key, x) for key in keys]
+    params, model_state = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *((one.params, one.model_state) for one in drawn)
+    )
     initial_params = params if centred else None
-    return Ensemble(params, model_state, initial_params, ApplyFn(train_graphdef, eval_graphdef))
-
-
-@functools.partial(jax.jit, static_argnames="build")
-def _draw(build: Build, keys: Key[Array, " S"]) -> tuple[Any, Any]:
-    """Params and model state of a fresh network for each key."""
-    return jax.vmap(lambda key: _split(build(nnx.Rngs(key)))[1:])(keys)
-
-
-def _split(network: nnx.Module) -> tuple[Any, Any, Any]:
-    """Graph definition, params, and model state, which is all other numbers."""
-    graphdef, params, *others = nnx.split(network, nnx.Param, ...)
-    (model_state,) = others
-    return graphdef, params, model_state
+    return Ensemble(params, model_state, initial_params, drawn[0].apply_fn)
 
 
 def members(ensemble: Ensemble, index: int | slice | Array) -> Ensemble:

@@ -18,11 +18,11 @@ from sdntk._arguments import (
     as_points,
     as_sequence,
     as_unit_interval,
-    require_function,
 )
 from sdntk.theory.mixing import mix_targets
+from sdntk.training.adapters import Build, require_build
 from sdntk.training.course import TrainingResult
-from sdntk.training.ensemble import Build, fastest_size
+from sdntk.training.ensemble import fastest_size
 from sdntk.training.losses import Loss, predictions
 from sdntk.training.state import TrainingConfig
 from sdntk.training.train import check_arguments, train_groups
@@ -72,7 +72,8 @@ def distill_networks(
     Source: Mobahi et al. 2020, section 5 and appendix D.
 
     Args:
-        build: makes a fresh Flax NNX network from ``nnx.Rngs``.
+        build: makes a fresh network: a function of ``nnx.Rngs`` that returns a Flax NNX module, a
+            Flax Linen module, or a pair of functions (init, apply); see :func:`sdntk.train`.
         keys: S JAX keys, one for each chain; round t uses ``jax.random.fold_in(key, t)``.
         x: K points, shape (K, ...).
         y: labels, shape (K, Q); one-hot for the losses that take a softmax.
@@ -100,7 +101,7 @@ def distill_networks(
         >>> [round_.trained.steps.tolist() for round_ in chain]
         [[20, 20], [20, 20]]
     """
-    require_function("build", build, "nnx.Rngs", compiled=True)
+    require_build(build)
     x = as_points("x", x)
     y = as_float_array("y", y)
     as_keys("keys", keys)

@@ -17,8 +17,8 @@ from sdntk._arguments import (
     require_type,
 )
 from sdntk._pytrees import pytree
+from sdntk.training.adapters import ApplyFn
 from sdntk.training.augmentation import Augment
-from sdntk.training.ensemble import ApplyFn
 from sdntk.training.losses import Loss, squared_error
 from sdntk.training.optimisers import GaussNewton
 

@@ -12,12 +12,12 @@ from sdntk._arguments import (
     as_keys,
     as_points,
     as_scalar,
-    require_function,
     require_type,
 )
 from sdntk._progress import Bar
+from sdntk.training.adapters import Build, require_build
 from sdntk.training.course import TrainingResult, advance, finish, init, is_over
-from sdntk.training.ensemble import Build, fastest_size, to_all_devices
+from sdntk.training.ensemble import fastest_size, to_all_devices
 from sdntk.training.optimisers import GaussNewton
 from sdntk.training.state import TrainingConfig
 
@@ -44,8 +44,13 @@ def train(
     stops, and the others continue.
 
     Args:
-        build: makes a fresh Flax NNX network from ``nnx.Rngs``, as
-            ``lambda rngs: FiniteWidth(..., rngs=rngs)`` does.
+        build: makes a fresh network: a function of ``nnx.Rngs`` that returns a Flax NNX module, as
+            ``lambda rngs: FiniteWidth(..., rngs=rngs)`` does; a Flax Linen module; or a pair of
+            functions (init, apply), ``init(key)`` to params, any pytree of floating-point arrays,
+            and ``apply(params, x)`` to outputs. A Linen module is called as ``module.apply(
+            variables, x)``, in training with all its collections mutable; whether it is trained it
+            learns from an argument ``train``, ``training``, ``is_training``, ``deterministic`` or
+            ``use_running_average``, if it has one.
         keys: S JAX keys, one for each network: they draw its weights and shuffle its points.
         x: K points, shape (K, ...).
         targets: y, shape (K, Q) for all networks, or (S, K, Q) with a set for each.
@@ -73,7 +78,7 @@ def train(
         >>> result.ensemble.outputs(x).shape, bool((result.loss <= 0.01).all())
         ((3, 2, 1), True)
     """
-    require_function("build", build, "nnx.Rngs", compiled=True)
+    require_build(build)
     x = as_points("x", x)
     targets = as_float_array("targets", targets)
     count = len(as_keys("keys", keys))

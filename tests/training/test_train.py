@@ -225,8 +225,8 @@ def test_points_in_parts_and_the_compiled_loop_change_nothing(monkeypatch):
 
 
 def test_points_are_ordered_by_other_keys_than_weights_are_drawn_with():
-    networks, data_keys = course.fresh_networks(build, KEYS, TrainingConfig())
-    by_data_keys = ensemble.initialise(build, data_keys)
+    networks, data_keys = course.fresh_networks(build, KEYS, X, TrainingConfig())
+    by_data_keys = ensemble.initialise(build, data_keys, X)
     for a, b in zip(
         jax.tree.leaves(networks.params), jax.tree.leaves(by_data_keys.params), strict=True
     ):

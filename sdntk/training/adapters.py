@@ -1,0 +1,258 @@
+"""Networks of several libraries behind one interface: their numbers drawn from a key, and their
+outputs as a function of these numbers.
+"""
+
+import abc
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen, nnx
+from jaxtyping import Array, Float, Key
+
+from sdntk._arguments import require_function, shown
+
+#: How a fresh network is made: a function of a random state that returns a Flax NNX module; a Flax
+#: Linen module; or init, a key to params, and apply, params and points to outputs.
+Build = Callable[[nnx.Rngs], nnx.Module] | linen.Module | tuple[Callable[..., Any], ...]
+
+#: What tells a Linen module whether it is trained: the argument of its ``__call__``, and its value
+#: in training.
+LINEN_MODES = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+    "use_running_average": False,
+}
+
+
+class ApplyFn(abc.ABC):
+    """The outputs of one network as a function of its numbers. Hashable: networks of equal
+    structure share their compiled code.
+    """
+
+    @abc.abstractmethod
+    def train(
+        self, params: Any, model_state: Any, x: Float[Array, "n ..."]
+    ) -> tuple[Float[Array, "n Q"], Any]:
+        """Outputs in training mode, and the model state after them: batch statistics move."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, params: Any, model_state: Any, x: Float[Array, "n ..."]
+    ) -> Float[Array, "n Q"]:
+        """Outputs in evaluation mode."""
+
+    @abc.abstractmethod
+    def module(self, params: Any, model_state: Any) -> Any:
+        """The network as its own library has it."""
+
+
+class Drawn(NamedTuple):
+    """A fresh network: the trained numbers, all others, and the outputs as a function of both."""
+
+    params: Any
+    model_state: Any
+    apply_fn: ApplyFn
+
+
+def require_build(build: Any) -> None:
+    """Refuse what makes no network in any of the three ways.
+
+    Raises:
+        TypeError: ``build`` is neither a function, nor a Linen module, nor a pair of functions.
+    """
+    if isinstance(build, linen.Module):
+        return
+    if isinstance(build, tuple):
+        if len(build) != 2:
+            raise TypeError(f"build must be a pair (init, apply); it holds {len(build)} objects.")
+        require_function("build's init", build[0], "a key")
+        require_function("build's apply", build[1], "params and points", compiled=True)
+        return
+    if isinstance(build, nnx.Module):
+        raise TypeError(
+            "build must make a fresh network for each key, as lambda rngs: Network(rngs=rngs) "
+            f"does; got a network, {shown(build)}."
+        )
+    if not callable(build):
+        raise TypeError(
+            "build must be a function of nnx.Rngs that returns a Flax NNX module, a Flax Linen "
+            f"module, or a pair (init, apply); got {shown(build)}."
+        )
+
+
+def draw(build: Build, key: Key[Array, ""], x: Float[Array, "K ..."]) -> Drawn:
+    """A fresh network for one key.
+
+    Nothing is traced: operations compile once for each shape, whatever function they stand in, so
+    that a new but equal ``build`` compiles nothing.
+
+    Args:
+        build: how it is made.
+        key: draws its weights.
+        x: points, of which a Linen module learns their shape.
+
+    Raises:
+        TypeError: ``build`` returns something else than it should.
+    """
+    if isinstance(build, linen.Module):
+        return _draw_linen(build, key, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
+    if isinstance(build, tuple):
+        return _draw_pair(build, key)
+    return _draw_nnx(build, key)
+
+
+# ---- Flax NNX ----
+
+
+@dataclasses.dataclass(frozen=True)
+class NNXApply(ApplyFn):
+    """A Flax NNX module: its graph definition in training and in evaluation mode."""
+
+    train_graphdef: Any
+    eval_graphdef: Any
+
+    def train(
+        self, params: Any, model_state: Any, x: Float[Array, "n ..."]
+    ) -> tuple[Float[Array, "n Q"], Any]:
+        # NNX updates variables in place, and only those that the current trace has made.
+        params, model_state = jax.tree.map(lambda leaf: leaf, (params, model_state))
+        network = nnx.merge(self.train_graphdef, params, model_state)
+        outputs = network(x)
+        _, _, model_state = _split(network)
+        return outputs, model_state
+
+    def __call__(
+        self, params: Any, model_state: Any, x: Float[Array, "n ..."]
+    ) -> Float[Array, "n Q"]:
+        return self.module(params, model_state)(x)
+
+    def module(self, params: Any, model_state: Any) -> Any:
+        return nnx.merge(self.eval_graphdef, params, model_state)
+
+
+def _draw_nnx(build: Callable[[nnx.Rngs], nnx.Module], key: Key[Array, ""]) -> Drawn:
+    network = build(nnx.Rngs(key))
+    if not isinstance(network, nnx.Module):
+        raise TypeError(
+            f"build must return a Flax NNX module; it returned {type(network).__name__}. (A Flax "
+            "Linen module, or a pair of functions init and apply, is itself the build.)"
+        )
+    network.train()
+    train_graphdef, _, _ = _split(network)
+    network.eval()
+    eval_graphdef, params, model_state = _split(network)
+    return Drawn(params, model_state, NNXApply(train_graphdef, eval_graphdef))
+
+
+def _split(network: nnx.Module) -> tuple[Any, Any, Any]:
+    """Graph definition, params, and model state, which is all other numbers."""
+    graphdef, params, *others = nnx.split(network, nnx.Param, ...)
+    (model_state,) = others
+    return graphdef, params, model_state
+
+
+# ---- Flax Linen ----
+
+
+@dataclasses.dataclass(frozen=True)
+class LinenApply(ApplyFn):
+    """A Flax Linen module, called as ``module.apply(variables, x)``, with the argument of
+    :data:`LINEN_MODES` that it has, if any; one without is called alike in training and evaluation.
+
+    Its params are the collection ``params``; the model state holds the other collections, all
+    mutable in training, and a key, from which every step draws what the module asks for (dropout).
+
+    Attributes:
+        definition: the module.
+        point: shape and dtype of a point, with a leading axis of length 1.
+    """
+
+    definition: linen.Module
+    point: jax.ShapeDtypeStruct
+
+    def train(
+        self, params: Any, model_state: Any, x: Float[Array, "n ..."]
+    ) -> tuple[Float[Array, "n Q"], Any]:
+        key, now = jax.random.split(model_state["key"])
+        collections = model_state["collections"]
+        outputs, collections = self.definition.apply(
+            {"params": params, **collections},
+            x,
+            **_modes(self.definition, training=True),
+            rngs=now,
+            mutable=list(collections),
+        )
+        return outputs, {"collections": collections, "key": key}
+
+    def __call__(
+        self, params: Any, model_state: Any, x: Float[Array, "n ..."]
+    ) -> Float[Array, "n Q"]:
+        definition, variables = self.module(params, model_state)
+        return definition.apply(variables, x, **_modes(definition, training=False))
+
+    def module(self, params: Any, model_state: Any) -> Any:
+        return self.definition, {"params": params, **model_state["collections"]}
+
+
+def _draw_linen(module: linen.Module, key: Key[Array, ""], point: jax.ShapeDtypeStruct) -> Drawn:
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    points = jnp.zeros(point.shape, point.dtype)
+    collections = dict(module.init(key, points, **_modes(module, training=False)))
+    params = collections.pop("params", {})
+    # Folded in, as the key itself has drawn the weights.
+    model_state = {"collections": collections, "key": jax.random.fold_in(key, 1)}
+    return Drawn(params, model_state, LinenApply(module, point))
+
+
+def _modes(module: linen.Module, *, training: bool) -> dict[str, Any]:
+    """The argument that tells a module whether it is trained."""
+    known = inspect.signature(type(module).__call__).parameters
+    return {name: on == training for name, on in LINEN_MODES.items() if name in known}
+
+
+# ---- a pair of functions ----
+
+
+@dataclasses.dataclass(frozen=True)
+class PairApply(ApplyFn):
+    """A function of params and points, the same in training and in evaluation."""
+
+    function: Callable[[Any, Array], Array]
+
+    def train(
+        self, params: Any, model_state: Any, x: Float[Array, "n ..."]
+    ) -> tuple[Float[Array, "n Q"], Any]:
+        return self.function(params, x), model_state
+
+    def __call__(
+        self, params: Any, model_state: Any, x: Float[Array, "n ..."]
+    ) -> Float[Array, "n Q"]:
+        del model_state
+        return self.function(params, x)
+
+    def module(self, params: Any, model_state: Any) -> Any:
+        del model_state
+        return self.function, params
+
+
+def _draw_pair(pair: tuple[Callable[..., Any], ...], key: Key[Array, ""]) -> Drawn:
+    init, apply = pair
+    params = init(key)
+    leaves = jax.tree.leaves(params)
+    if not leaves or not all(_is_floating(leaf) for leaf in leaves):
+        raise TypeError(
+            "build's init must return params, a pytree of floating-point arrays; got "
+            f"{shown(jax.tree.map(type, params))}."
+        )
+    return Drawn(jax.tree.map(jnp.asarray, params), (), PairApply(apply))
+
+
+def _is_floating(leaf: Any) -> bool:
+    return jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.floating)
