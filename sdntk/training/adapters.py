@@ -211,6 +211,11 @@ def _draw_linen(module: linen.Module, key: Key[Array, ""], point: jax.ShapeDtype
     return Drawn(params, model_state, LinenApply(module, point))
 
 
+def point_of(apply_fn: ApplyFn) -> jax.ShapeDtypeStruct | None:
+    """Shape and dtype of a point, where a network cannot be made without (Linen)."""
+    return apply_fn.point if isinstance(apply_fn, LinenApply) else None
+
+
 def _modes(module: linen.Module, *, training: bool) -> dict[str, Any]:
     """The argument that tells a module whether it is trained."""
     known = inspect.signature(type(module).__call__).parameters

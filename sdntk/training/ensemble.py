@@ -2,16 +2,18 @@
 
 import math
 from dataclasses import field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
+from sdntk import _archive
 from sdntk._arguments import ArrayLike, as_count, as_real_array
 from sdntk._pytrees import pytree
-from sdntk.training.adapters import ApplyFn, Build, draw
+from sdntk.training.adapters import ApplyFn, Build, draw, point_of, require_build
 
 
 @pytree
@@ -54,6 +56,128 @@ class Ensemble:
             batches = [_outputs(self, s, x[start : start + batch_size]) for start in starts]
             outputs.append(jnp.concatenate(batches))
         return jnp.stack(outputs)
+
+    def module(self, index: int) -> Any:
+        """Network ``index`` as its own library has it, with what belongs to evaluation (batch
+        statistics).
+
+        Returns:
+            A Flax NNX module in evaluation mode; for a Linen module (module, variables), for a pair
+            (init, apply) the pair (apply, params). Of a centred network the network itself, whose
+            outputs at initialisation are not subtracted.
+
+        Example:
+            >>> from sdntk import TrainingConfig, train
+            >>> init = lambda key: jax.random.normal(key, (2, 1))
+            >>> build = (init, lambda weights, x: x @ weights)
+            >>> x, y = jnp.eye(2), jnp.array([[1.0], [-1.0]])
+            >>> trained = train(build, jax.random.split(jax.random.key(0)), x, y, TrainingConfig())
+            >>> apply, weights = trained.ensemble.module(1)
+            >>> bool((apply(weights, x) == trained.ensemble.outputs(x)[1]).all())
+            True
+        """
+        index = as_count("index", index, at_least=0, at_most=len(self) - 1)
+        network = members(self, index)
+        return network.apply_fn.module(network.params, network.model_state)
+
+    def save(self, path: str | Path) -> None:
+        """Write the networks' numbers into one file, all of them or nothing; :func:`load` reads
+        them.
+        """
+        names, leaves = _named_leaves(self)
+        centred = self.initial_params is not None
+        point = point_of(self.apply_fn)
+        shape = None if point is None else (point.shape, str(point.dtype))
+        saved = SavedNetworks(shape, centred, names, tuple(map(_as_plain, leaves)))
+        _archive.save(path, saved)
+
+
+class SavedNetworks(NamedTuple):
+    """An ensemble in a file: its numbers, without the code of its networks.
+
+    Attributes:
+        point: shape and dtype of a point, where the networks' numbers depend on it.
+        centred: whether the params at initialisation are among them.
+        names: where in the ensemble each array belongs.
+        arrays: the arrays; a key as its kind and its numbers.
+    """
+
+    point: tuple[tuple[int, ...], str] | None
+    centred: bool
+    names: tuple[str, ...]
+    arrays: tuple[Any, ...]
+
+
+def load(path: str | Path, build: Build) -> Ensemble:
+    """The networks that :meth:`Ensemble.save` has written: in another process, too, their outputs
+    are the same.
+
+    Args:
+        path: the file.
+        build: what the networks were made with, or its equal: the file holds numbers only.
+
+    Raises:
+        FileNotFoundError: there is no such file. TypeError: ``build`` makes no network. ValueError:
+            the file holds something else or is damaged; its networks are not those that ``build``
+            makes; its numbers are in float64 and x64 is off.
+
+    Example:
+        >>> import tempfile
+        >>> from sdntk import TrainingConfig, train
+        >>> build = (lambda key: jax.random.normal(key, (2, 1)), lambda weights, x: x @ weights)
+        >>> x, y = jnp.eye(2), jnp.array([[1.0], [-1.0]])
+        >>> networks = train(build, jax.random.split(jax.random.key(0)), x, y, TrainingConfig())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     networks.ensemble.save(f"{folder}/networks.npz")
+        ...     again = load(f"{folder}/networks.npz", build)
+        >>> bool((again.outputs(x) == networks.ensemble.outputs(x)).all())
+        True
+    """
+    require_build(build)
+    saved = _archive.load(path, {"SavedNetworks": SavedNetworks})
+    if not isinstance(saved, SavedNetworks):
+        raise ValueError(f"path {path} holds no networks; sdntk.load reads runs and spectra.")
+    try:
+        stored = dict(zip(saved.names, map(_as_leaf, saved.arrays), strict=True))
+        shape, dtype = saved.point or ((1,), "float32")
+        points = jnp.zeros(shape, dtype)
+    except Exception as error:  # a damaged file may raise anything
+        raise ValueError(f"path {path} does not hold what sdntk has saved: {error}.") from None
+    like = initialise(build, jax.random.split(jax.random.key(0), 1), points, centred=saved.centred)
+    names, leaves = _named_leaves(like)
+    for name, leaf in zip(names, leaves, strict=True):
+        if name not in stored or stored[name].shape[1:] != leaf.shape[1:]:
+            raise ValueError(
+                f"build must make the networks that {path} holds; it makes {name} of shape "
+                f"{leaf.shape[1:]}, which is not there or of another shape."
+            )
+    if len(stored) != len(names):
+        raise ValueError(
+            f"build must make the networks that {path} holds, which have {len(stored)} arrays; it "
+            f"makes one of {len(names)}."
+        )
+    return jax.tree.unflatten(jax.tree.structure(like), [stored[name] for name in names])
+
+
+def _named_leaves(ensemble: Ensemble) -> tuple[tuple[str, ...], tuple[Array, ...]]:
+    """The arrays of an ensemble, and where in it they belong."""
+    paths, _ = jax.tree.flatten_with_path(ensemble)
+    names = tuple(jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths)
+    return names, tuple(leaf for _, leaf in paths)
+
+
+def _as_plain(leaf: Array) -> Any:
+    """A leaf as a file can hold it: a key as its kind and its numbers."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return str(jax.random.key_impl(leaf)), jax.random.key_data(leaf)
+    return leaf
+
+
+def _as_leaf(stored: Any) -> Array:
+    if isinstance(stored, tuple):
+        kind, numbers = stored
+        return jax.random.wrap_key_data(numbers, impl=kind)
+    return stored
 
 
 def initialise(
