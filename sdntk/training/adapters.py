@@ -180,15 +180,17 @@ class LinenApply(ApplyFn):
         self, params: Any, model_state: Any, x: Float[Array, "n ..."]
     ) -> tuple[Float[Array, "n Q"], Any]:
         key, now = jax.random.split(model_state["key"])
-        collections = model_state["collections"]
-        outputs, collections = self.definition.apply(
-            {"params": params, **collections},
+        before = model_state["collections"]
+        outputs, after = self.definition.apply(
+            {"params": params, **before},
             x,
             **_modes(self.definition, training=True),
             rngs=now,
-            mutable=list(collections),
+            mutable=list(before),
         )
-        return outputs, {"collections": collections, "key": key}
+        # Linen's batch statistics take on the dtype of the points; a state keeps its own.
+        after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, before)
+        return outputs, {"collections": after, "key": key}
 
     def __call__(
         self, params: Any, model_state: Any, x: Float[Array, "n ..."]

@@ -25,6 +25,7 @@ from sdntk.training.train import train
 
 X = jax.random.normal(jax.random.key(0), (20, 5))
 Y = jnp.sin(X[:, :3])
+SINGLE = X.astype(jnp.float32)  # as Flax NNX's own layers are
 KEYS = jax.random.split(jax.random.key(1), 2)
 DOUBLE = {"param_dtype": jnp.float64}
 
@@ -116,10 +117,10 @@ class ModernNNX(nnx.Module):
     """Batch statistics and dropout."""
 
     def __init__(self, rngs):
-        self.first = nnx.Linear(5, 16, rngs=rngs, **DOUBLE)
-        self.norm = nnx.BatchNorm(16, rngs=rngs, **DOUBLE)
+        self.first = nnx.Linear(5, 16, rngs=rngs)
+        self.norm = nnx.BatchNorm(16, rngs=rngs)
         self.dropout = nnx.Dropout(0.2, rngs=rngs)
-        self.last = nnx.Linear(16, 3, rngs=rngs, **DOUBLE)
+        self.last = nnx.Linear(16, 3, rngs=rngs)
 
     def __call__(self, x):
         return self.last(self.dropout(nnx.relu(self.norm(self.first(x)))))
@@ -136,7 +137,8 @@ def test_batch_statistics_of_linen_move_and_dropout_ends_with_training():
     assert np.mean(np.argmax(outputs, -1) == np.argmax(labels, -1)[None]) > 0.8
     module, variables = trained.module(1)
     assert np.abs(variables["batch_stats"]["BatchNorm_0"]["mean"]).max() > 1e-3
-    np.testing.assert_allclose(module.apply(variables, X), outputs[1], rtol=1e-12)
+    # Linen keeps batch statistics in float32.
+    np.testing.assert_allclose(module.apply(variables, X), outputs[1], rtol=1e-5)
     before, after = (network.model_state["key"] for network in (fresh(Modern()), trained))
     assert not np.array_equal(*map(jax.random.key_data, (before, after)))  # other units each step
 
@@ -154,8 +156,8 @@ def test_members_as_their_own_library_has_them():
         assert len(network) == 2
     of_pair, params = networks["pair"].module(1)
     np.testing.assert_allclose(of_pair(params, X), networks["pair"].outputs(X)[1], rtol=1e-12)
-    by_nnx = train(ModernNNX, KEYS, X, Y, settings).ensemble
-    np.testing.assert_allclose(by_nnx.module(0)(X), by_nnx.outputs(X)[0], rtol=1e-12)
+    by_nnx = train(ModernNNX, KEYS, SINGLE, Y, settings).ensemble
+    np.testing.assert_allclose(by_nnx.module(0)(SINGLE), by_nnx.outputs(SINGLE)[0], rtol=1e-5)
     with pytest.raises(ValueError, match="index must be at most 1; got 2"):
         by_nnx.module(2)
 
@@ -173,9 +175,9 @@ READ = """
     import jax
     jax.config.update("jax_enable_x64", True)
     sys.path[:0] = sys.argv[2:]
-    from test_adapters import SAVED, X, load
+    from test_adapters import SAVED, SINGLE, load
     outputs = {
-        name: load(f"{sys.argv[1]}/{name}", build).outputs(X).tolist()
+        name: load(f"{sys.argv[1]}/{name}", build).outputs(SINGLE).tolist()
         for name, (build, _) in SAVED.items()
     }
     print(json.dumps(outputs))
@@ -187,9 +189,9 @@ def test_networks_in_a_file_have_the_same_outputs_in_a_fresh_process(tmp_path, r
     outputs = {}
     for name, (build, centred) in SAVED.items():
         settings = TrainingConfig(optimiser=optax.adam(1e-2), steps=20, centred=centred)
-        networks = train(build, KEYS, X, Y, settings).ensemble
+        networks = train(build, KEYS, SINGLE, Y, settings).ensemble
         networks.save(tmp_path / name)
-        outputs[name] = networks.outputs(X)
+        outputs[name] = networks.outputs(SINGLE)
     ran = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(READ), tmp_path, *request.path.parents[:2]],
         capture_output=True,
@@ -204,10 +206,10 @@ def test_networks_in_a_file_have_the_same_outputs_in_a_fresh_process(tmp_path, r
 def test_networks_in_a_file_are_the_networks(name, tmp_path):
     build, centred = SAVED[name]
     settings = TrainingConfig(optimiser=optax.adam(1e-2), steps=5, centred=centred)
-    networks = train(build, KEYS, X, Y, settings).ensemble
+    networks = train(build, KEYS, SINGLE, Y, settings).ensemble
     networks.save(tmp_path / "networks")
     read = load(tmp_path / "networks", build)
-    np.testing.assert_array_equal(read.outputs(X), networks.outputs(X))
+    np.testing.assert_array_equal(read.outputs(SINGLE), networks.outputs(SINGLE))
     assert jax.tree.structure(read) == jax.tree.structure(networks)
 
 
