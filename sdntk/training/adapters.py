@@ -84,6 +84,7 @@ def require_build(build: Any) -> None:
             "build must be a function of nnx.Rngs that returns a Flax NNX module, a Flax Linen "
             f"module, or a pair (init, apply); got {shown(build)}."
         )
+    require_function("build", build, "nnx.Rngs", compiled=True)
 
 
 def draw(build: Build, key: Key[Array, ""], x: Float[Array, "K ..."]) -> Drawn:

@@ -33,6 +33,8 @@ class TrainingResult:
         steps: how many steps each took.
         loss: mean loss over all points against the targets, without the penalty.
         grad_norm: the norm of the gradient of the whole objective over all points.
+        validation_loss: mean loss on the validation points at every look, each ``check_every``
+            steps; nan once a network has stopped. None without such points.
     """
 
     ensemble: Ensemble
@@ -40,6 +42,7 @@ class TrainingResult:
     steps: Int[Array, " S"]
     loss: Float[Array, " S"]
     grad_norm: Float[Array, " S"]
+    validation_loss: Float[Array, "S looks"] | None = None
 
     @property
     def diverged(self) -> Bool[Array, " S"]:

@@ -1,7 +1,8 @@
 """The chain of rounds with networks: round t trains fresh weights on what round t - 1 predicts."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, get_args
 
 import jax
@@ -15,6 +16,7 @@ from sdntk._arguments import (
     as_count,
     as_float_array,
     as_keys,
+    as_number,
     as_points,
     as_sequence,
     as_unit_interval,
@@ -22,10 +24,10 @@ from sdntk._arguments import (
 from sdntk.theory.mixing import mix_targets
 from sdntk.training.adapters import Build, require_build
 from sdntk.training.course import TrainingResult
-from sdntk.training.ensemble import fastest_size
-from sdntk.training.losses import Loss, predictions
+from sdntk.training.losses import Loss, predictions, squared_error
 from sdntk.training.state import TrainingConfig
-from sdntk.training.train import check_arguments, train_groups
+from sdntk.training.train import check_arguments, group_size, train_groups
+from sdntk.training.validation import as_validation
 
 #: What round t is trained on: the predictions of round t - 1, or its most probable classes.
 Targets = Literal["soft", "hard"]
@@ -57,6 +59,9 @@ def distill_networks(
     targets: Targets = "soft",
     ground_truth_weight: ArrayLike = 0.0,
     penalties: Sequence[float] | None = None,
+    temperature: float = 1.0,
+    at_once: int | None = None,
+    validation: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> Iterator[Round]:
     """Self-distillation of S networks, one chain for each key.
 
@@ -65,9 +70,9 @@ def distill_networks(
         y_t = alpha y + (1 - alpha) p_{t-1},
 
     where alpha is the ``ground_truth_weight`` and p_{t-1} what the network of the round before
-    predicts on the training points: its outputs for the squared error, else their softmax. Every
-    round starts from fresh weights. A network that diverges counts as diverged in all later rounds
-    of its chain; the other chains continue.
+    predicts on the training points: its outputs for the squared error, else the softmax of its
+    outputs over the ``temperature``. Every round starts from fresh weights. A network that diverges
+    counts as diverged in all later rounds of its chain; the other chains continue.
 
     Source: Mobahi et al. 2020, section 5 and appendix D.
 
@@ -83,6 +88,11 @@ def distill_networks(
             entry.
         ground_truth_weight: alpha, between 0 and 1.
         penalties: T weights of |theta - theta_0|^2, one for each round; 0 by default.
+        temperature: positive; larger ones soften the targets. It is 1 where they are no softmax:
+            for the squared error, and for hard targets.
+        at_once: how many chains are trained together in one vmapped computation; by default what is
+            fastest on the device (:func:`sdntk.train`).
+        validation: other points and their labels, the same in every round (:func:`sdntk.train`).
 
     Yields:
         :class:`Round`, for t = 0 .. T - 1, each when it has ended.
@@ -118,30 +128,48 @@ def distill_networks(
             f"penalties must hold {rounds} numbers, one for each round; it holds {len(penalties)}."
         )
     checked = [check_arguments(x, training, penalty, name="penalties") for penalty in penalties]
-    return _rounds(build, keys, x, y, training, checked, targets, alpha)
+    temperature = _as_temperature(temperature, training.loss, targets)
+    held_out = as_validation(validation, x, y.shape[-1], training)
+    size = group_size(at_once, len(keys))
+
+    def distilled(outputs: Float[Array, "S K Q"]) -> Float[Array, "S K Q"]:
+        return next_targets(outputs, y, training.loss, targets, alpha, temperature=temperature)
+
+    train_round = functools.partial(
+        train_groups, build, x=x, training=training, size=size, validation=held_out
+    )
+    return _rounds(train_round, keys, x, y, checked, distilled)
+
+
+def _as_temperature(temperature: float, loss: Loss, targets: Targets) -> float:
+    """A positive number, and 1 where it would change nothing."""
+    temperature = as_number("temperature", temperature, lambda t: t > 0, "must be positive")
+    if (loss is squared_error or targets == "hard") and temperature != 1:
+        raise ValueError(
+            "temperature must be 1 with squared_error and with hard targets, which take no softmax."
+        )
+    return temperature
 
 
 def _rounds(
-    build: Build,
+    train_round: Callable[..., TrainingResult],
     keys: Key[Array, " S"],
     x: Float[Array, "K ..."],
     y: Float[Array, "K Q"],
-    training: TrainingConfig,
     penalties: list[Float[Array, ""]],
-    targets: Targets,
-    alpha: Float[Array, ""],
+    distilled: Callable[[Array], Array],
 ) -> Iterator[Round]:
-    size = fastest_size(len(keys))
+    """The rounds, given how one is trained, and the targets after it as a function of outputs."""
     y_t = jnp.broadcast_to(y, (len(keys), *y.shape))
     diverged = jnp.zeros(len(keys), bool)
     for t, penalty in enumerate(penalties):
-        trained = train_groups(
-            build, round_keys(keys, t), x, y_t, training, penalty, size, diverged=diverged
+        trained = train_round(
+            keys=round_keys(keys, t), targets=y_t, penalty=penalty, diverged=diverged
         )
         yield Round(t, y_t, trained)
         diverged = trained.diverged
         if t + 1 < len(penalties):
-            y_t = next_targets(trained.ensemble.outputs(x), y, training.loss, targets, alpha)
+            y_t = distilled(trained.ensemble.outputs(x))
 
 
 def round_keys(keys: Key[Array, " S"], t: int) -> Key[Array, " S"]:
@@ -165,12 +193,14 @@ def next_targets(
     loss: Loss,
     targets: Targets,
     ground_truth_weight: Float[Array, ""] | float,
+    *,
+    temperature: float = 1.0,
 ) -> Float[Array, "S K Q"]:
     """The targets of the round after one whose networks have these outputs on the training points:
-    alpha y + (1 - alpha) p.
+    alpha y + (1 - alpha) p, where soft ones that are a softmax are softened by the temperature.
     """
     if targets == "soft":
-        predicted = predictions(loss, outputs)
+        predicted = predictions(loss, outputs / temperature)
     else:
         classes = jnp.argmax(outputs, axis=-1)
         predicted = jax.nn.one_hot(classes, outputs.shape[-1], dtype=outputs.dtype)

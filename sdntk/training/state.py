@@ -30,6 +30,7 @@ class Stop(enum.IntEnum):
     LOSS = 1
     STATIONARY = 2
     DIVERGED = 3
+    PATIENCE = 4
 
 
 #: Stands in place of a :class:`Stop` while a network is still training.
@@ -52,7 +53,10 @@ class TrainingConfig:
             most this; None for no such rule.
         until_stationary: stop a network once the norm of the gradient of the whole objective over
             all points is at most this; None for no such rule.
-        check_every: steps from one evaluation of these two rules to the next.
+        patience: stop a network once none of its last so many looks at the validation points has
+            had the smallest loss so far, and keep its weights of that moment; None for no such
+            rule. For :func:`sdntk.train` and :func:`sdntk.distill_networks` with ``validation``.
+        check_every: steps from one look, the evaluation of these rules, to the next.
         centred: train f(x) - f_0(x), where f_0 is the network at its initial weights. (f_0 is a
             draw of a Gaussian process that is no part of the kernel's prediction.)
         augment: applied to the points of a step, such as
@@ -77,6 +81,7 @@ class TrainingConfig:
     check_every: int = 10
     centred: bool = False
     augment: Augment | None = None
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         require_function("loss", self.loss, "outputs and targets", compiled=True)
@@ -86,9 +91,9 @@ class TrainingConfig:
         if self.augment is not None:
             require_function("augment", self.augment, "a key and points", compiled=True)
         settings: dict[str, Any] = {"centred": as_flag("centred", self.centred)}
-        for name in ("steps", "check_every", "batch_size"):
+        for name in ("steps", "check_every", "batch_size", "patience"):
             count = getattr(self, name)
-            if count is not None or name != "batch_size":
+            if count is not None or name in ("steps", "check_every"):
                 settings[name] = as_count(name, count, at_least=1)
         for name in ("until_loss", "until_stationary"):
             limit = getattr(self, name)

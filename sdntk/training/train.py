@@ -1,5 +1,7 @@
 """One round: an ensemble of fresh networks, trained on given targets."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,7 @@ from sdntk.training.course import TrainingResult, advance, finish, init, is_over
 from sdntk.training.ensemble import fastest_size, to_all_devices
 from sdntk.training.optimisers import GaussNewton
 from sdntk.training.state import TrainingConfig
+from sdntk.training.validation import Validation, as_validation, recorded
 
 
 def train(
@@ -31,6 +34,7 @@ def train(
     *,
     penalty: ArrayLike = 0.0,
     at_once: int | None = None,
+    validation: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> TrainingResult:
     """Train a fresh network for each key.
 
@@ -58,6 +62,9 @@ def train(
         penalty: a number, at least 0; positive with :func:`~sdntk.optimisers.gauss_newton`.
         at_once: how many networks take their steps together in one vmapped computation. By default
             what is fastest on the device: one on a CPU, all on an accelerator.
+        validation: points that are not trained on and their targets, shapes (n, ...) and (n, Q):
+            the mean loss on them is recorded every ``check_every`` steps, and may stop a network
+            (``TrainingConfig.patience``).
 
     Returns:
         :class:`~sdntk.training.course.TrainingResult`. Numbers are in the dtype of the network's
@@ -89,11 +96,16 @@ def train(
         )
     penalty = check_arguments(x, training, penalty)
     targets = jnp.broadcast_to(targets, (count, len(x), targets.shape[-1]))
+    held_out = as_validation(validation, x, targets.shape[-1], training)
+    size = group_size(at_once, count)
+    return train_groups(build, keys, x, targets, training, penalty, size, validation=held_out)
+
+
+def group_size(at_once: int | None, count: int) -> int:
+    """How many of ``count`` networks are trained at once, what is fastest when None."""
     if at_once is None:
-        size = fastest_size(count)
-    else:
-        size = min(as_count("at_once", at_once, at_least=1), count)
-    return train_groups(build, keys, x, targets, training, penalty, size)
+        return fastest_size(count)
+    return min(as_count("at_once", at_once, at_least=1), count)
 
 
 def train_groups(
@@ -106,6 +118,7 @@ def train_groups(
     size: int,
     *,
     diverged: Bool[Array, " S"] | None = None,
+    validation: Validation | None = None,
 ) -> TrainingResult:
     """:func:`train` with its arguments checked, ``size`` networks at once. Networks that have
     ``diverged`` before are not trained.
@@ -118,12 +131,19 @@ def train_groups(
         for group in groups:
             run = init(build, keys[group], x, targets[group], training, penalty, diverged[group])
             points = to_all_devices(x, len(keys[group]))
+            looks: list[np.ndarray] = []
             while not is_over(run, training):
                 before = run.steps_taken
                 run = advance(run, points, training, every=training.check_every)
+                if validation is not None:
+                    run = validation.look(run, training, looks)
                 bar.advance(int(run.steps_taken - before), f"loss {np.mean(run.state.loss):.4g}")
             bar.advance(training.steps - int(run.steps_taken))
-            results.append(finish(run, points, training))
+            result = finish(run, points, training)
+            if validation is not None:
+                losses = recorded(looks, result.steps, training)
+                result = dataclasses.replace(result, validation_loss=losses)
+            results.append(result)
     return _joined(results)
 
 

@@ -107,6 +107,7 @@ TRAIN = {
     "x": points(X2),
     "training": only(TRAINING, sdntk.TrainingConfig),
 }
+VALIDATION = optional(only((X2, Y2)), (X2, Y2))
 
 #: Every public function: what is called, and its arguments in a good call, each with its kind.
 #: ``costly``: only bad values are tried, so that nothing is trained or compiled anew.
@@ -153,14 +154,16 @@ CALLS: dict[str, tuple] = {
     "train": (
         sdntk.train,
         {**TRAIN, "targets": labels(Y2), "penalty": number(0.0, nonnegative)}
-        | {"at_once": optional(count(1), 1)},
+        | {"at_once": optional(count(1), 1), "validation": VALIDATION},
         "costly",
     ),
     "distill_networks": (
         sdntk.distill_networks,
         {**TRAIN, "y": labels(Y2), "rounds": count(2, 1, 10**6), "targets": choice("soft", "hard")}
         | {"ground_truth_weight": unit(0.0)}
-        | {"penalties": optional(with_axes([0.0, 0.1], nonnegative), [0.0, 0.1])},
+        | {"penalties": optional(with_axes([0.0, 0.1], nonnegative), [0.0, 0.1])}
+        | {"temperature": number(1.0, lambda a: a == 1)}  # of the squared error
+        | {"at_once": optional(count(1), 1), "validation": VALIDATION},
         "costly",
     ),
     "compare_widths": (
@@ -182,7 +185,7 @@ CALLS: dict[str, tuple] = {
         | {"steps": count(1), "batch_size": optional(count(1), 1), "check_every": count(1)}
         | {"until_loss": optional(number(1.0, nonnegative), 1.0), "centred": flag(False)}
         | {"until_stationary": optional(number(1.0, nonnegative), 1.0)}
-        | {"augment": optional(function_kept(None))},
+        | {"augment": optional(function_kept(None)), "patience": optional(count(1), 1)},
     ),
     # kernels
     "kernels.rbf": (kernels.rbf, {"length_scale": SCALE}),

@@ -142,6 +142,41 @@ def test_targets_are_what_the_network_before_predicts(loss, targets, alpha):
     )  # a chain depends on its own key only
 
 
+def test_the_temperature_softens_the_targets():
+    y = jax.nn.one_hot(jnp.argmax(X[:, :3], axis=1), 3)
+    settings = TrainingConfig(loss=losses.soft_cross_entropy, optimiser=optax.adam(1e-2), steps=15)
+    options = {"rounds": 2, "ground_truth_weight": 0.3, "temperature": 4.0}
+    first, second = distill_networks(lambda r: erf_network(3, r), KEYS, X, y, settings, **options)
+    softened = np.exp(np.asarray(first.trained.ensemble.outputs(X)) / 4)
+    predicted = softened / softened.sum(-1, keepdims=True)
+    np.testing.assert_allclose(second.targets, 0.3 * np.asarray(y) + 0.7 * predicted, rtol=1e-12)
+
+
+def test_chains_at_once_are_chains_one_by_one():
+    settings = TrainingConfig(optimiser=optax.adam(1e-2), steps=15, batch_size=5, check_every=5)
+    options = {"rounds": 2, "validation": (NEW, NEW[:, :1])}
+    single, together = (
+        list(
+            distill_networks(
+                lambda rngs: erf_network(1, rngs),
+                KEYS,
+                X,
+                X[:, :1],
+                settings,
+                at_once=at_once,
+                **options,
+            )
+        )
+        for at_once in (1, 2)
+    )
+    for one, other in zip(single, together, strict=True):
+        outputs = (done.trained.ensemble.outputs(NEW) for done in (one, other))
+        np.testing.assert_allclose(*outputs, rtol=1e-9, atol=1e-12)
+        assert one.trained.validation_loss.shape == (2, 3)
+        recorded = (done.trained.validation_loss for done in (one, other))
+        np.testing.assert_allclose(*recorded, rtol=1e-9)
+
+
 def test_every_round_starts_from_fresh_weights():
     settings = TrainingConfig(optimiser=optax.sgd(0.0), steps=1)
     chain = distill_networks(
@@ -192,6 +227,10 @@ DIVERGING = TrainingConfig(optimiser=optax.sgd(1e3), steps=200)
         ({"targets": "warm"}, "targets must be 'soft' or 'hard'; got 'warm'"),
         ({"ground_truth_weight": 2.0}, "ground_truth_weight must lie between 0 and 1"),
         ({"penalties": [1.0]}, "penalties must hold 2 numbers"),
+        ({"temperature": 2.0}, "temperature must be 1 with squared_error and with hard targets"),
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"at_once": 0}, "at_once must be at least 1"),
+        ({"validation": (NEW, NEW[:3])}, r"validation's y must have shape \(6, 4\)"),
     ],
 )
 def test_bad_input(change, message):
