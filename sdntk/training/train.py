@@ -51,10 +51,10 @@ def train(
         build: makes a fresh network: a function of ``nnx.Rngs`` that returns a Flax NNX module, as
             ``lambda rngs: FiniteWidth(..., rngs=rngs)`` does; a Flax Linen module; or a pair of
             functions (init, apply), ``init(key)`` to params, any pytree of floating-point arrays,
-            and ``apply(params, x)`` to outputs. A Linen module is called as ``module.apply(
-            variables, x)``, in training with all its collections mutable; whether it is trained it
-            learns from an argument ``train``, ``training``, ``is_training``, ``deterministic`` or
-            ``use_running_average``, if it has one.
+            and ``apply(params, x)`` to outputs. A Linen module is called as
+            ``module.apply(variables, x)``, in training with all its collections mutable; whether it
+            is trained it learns from an argument ``train``, ``training``, ``is_training``,
+            ``deterministic`` or ``use_running_average``, if it has one.
         keys: S JAX keys, one for each network: they draw its weights and shuffle its points.
         x: K points, shape (K, ...).
         targets: y, shape (K, Q) for all networks, or (S, K, Q) with a set for each.
