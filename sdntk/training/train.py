@@ -1,5 +1,7 @@
 """One round: an ensemble of fresh networks, trained on given targets."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,9 @@ from sdntk.training.course import TrainingResult, advance, finish, init, is_over
 from sdntk.training.ensemble import Build, fastest_size, to_all_devices
 from sdntk.training.optimisers import GaussNewton
 from sdntk.training.state import TrainingConfig
+
+#: The progress bar moves about so often: its looks at the networks interrupt quick steps.
+SECONDS_BETWEEN_NOTES = 0.5
 
 
 def train(
@@ -113,10 +118,13 @@ def train_groups(
         for group in groups:
             run = init(build, keys[group], x, targets[group], training, penalty, diverged[group])
             points = to_all_devices(x, len(keys[group]))
+            every = training.check_every
             while not is_over(run, training):
-                before = run.steps_taken
-                run = advance(run, points, training, every=training.check_every)
+                before, started = run.steps_taken, time.monotonic()
+                run = advance(run, points, training, every=every)
                 bar.advance(int(run.steps_taken - before), f"loss {np.mean(run.state.loss):.4g}")
+                if time.monotonic() - started < SECONDS_BETWEEN_NOTES:
+                    every *= 2
             bar.advance(training.steps - int(run.steps_taken))
             results.append(finish(run, points, training))
     return _joined(results)
