@@ -168,10 +168,31 @@ def test_tolerances_far_below_the_labels():
         assert float(bounds.guaranteed_rounds(np.array([d]), np.array([z], dtype), s * s)) > 1
 
 
+@pytest.mark.parametrize("method", ["dense", pytest.param("tridiagonal", marks=SLOW)])
+def test_derivatives_know_no_unit(method):
+    """By labels, tolerance and Gram matrix, under jit."""
+    decompose = {"dense": sdntk.decompose, "tridiagonal": sdntk.tridiagonalise}[method]
+
+    def summary(matrix, y, eps, unit):
+        run = sdntk.distill_spectrum(decompose(matrix), y, tolerance=eps, rounds=3)
+        return jnp.sum(run.multipliers) + jnp.sum(jnp.sin(run.fitted / unit))
+
+    gradient = jax.jit(jax.grad(summary, argnums=(0, 1, 2)))
+    definite = jnp.asarray(G + 1e-3 * np.eye(K))
+    y, eps = jnp.asarray(LABELS[:, 0]), jnp.asarray(0.1)
+    plain = gradient(definite, y, eps, 1.0)
+    assert all(np.isfinite(g).all() and np.asarray(g).any() for g in plain)
+    for factor in (2.0**-500, 2.0**500):
+        scaled = gradient(definite, y * factor, eps * factor * factor, factor)
+        np.testing.assert_array_equal(scaled[0], plain[0])
+        np.testing.assert_array_equal(scaled[1] * factor, plain[1])
+        np.testing.assert_array_equal(scaled[2] * factor * factor, plain[2])
+
+
 @pytest.mark.parametrize("direction", [jax.jacrev, jax.jacfwd])
 @pytest.mark.parametrize("method", ["dense", pytest.param("tridiagonal", marks=SLOW)])
-def test_derivatives_know_no_unit(method, direction):
-    """Of every number of a run by labels, tolerance and Gram matrix, under jit."""
+def test_every_derivative_is_a_number_where_it_is_in_range(method, direction):
+    """Of all that a run holds, in both modes; sums of the smallest vanish beyond 2^490."""
     decompose = {"dense": sdntk.decompose, "tridiagonal": sdntk.tridiagonalise}[method]
 
     def numbers(matrix, y, eps, unit):

@@ -219,8 +219,8 @@ def evaluate(network: Ensemble, x: Float[Array, "n ..."]) -> Float[Array, "n Q"]
 def fastest_size(count: int) -> int:
     """How many of ``count`` networks are trained fastest in one vmapped step on this device.
 
-    On a CPU one, whose cores it keeps busy: with all at once small CNNs took twice as long and
-    small MLPs 0.9 times (benchmarks/results/networks.md). On an accelerator all.
+    On a CPU one, whose cores it keeps busy: with all at once small CNNs took 2.3 times as long
+    and small MLPs as long (benchmarks/results/networks.md). On an accelerator all.
     """
     return 1 if jax.default_backend() == "cpu" else count
 

@@ -80,7 +80,7 @@ def take_steps(
     makes convolutions an order of magnitude slower there within loops.
     """
     how = {"training": training, "apply_fn": apply_fn}
-    if jax.default_backend() != "cpu" or not _has_convolutions(apply_fn, _shapes(state, x)):
+    if jax.default_backend() != "cpu" or not _has_convolutions(state, x, apply_fn):
         return _steps(state, objective, x, first, count, **how)
     for index in range(first, first + count):
         state = _step(state, objective, x, index, **how)
@@ -98,30 +98,22 @@ def _shuffled(state: TrainState, epoch: int | Array) -> Int[Array, "s K"]:
     return jax.vmap(permutation)(state.key)
 
 
-class _Shapes(NamedTuple):
-    """What one network is applied to, hashable: leaves and structure of params, model state and a
-    point.
-    """
+def _has_convolutions(state: TrainState, x: Array, apply_fn: ApplyFn) -> bool:
+    """Whether the networks convolve, in whatever library they are written."""
 
-    leaves: tuple[jax.ShapeDtypeStruct, ...]
-    structure: Any
+    def without_first_axis(leaf: Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
 
-
-def _shapes(state: TrainState, x: Array) -> _Shapes:
-    one = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
-        (state.params, state.model_state),
-    )
-    point = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
-    leaves, structure = jax.tree.flatten((*one, point))
-    return _Shapes(tuple(leaves), structure)
+    numbers = jax.tree.map(without_first_axis, (state.params, state.model_state))
+    points = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    leaves, structure = jax.tree.flatten((*numbers, points))
+    return "conv_general_dilated" in _program(apply_fn, structure, *leaves)
 
 
 @functools.cache
-def _has_convolutions(apply_fn: ApplyFn, shapes: _Shapes) -> bool:
-    """Whether a network convolves, in whatever library it is written."""
-    program = jax.make_jaxpr(apply_fn)(*jax.tree.unflatten(shapes.structure, shapes.leaves))
-    return "conv_general_dilated" in str(program)
+def _program(apply_fn: ApplyFn, structure: Any, *leaves: jax.ShapeDtypeStruct) -> str:
+    """The text of what a network computes, of arguments with this structure and these leaves."""
+    return str(jax.make_jaxpr(apply_fn)(*jax.tree.unflatten(structure, leaves)))
 
 
 @functools.partial(jax.jit, static_argnames=("training", "apply_fn"), donate_argnames="state")

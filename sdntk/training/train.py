@@ -1,6 +1,7 @@
 """One round: an ensemble of fresh networks, trained on given targets."""
 
 import dataclasses
+import time
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,9 @@ from sdntk.training.ensemble import fastest_size, to_all_devices
 from sdntk.training.optimisers import GaussNewton
 from sdntk.training.state import TrainingConfig
 from sdntk.training.validation import Validation, as_validation, recorded
+
+#: The progress bar moves about so often: its looks at the networks interrupt quick steps.
+SECONDS_BETWEEN_NOTES = 0.5
 
 
 def train(
@@ -132,12 +136,15 @@ def train_groups(
             run = init(build, keys[group], x, targets[group], training, penalty, diverged[group])
             points = to_all_devices(x, len(keys[group]))
             looks: list[np.ndarray] = []
+            every = training.check_every
             while not is_over(run, training):
-                before = run.steps_taken
-                run = advance(run, points, training, every=training.check_every)
+                before, started = run.steps_taken, time.monotonic()
+                run = advance(run, points, training, every=every)
                 if validation is not None:
                     run = validation.look(run, training, looks)
                 bar.advance(int(run.steps_taken - before), f"loss {np.mean(run.state.loss):.4g}")
+                if validation is None and time.monotonic() - started < SECONDS_BETWEEN_NOTES:
+                    every *= 2
             bar.advance(training.steps - int(run.steps_taken))
             result = finish(run, points, training)
             if validation is not None:

@@ -11,7 +11,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -88,35 +87,40 @@ def test_killed_in_the_middle_of_rounds_it_ends_with_the_same_records(
     undisturbed, tmp_path, request
 ):
     program = """
-import jax, sys
+import jax, os, pathlib, signal, sys, threading, time
 jax.config.update("jax_enable_x64", True)
 sys.path.insert(0, sys.argv[1])
 import test_network_classification
+
+def kill_after(states, seconds):  # from inside: a slow tester cannot come too late
+    seen = set()
+    while len(seen) <= states:
+        seen |= {f for f in pathlib.Path(sys.argv[2]).glob("checkpoints/*/*") if f.name.isdigit()}
+        time.sleep(0.001)
+    time.sleep(seconds)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+moment = [float(number) for number in sys.argv[3:]]
+if moment:
+    threading.Thread(target=kill_after, args=moment, daemon=True).start()
 test_network_classification.go(sys.argv[2])
 print("done")
 """
-    moments, kills = random.Random(4), 0
+    moments = random.Random(4)
 
-    def start():
-        arguments = [sys.executable, "-c", program, request.path.parent, tmp_path]
-        return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    def finish(*moment):
+        arguments = [request.path.parent, tmp_path, *map(str, moment)]
+        command = [sys.executable, "-c", program, *arguments]
+        return subprocess.run(command, stdout=subprocess.PIPE, text=True)
 
-    for wanted in (
-        2,
-        6,
-    ):  # so many more states, then a moment, which may lie within the writing of the next
-        process, seen = start(), set()
-        while len(seen) <= wanted and process.poll() is None:
-            seen |= {path for path in tmp_path.glob("checkpoints/*/*") if path.name.isdigit()}
-            time.sleep(0.001)
-        time.sleep(moments.uniform(0, 0.03))
-        process.send_signal(signal.SIGKILL)
-        kills += process.communicate()[0] == ""
-    assert kills == 2
+    for states in 2, 6:  # then a moment, which may lie within the writing of the next
+        killed = finish(states, moments.uniform(0, 0.03))
+        assert killed.stdout == ""  # it was not done
+        assert killed.returncode == -signal.SIGKILL
     states = [int(path.name) for path in tmp_path.glob("checkpoints/*/*") if path.name.isdigit()]
     # Four measurements a round, and its start: it is resumed in the middle of a round.
     assert any(state % (STEPS // 15 + 1) not in (STEPS // 15 - 1, STEPS // 15) for state in states)
-    assert start().communicate()[0] == "done\n"
+    assert finish().stdout == "done\n"
     pd.testing.assert_frame_equal(
         table(tmp_path).drop(columns="seconds"),
         table(undisturbed).drop(columns="seconds"),

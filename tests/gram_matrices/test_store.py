@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import hypothesis.strategies as st
 import jax
@@ -53,42 +52,45 @@ def tile_files(path):
 
 
 RUN = """
-    import sys, jax
+    import os, pathlib, signal, sys, threading, time
+    import jax
     jax.config.update("jax_enable_x64", True)
     import sdntk
     x = jax.random.normal(jax.random.key(0), (403, 3))
-    sdntk.gram(sdntk.kernels.rbf(1.0), x, path=sys.argv[1], block_size=10, dtype="float32")
+
+    def kill_after(tiles, seconds):  # from inside: a slow tester cannot come too late
+        while sum(1 for f in path.glob("c/*/*") if f.name.isdigit()) <= tiles:
+            time.sleep(0.0005)
+        time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    path, moment = pathlib.Path(sys.argv[1]), [float(number) for number in sys.argv[2:]]
+    if moment:
+        threading.Thread(target=kill_after, args=moment, daemon=True).start()
+    sdntk.gram(sdntk.kernels.rbf(1.0), x, path=path, block_size=10, dtype="float32")
     print("done")
 """
 
 
-def start(path):
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(RUN), path], stdout=subprocess.PIPE, text=True
-    )
+def run(path, *moment):
+    command = [sys.executable, "-c", textwrap.dedent(RUN), path, *map(str, moment)]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow
 def test_killed_ten_times_it_ends_with_the_same_bits(tmp_path):
     clean, path = tmp_path / "clean", tmp_path / "G"
-    assert start(clean).communicate()[0] == "done\n"
+    assert run(clean).stdout == "done\n"
     total, moments = len(tile_files(clean)), random.Random(2026)
     assert total == 41 * 42 // 2
     for kill in range(10):
-        process = start(path)
-        wanted = (
-            (kill + moments.random()) * total / 14
-        )  # so many tiles; somewhere between two of them
-        while len(tile_files(path)) <= wanted:
-            assert process.poll() is None
-            time.sleep(0.0005)
-        time.sleep(moments.uniform(0, 0.003))
-        process.send_signal(signal.SIGKILL)
-        assert process.communicate()[0] == ""  # it was not done
-        assert process.returncode == -signal.SIGKILL
-        assert len(tile_files(path)) < total
+        tiles = (kill + moments.random()) * total / 14
+        killed = run(path, tiles, moments.uniform(0, 0.003))  # somewhere between two of them
+        assert killed.stdout == ""  # it was not done
+        assert killed.returncode == -signal.SIGKILL
+        assert tiles < len(tile_files(path)) < total
     times = {file: file.stat().st_mtime_ns for file in tile_files(path)}
-    assert start(path).communicate()[0] == "done\n"
+    assert run(path).stdout == "done\n"
     assert all(
         file.stat().st_mtime_ns == then for file, then in times.items()
     )  # what was done is not done again

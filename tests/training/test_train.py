@@ -205,7 +205,7 @@ def test_a_network_that_diverges_midway_keeps_its_last_finite_weights():
     np.testing.assert_allclose(trained.loss[diverged], loss, rtol=1e-9)
 
 
-def test_points_in_parts_and_the_compiled_loop_change_nothing(monkeypatch):
+def test_points_in_parts_and_steps_one_by_one_change_nothing(monkeypatch):
     settings = TrainingConfig(
         optimiser=optax.adam(1e-2), steps=12, batch_size=5, until_stationary=0.0, check_every=4
     )
@@ -214,14 +214,34 @@ def test_points_in_parts_and_the_compiled_loop_change_nothing(monkeypatch):
     parts = train(build, KEYS[:1], X, Y, settings)
     np.testing.assert_allclose(parts.loss, plain.loss, rtol=1e-12)
     np.testing.assert_allclose(parts.grad_norm, plain.grad_norm, rtol=1e-12)
-    monkeypatch.setattr(
-        steps,
-        "take_steps",
-        lambda *state_and_place, **static: steps._steps(*state_and_place, **static),
+    monkeypatch.setattr(steps, "_has_convolutions", lambda *_: True)
+    monkeypatch.setattr(steps, "_steps", None)  # the compiled loop
+    one_by_one = train(build, KEYS[:1], X, Y, settings)
+    np.testing.assert_allclose(
+        one_by_one.ensemble.outputs(X), plain.ensemble.outputs(X), rtol=1e-12
     )
-    looped = train(build, KEYS[:1], X, Y, settings)
-    np.testing.assert_allclose(looped.ensemble.outputs(X), plain.ensemble.outputs(X), rtol=1e-12)
-    assert looped.steps.tolist() == [12]
+    assert one_by_one.steps.tolist() == [12]
+
+
+@pytest.mark.parametrize("convolves", [False, True])
+def test_only_convolutions_are_kept_out_of_the_compiled_loop(monkeypatch, convolves):
+    """On a CPU."""
+    loops, compiled_loop = [], steps._steps
+
+    def counted(*arguments, **static):
+        loops.append(1)
+        return compiled_loop(*arguments, **static)
+
+    monkeypatch.setattr(steps, "_steps", counted)
+    network = convolutional(1) if convolves else fully_connected(1)
+
+    def build_images(rngs):
+        return FiniteWidth(network, (8, 8, 3), width=4, num_outputs=1, rngs=rngs)
+
+    settings = TrainingConfig(steps=3, batch_size=2)
+    trained = train(build_images, KEYS[:1], jnp.ones((4, 8, 8, 3)), jnp.zeros((4, 1)), settings)
+    assert trained.steps.tolist() == [3]
+    assert bool(loops) != convolves
 
 
 def test_points_are_ordered_by_other_keys_than_weights_are_drawn_with():
