@@ -54,8 +54,9 @@ def write(file: BinaryIO, frame: pd.DataFrame, mark: Mark) -> None:
     """The table into an opened file, with its mark and with checksums."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
     marked = json.dumps(dataclasses.asdict(mark) | {"checksum": _checksum(frame)})
-    metadata = {**(table.schema.metadata or {}), b"sdntk": marked.encode()}
-    pq.write_table(table.replace_schema_metadata(metadata), file, write_page_checksum=True)
+    # Without pandas' own metadata, on which pandas fails where a bit of it is damaged.
+    table = table.replace_schema_metadata({b"sdntk": marked.encode()})
+    pq.write_table(table, file, write_page_checksum=True)
 
 
 def read(path: Path, mark: Mark, columns: Columns | None, *, unmarked: bool) -> pd.DataFrame:
