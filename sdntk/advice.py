@@ -3,6 +3,7 @@ kernel, against the best single fit, judged on validation points.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -28,7 +29,7 @@ from sdntk.datasets.labels import one_hot
 from sdntk.distillation import Distillation, distill_spectrum
 from sdntk.kernels import KernelFunction, empirical_ntk
 from sdntk.kernels.base import LibraryKernel, check_points
-from sdntk.spectra.base import AbstractSpectrum
+from sdntk.spectra.base import AbstractSpectrum, PrecisionWarning
 from sdntk.spectra.choose import choose_spectrum
 from sdntk.spectra.fit import predict_all
 from sdntk.theory.multiplier import Status
@@ -109,9 +110,9 @@ def advise(
     module_or_kernel: Any,
     x: ArrayLike,
     y: ArrayLike,
-    validation: tuple[ArrayLike, ArrayLike],
+    validation: Sequence[ArrayLike],
     *,
-    tolerances: Sequence[float] | None = None,
+    tolerances: ArrayLike | None = None,
     rounds: int = 20,
 ) -> Advice:
     """Tell whether self-distillation is worth it, before any network is trained again.
@@ -294,15 +295,16 @@ def _run(
 ) -> list[tuple[float, Distillation]]:
     mean_square = float(jnp.mean(labels**2))
     lengths = {**dict.fromkeys(single_fits, 1), **dict.fromkeys(chains, rounds)}
-    return [
-        (
-            part,
-            distill_spectrum(
+    runs = []
+    for part, length in track(sorted(lengths.items()), "Chains by tolerance", len(lengths)):
+        with warnings.catch_warnings():
+            # Whatever rounding makes of a multiplier, validation points judge the fit.
+            warnings.simplefilter("ignore", PrecisionWarning)
+            run = distill_spectrum(
                 spectrum, labels, tolerance=part * mean_square, rounds=length, outputs="joint"
-            ),
-        )
-        for part, length in track(sorted(lengths.items()), "Chains by tolerance", len(lengths))
-    ]
+            )
+        runs.append((part, run))
+    return runs
 
 
 class _Judged(NamedTuple):

@@ -36,6 +36,7 @@ PATIENCE = 60
 #: What has no good call, and why.
 EXEMPT = {
     "made by this library, and by JAX's transformations of anything": {
+        "Advice",
         "Distillation",
         "ErrorBounds",
         "GramStore",
