@@ -250,7 +250,7 @@ def fault_of_error(error, bad, names, replaced):
 
 
 #: Arguments that messages call otherwise.
-ALIASES = {"name": "(name|activation)"}
+ALIASES = {"name": "(name|activation)", "module_or_kernel": "(module_or_)?kernel"}
 
 
 class Endless(BaseException):
