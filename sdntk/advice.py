@@ -96,7 +96,8 @@ class Advice:
     def _verdict(self) -> str:
         if self.pays:
             return "distilling pays"
-        return "distilling does harm" if self.interval[1] < 0 else "no evidence that distilling pays"
+        does_harm = self.interval[1] < 0
+        return "distilling does harm" if does_harm else "no evidence that distilling pays"
 
     def _value_of(self, t: int, tolerance: float) -> float:
         rows = self.table[(self.table["round"] == t) & (self.table["tolerance"] == tolerance)]

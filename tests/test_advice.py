@@ -100,11 +100,14 @@ def test_where_distilling_pays_and_where_it_does_not():
     # later round falls between them, more steeply than that of any single fit.
     frequencies = np.arange(1, 25)
     x = np.arange(200) / 200
-    features = lambda t: np.sqrt(2) * np.cos(2 * np.pi * np.outer(t, frequencies))  # noqa: E731
     decay = np.where(frequencies <= 4, 1.0, 0.25)
-    kernel = lambda a, b: (features(a) * decay) @ features(b).T + 1e-9 * (  # noqa: E731
-        a[:, None] == b[None, :]
-    )
+
+    def features(t):
+        return np.sqrt(2) * np.cos(2 * np.pi * np.outer(t, frequencies))
+
+    def kernel(a, b):
+        return (features(a) * decay) @ features(b).T + 1e-9 * (a[:, None] == b[None, :])
+
     signal = features(x)[:, :4].sum(1)
     noisy = signal + 0.6 * features(x)[:, 4:].sum(1)
     pays = sdntk.advise(kernel, x, noisy, (x, signal))
