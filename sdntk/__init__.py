@@ -26,6 +26,7 @@ from sdntk.theory.multiplier import Multiplier, Status, solve_multiplier
 
 if TYPE_CHECKING:
     from sdntk import networks
+    from sdntk.advice import Advice, advise
     from sdntk.experiments.comparison import compare_widths, gap_exponents
     from sdntk.training import losses, optimisers
     from sdntk.training.course import TrainingResult
@@ -37,6 +38,7 @@ __version__ = "0.3.0"
 
 __all__ = [
     "AccuracyError",
+    "Advice",
     "Distillation",
     "ErrorBounds",
     "GramOperator",
@@ -52,6 +54,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingResult",
     "TridiagonalSpectrum",
+    "advise",
     "architectures",
     "as_operator",
     "bounds",
@@ -79,9 +82,11 @@ __all__ = [
 
 #: The networks' side is imported on use: Flax and optax take long to import.
 _ON_USE = {
+    "Advice": "sdntk.advice",
     "Stop": "sdntk.training.state",
     "TrainingConfig": "sdntk.training.state",
     "TrainingResult": "sdntk.training.course",
+    "advise": "sdntk.advice",
     "compare_widths": "sdntk.experiments.comparison",
     "distill_networks": "sdntk.training.rounds",
     "gap_exponents": "sdntk.experiments.comparison",

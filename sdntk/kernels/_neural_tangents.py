@@ -66,6 +66,19 @@ def load_neural_tangents() -> Any:
         return _repaired
 
 
+def structure_of(equation: Any, operand: int) -> Any:
+    """The structure that neural-tangents knows of the derivative of a linear equation by one of its
+    operands; None where it has no rule for it. Equal ones may be contracted with one another.
+    """
+    load_neural_tangents()
+    rules = importlib.import_module(f"{_NAME}._src.utils.rules")
+    known = rules.STRUCTURE_RULES.keys() & rules.JACOBIAN_RULES.keys()
+    if equation.primitive not in known:
+        return None
+    operands = [variable.aval for variable in equation.invars]
+    return rules.get_structure(eqn=equation, invals=operands, idx=operand, _s_rules=True)
+
+
 def _check_version() -> None:
     try:
         version = importlib.metadata.version("neural-tangents")

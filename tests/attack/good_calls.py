@@ -119,6 +119,13 @@ CALLS: dict[str, tuple] = {
         | {"method": choice("dense", "tridiagonal", "krylov", "auto"), "rtol": number(1e-6)},
     ),
     "distill_spectrum": (sdntk.distill_spectrum, {"spectrum": SPECTRA, "y": labels(Y), **ASKED}),
+    "advise": (
+        sdntk.advise,
+        {"module_or_kernel": function(KERNEL), "x": points(X), "y": labels(Y)}
+        | {"validation": only((X, Y), ()), "rounds": count(2, 2, 10**6)}
+        | {"tolerances": optional(with_axes([0.3], lambda a: (a > 0) & (a < 1)), [0.3])},
+        "costly",
+    ),
     "krylov": (
         sdntk.krylov,
         {"operator": only(sdntk.as_operator(G), sdntk.GramOperator), "y": labels(Y), **ASKED}

@@ -36,6 +36,7 @@ PATIENCE = 60
 #: What has no good call, and why.
 EXEMPT = {
     "made by this library, and by JAX's transformations of anything": {
+        "Advice",
         "Distillation",
         "ErrorBounds",
         "GramStore",
@@ -249,7 +250,7 @@ def fault_of_error(error, bad, names, replaced):
 
 
 #: Arguments that messages call otherwise.
-ALIASES = {"name": "(name|activation)"}
+ALIASES = {"name": "(name|activation)", "module_or_kernel": "(module_or_)?kernel"}
 
 
 class Endless(BaseException):

@@ -199,7 +199,7 @@ def test_a_module_is_left_as_it_was():
     )
     assert (
         repr(kernel)
-        == "EmpiricalNTK(_Module(name='CNN'), 171 parameters, output=None, implementation=1)"
+        == "EmpiricalNTK(_Module(name='CNN'), 171 parameters, output=None, implementation='auto')"
     )
 
 
@@ -423,7 +423,7 @@ CASES = {
     "implementation": (
         lambda: empirical_ntk(jnp.dot, 1.0, implementation=4),
         ValueError,
-        "implementation must be 0, 1, 2 or 3",
+        "implementation must be 0, 1, 2, 3 or",
     ),
     "output negative": (
         lambda: empirical_ntk(jnp.dot, 1.0, output=-1),
