@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
+from flax import nnx
 
 from sdntk.architectures import (
     ACTIVATIONS,
@@ -164,3 +165,16 @@ def finite_network(architecture, width, outputs):
         return x
 
     return jax.jit(init, static_argnums=1), apply
+
+
+class BatchNormNetwork(nnx.Module):
+    """Batch statistics and dropout, from 5 inputs to 3 outputs."""
+
+    def __init__(self, rngs):
+        self.first = nnx.Linear(5, 16, rngs=rngs)
+        self.norm = nnx.BatchNorm(16, rngs=rngs)
+        self.dropout = nnx.Dropout(0.2, rngs=rngs)
+        self.last = nnx.Linear(16, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.dropout(nnx.relu(self.norm(self.first(x)))))

@@ -139,6 +139,7 @@ def load(path: str | Path, build: Build) -> Ensemble:
         raise ValueError(f"path {path} holds no networks; sdntk.load reads runs and spectra.")
     try:
         stored = dict(zip(saved.names, map(_as_leaf, saved.arrays), strict=True))
+        (_,) = {array.shape[0] for array in stored.values()}  # as many networks in each
         shape, dtype = saved.point or ((1,), "float32")
         points = jnp.zeros(shape, dtype)
     except Exception as error:  # a damaged file may raise anything
@@ -146,10 +147,10 @@ def load(path: str | Path, build: Build) -> Ensemble:
     like = initialise(build, jax.random.split(jax.random.key(0), 1), points, centred=saved.centred)
     names, leaves = _named_leaves(like)
     for name, leaf in zip(names, leaves, strict=True):
-        if name not in stored or stored[name].shape[1:] != leaf.shape[1:]:
+        if name not in stored or not _is_like(stored[name], leaf):
             raise ValueError(
                 f"build must make the networks that {path} holds; it makes {name} of shape "
-                f"{leaf.shape[1:]}, which is not there or of another shape."
+                f"{leaf.shape[1:]}, which is not there or of another shape or kind."
             )
     if len(stored) != len(names):
         raise ValueError(
@@ -164,6 +165,15 @@ def _named_leaves(ensemble: Ensemble) -> tuple[tuple[str, ...], tuple[Array, ...
     paths, _ = jax.tree.flatten_with_path(ensemble)
     names = tuple(jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths)
     return names, tuple(leaf for _, leaf in paths)
+
+
+def _is_like(stored: Array, leaf: Array) -> bool:
+    """Whether an array can stand for a leaf: of its shape and kind, in whatever precision."""
+    kinds = (jax.dtypes.prng_key, jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
+    same = [
+        jnp.issubdtype(stored.dtype, kind) == jnp.issubdtype(leaf.dtype, kind) for kind in kinds
+    ]
+    return stored.shape[1:] == leaf.shape[1:] and all(same)
 
 
 def _as_plain(leaf: Array) -> Any:

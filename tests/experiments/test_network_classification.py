@@ -108,19 +108,19 @@ print("done")
 """
     moments = random.Random(4)
 
-    def finish(*moment):
+    def execute(*moment):
         arguments = [request.path.parent, tmp_path, *map(str, moment)]
         command = [sys.executable, "-c", program, *arguments]
         return subprocess.run(command, stdout=subprocess.PIPE, text=True)
 
     for states in 2, 6:  # then a moment, which may lie within the writing of the next
-        killed = finish(states, moments.uniform(0, 0.03))
+        killed = execute(states, moments.uniform(0, 0.03))
         assert killed.stdout == ""  # it was not done
         assert killed.returncode == -signal.SIGKILL
     states = [int(path.name) for path in tmp_path.glob("checkpoints/*/*") if path.name.isdigit()]
     # Four measurements a round, and its start: it is resumed in the middle of a round.
     assert any(state % (STEPS // 15 + 1) not in (STEPS // 15 - 1, STEPS // 15) for state in states)
-    assert finish().stdout == "done\n"
+    assert execute().stdout == "done\n"
     pd.testing.assert_frame_equal(
         table(tmp_path).drop(columns="seconds"),
         table(undisturbed).drop(columns="seconds"),

@@ -17,7 +17,7 @@ import pytest
 from flax import nnx
 
 from sdntk import gram
-from sdntk.kernels import empirical_ntk, load_neural_tangents
+from sdntk.kernels import empirical_ntk, load_neural_tangents, structured
 
 RNG = np.random.default_rng(0)
 X1, X2 = RNG.normal(size=(4, 4)), RNG.normal(size=(3, 4))
@@ -91,6 +91,15 @@ def concatenated(w, x):
     return x @ jnp.concatenate([w[0], w[0], -w[1]], 1)
 
 
+def rearranged(w, x):
+    hidden = jnp.tanh(x @ jnp.squeeze(w[0], 0)) @ w[1].T
+    return jnp.tanh(hidden @ (w[2] / 3)) @ jnp.array(w[3], copy=True)
+
+
+def mixed(w, x):
+    return jnp.tanh(x @ w[0].astype(jnp.float64)) @ w[1]
+
+
 def of_rates(w, x):
     return (w[0][None] / (2 + x**2)) @ jnp.exp(w[1]) * w[2] + w[3].sum(0)[None]
 
@@ -112,6 +121,7 @@ NETWORKS = {
     attention: (weights((2, 3), (2, 3), (2, 3)), 3),
     by_head: (weights((4, 6), (3, 2, 2)), 3),
     concatenated: (weights((4, 2), (4, 3)), 3),
+    rearranged: (weights((1, 4, 5), (3, 5), (3, 4), (4, 2)), 3),
     of_rates: (weights(4, (4, 3), (), (2, 3)), 3),
     part_unused: (weights((4, 2), 3), 3),
     tied: (weights((4, 6)), 1),
@@ -155,6 +165,15 @@ def test_functions(apply, monkeypatch):
     assert implementation in (None, asked[-1])
 
 
+def test_weights_in_two_precisions(monkeypatch):
+    first, last = weights((4, 5), (5, 3))
+    params = (first.astype(jnp.float32), last)  # whose derivatives are rounded to float32
+    values, asked = chosen(monkeypatch, lambda: empirical_ntk(mixed, params)(X1, X2))
+    expected = contraction(mixed, params, X1, X2)
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-6 * abs(expected).max())
+    assert asked[-1] == 3
+
+
 class Residual(nnx.Module):
     """Convolutions, batch norm, a skip, and a convolution that is used twice."""
 
@@ -187,6 +206,26 @@ def test_a_module(monkeypatch):
     )
     np.testing.assert_allclose(values, expected, rtol=0, atol=1e-12 * abs(expected).max())
     assert asked[-1] == 3
+
+
+def operations_on_weights(apply, params, x):
+    """The names of what the weights go into, in the derivative's program."""
+    outputs = lambda leaves, _, x: apply(jax.tree.unflatten(structure, leaves), x)  # noqa: E731
+    leaves, structure = jax.tree.flatten(params)
+    program = structured._linear_program(outputs, leaves, None, x)
+    uses = [(each.primitive.name, v) for each in program.eqns for v in each.invars]
+    return {name for name, v in uses if not hasattr(v, "val") and v in program.invars}
+
+
+def test_every_known_operation_is_compared():
+    networks = {apply: params for apply, (params, number) in NETWORKS.items() if number == 3}
+    networks[mixed] = (jnp.ones((4, 5), jnp.float32), jnp.ones((5, 3)))
+    found = [operations_on_weights(apply, params, X1) for apply, params in networks.items()]
+    module = Residual(nnx.Rngs(0))
+    module.eval()
+    graph, params, rest = nnx.split(module, nnx.Param, ...)
+    found.append(operations_on_weights(lambda p, x: nnx.merge(graph, p, rest)(x), params, IMAGES))
+    assert set().union(*found) == structured.KNOWN_OPERATIONS
 
 
 def test_a_choice_of_ones_own_is_kept(monkeypatch):

@@ -16,9 +16,10 @@ import numpy as np
 import optax
 import pytest
 from flax import linen, nnx
+from helpers import BatchNormNetwork
 
-from sdntk import losses
-from sdntk.training.ensemble import initialise, load
+from sdntk import _archive, losses
+from sdntk.training.ensemble import SavedNetworks, initialise, load
 from sdntk.training.rounds import distill_networks
 from sdntk.training.state import TrainingConfig
 from sdntk.training.train import train
@@ -113,19 +114,6 @@ class Modern(linen.Module):
         return linen.Dense(3, **DOUBLE)(x)
 
 
-class ModernNNX(nnx.Module):
-    """Batch statistics and dropout."""
-
-    def __init__(self, rngs):
-        self.first = nnx.Linear(5, 16, rngs=rngs)
-        self.norm = nnx.BatchNorm(16, rngs=rngs)
-        self.dropout = nnx.Dropout(0.2, rngs=rngs)
-        self.last = nnx.Linear(16, 3, rngs=rngs)
-
-    def __call__(self, x):
-        return self.last(self.dropout(nnx.relu(self.norm(self.first(x)))))
-
-
 def test_batch_statistics_of_linen_move_and_dropout_ends_with_training():
     settings = TrainingConfig(
         loss=losses.soft_cross_entropy, optimiser=optax.adam(1e-2), steps=60, batch_size=10
@@ -156,7 +144,7 @@ def test_members_as_their_own_library_has_them():
         assert len(network) == 2
     of_pair, params = networks["pair"].module(1)
     np.testing.assert_allclose(of_pair(params, X), networks["pair"].outputs(X)[1], rtol=1e-12)
-    by_nnx = train(ModernNNX, KEYS, SINGLE, Y, settings).ensemble
+    by_nnx = train(BatchNormNetwork, KEYS, SINGLE, Y, settings).ensemble
     np.testing.assert_allclose(by_nnx.module(0)(SINGLE), by_nnx.outputs(SINGLE)[0], rtol=1e-5)
     with pytest.raises(ValueError, match="index must be at most 1; got 2"):
         by_nnx.module(2)
@@ -164,7 +152,7 @@ def test_members_as_their_own_library_has_them():
 
 #: Networks in files: by what they are made, and whether they are centred.
 SAVED = {
-    "nnx": (ModernNNX, False),
+    "nnx": (BatchNormNetwork, False),
     "linen": (Modern(), False),
     "pair": (BUILDS["pair"](), False),
     "centred": (BUILDS["nnx"](), True),
@@ -221,6 +209,15 @@ def test_files_of_other_networks(tmp_path):
         load(path, wide)
     with pytest.raises(ValueError, match="which have 4 arrays; it makes one of 2"):
         load(path, (lambda key: {"Dense_0": initial(key)["Dense_0"]}, apply))
+    whole = _archive.load(path, {"SavedNetworks": SavedNetworks})
+    for arrays, message in [
+        ((1.0, *whole.arrays[1:]), "does not hold what sdntk has saved"),
+        ((whole.arrays[0][:1], *whole.arrays[1:]), "does not hold what sdntk has saved"),
+        ((whole.arrays[0].astype(int), *whole.arrays[1:]), "of another shape or kind"),
+    ]:
+        _archive.save(path, whole._replace(arrays=arrays))
+        with pytest.raises(ValueError, match=message):
+            load(path, BUILDS["pair"]())
     path.write_bytes(b"no file of ours")
     with pytest.raises(ValueError, match="does not hold what sdntk has saved"):
         load(path, BUILDS["pair"]())
@@ -239,7 +236,7 @@ def test_files_of_other_networks(tmp_path):
         ((lambda _: {"w": jnp.arange(3)}, apply), "build's init must return params, a pytree of"),
         ((lambda _: (), apply), "build's init must return params"),
         ((initial, lambda p, x: (apply(p, x), x)), "network that returns one array, its outputs"),
-        (ModernNNX(nnx.Rngs(0)), "build must make a fresh network for each key"),
+        (BatchNormNetwork(nnx.Rngs(0)), "build must make a fresh network for each key"),
         (lambda _: Linen(), "build must return a Flax NNX module; it returned Linen"),
     ],
 )

@@ -21,7 +21,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from helpers import with_virtual_devices
+from helpers import BatchNormNetwork, with_virtual_devices
 
 import sdntk
 from sdntk import losses
@@ -318,19 +318,6 @@ def test_a_batch_of_all_points_is_the_full_gradient():
     )
 
 
-class Modern(nnx.Module):
-    """Batch statistics and dropout."""
-
-    def __init__(self, rngs):
-        self.first = nnx.Linear(5, 16, rngs=rngs)
-        self.norm = nnx.BatchNorm(16, rngs=rngs)
-        self.dropout = nnx.Dropout(0.2, rngs=rngs)
-        self.last = nnx.Linear(16, 3, rngs=rngs)
-
-    def __call__(self, x):
-        return self.last(self.dropout(nnx.relu(self.norm(self.first(x)))))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_batch_statistics_move_and_dropout_ends_with_training(at_once):
@@ -339,7 +326,7 @@ def test_batch_statistics_move_and_dropout_ends_with_training(at_once):
     )
     labels = jax.nn.one_hot(jnp.argmax(X[:, :3], axis=1), 3)
     x, labels = X.astype(jnp.float32), labels.astype(jnp.float32)  # as Flax's own layers are
-    trained = train(Modern, KEYS, x, labels, settings, at_once=at_once)
+    trained = train(BatchNormNetwork, KEYS, x, labels, settings, at_once=at_once)
     outputs = trained.ensemble.outputs(x)
     np.testing.assert_array_equal(outputs, trained.ensemble.outputs(x))
     np.testing.assert_allclose(outputs, trained.ensemble.outputs(x, batch_size=7), rtol=1e-5)
