@@ -19,10 +19,10 @@ from rich.console import Console
 import sdntk
 from sdntk._folders import hold, is_read_only
 from sdntk.architectures import DEFAULT_DEPTH, fully_connected, named_architecture
+from sdntk.cli_network_options import NetworksOptions
 from sdntk.cli_options import (
     CompareOptions,
     IllustrateOptions,
-    NetworksOptions,
     Noise,
     NtkOptions,
 )
@@ -204,14 +204,45 @@ def compare(options: CompareOptions) -> None:
 
 @command
 def networks(options: NetworksOptions) -> None:
-    """The paper's section 5: deep networks through rounds of self-distillation, every figure one
+    """Networks through rounds of self-distillation, beside one network and an ensemble of as many,
+    and beside their kernel: minutes, offline. With --figure the paper's section 5, every figure one
     command.
     """
+    if options.figure is not None:
+        _paper_figure(options, options.figure)
+        return
+    from sdntk._progress import track
+    from sdntk.datasets.named import load_any
+    from sdntk.experiments import network_study
+    from sdntk.experiments.records import Records
+    from sdntk.reports import network_study as report
+
+    given = options.of_study()
+    dataset = given.pop("dataset", "digits")
+    data = load_any(dataset, options.folder, options.download)
+    given.setdefault("test", min(len(data.test_labels), network_study.MOST_TEST_IMAGES))
+    study = network_study.NetworkStudy(data.name, **given)
+    with hold(options.out):
+        records = Records(options.out, study.configuration(data))
+        units = network_study.run(data, study, records)
+        for _ in track(units, f"Chains and their rivals on {data.name}", study.number_of_units):
+            pass
+        _print(
+            report.rounds_table(records),
+            report.comparison_table(records),
+            sentences=report.verdict(records),
+            figures=_save(report.plot(records, study), options.out),
+            folder=options.out,
+        )
+
+
+def _paper_figure(options: NetworksOptions, figure: int) -> None:
+    """The paper's section 5."""
     from sdntk.experiments import paper_figures
     from sdntk.experiments.records import Records
     from sdntk.reports import network_classification as report
 
-    experiments = paper_figures.experiments(options.figure, **options.settings())
+    experiments = paper_figures.experiments(figure, **options.of_figure())
     curves = {}
     if options.kernel is not None:
         curves = {e: paper_figures.kernel_rounds(options.kernel, e) for e in experiments}
@@ -221,7 +252,7 @@ def networks(options: NetworksOptions) -> None:
                 f"noise; {options.kernel} is not."
             )
     for experiment in experiments:
-        name = f"figure{options.figure}_{experiment.network}_{experiment.dataset}"
+        name = f"figure{figure}_{experiment.network}_{experiment.dataset}"
         data = load_named(DatasetName(experiment.dataset), options.folder, options.download)
         with hold(options.out / name):
             records = Records(options.out / name, experiment.configuration())

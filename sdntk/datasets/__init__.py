@@ -11,6 +11,7 @@ from sdntk.datasets.examples import mobahi_example, mobahi_truth
 from sdntk.datasets.fashion import fashion_mnist
 from sdntk.datasets.images import Dataset, digits, standardise
 from sdntk.datasets.labels import CIFAR10_FLIPS, label_noise, one_hot
+from sdntk.datasets.npz import from_npz
 from sdntk.datasets.subsets import balanced_subset, balanced_subsets
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "cifar100",
     "digits",
     "fashion_mnist",
+    "from_npz",
     "label_noise",
     "mobahi_example",
     "mobahi_truth",

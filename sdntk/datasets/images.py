@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int32, UInt8
+from jaxtyping import Array, Float, Int32, Real
 
 from sdntk._arguments import (
     ArrayLike,
@@ -29,10 +29,10 @@ class Dataset:
 
     Attributes:
         name: the data set's name.
-        train_images: shape (n_train, H, W, C), uint8: raw pixels take an eighth of the memory of
-            float64. See :func:`standardise`.
+        train_images: shape (n_train, H, W, C), uint8 (raw pixels take an eighth of the memory of
+            float64) or float32. See :func:`standardise`.
         train_labels: shape (n_train,), int32, the index of each image's class.
-        test_images: shape (n_test, H, W, C), uint8.
+        test_images: shape (n_test, H, W, C), likewise.
         test_labels: shape (n_test,), int32.
         class_names: a name for each class.
 
@@ -41,9 +41,9 @@ class Dataset:
     """
 
     name: str
-    train_images: UInt8[np.ndarray, "n_train H W C"]
+    train_images: Real[np.ndarray, "n_train H W C"]
     train_labels: Int32[np.ndarray, " n_train"]
-    test_images: UInt8[np.ndarray, "n_test H W C"]
+    test_images: Real[np.ndarray, "n_test H W C"]
     test_labels: Int32[np.ndarray, " n_test"]
     class_names: tuple[str, ...]
 

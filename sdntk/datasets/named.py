@@ -1,4 +1,4 @@
-"""A data set by its name, as the command line takes it."""
+"""A data set by its name or file, as the command line takes it."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -29,3 +29,20 @@ def load_named(dataset: DatasetName, folder: Path | None, download: bool) -> dat
         DatasetName.FASHION_MNIST: datasets.fashion_mnist,
     }[dataset]
     return load(folder, download=download)
+
+
+def load_any(dataset: str, folder: Path | None, download: bool) -> datasets.Dataset:
+    """The data set of that name, or in that .npz file.
+
+    Raises:
+        ValueError: neither a name nor a file that is named so.
+    """
+    if dataset.endswith(".npz"):
+        return datasets.from_npz(dataset)
+    names = [name.value for name in DatasetName]
+    if dataset not in names:
+        raise ValueError(
+            f"dataset must be one of {', '.join(names)}, or a file that ends in .npz; got "
+            f"{dataset!r}."
+        )
+    return load_named(DatasetName(dataset), folder, download)

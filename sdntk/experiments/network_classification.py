@@ -8,7 +8,7 @@ and ends with the same records.
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -61,6 +61,7 @@ def run(
     *,
     seeds: Sequence[int],
     at_once: int | None = None,
+    setting: Mapping[str, float] | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Run the chains that the records lack, and yield the rows of each round that ends.
 
@@ -80,6 +81,8 @@ def run(
         records: their configuration must name all that results depend on.
         seeds: a chain for each; round t uses the key ``fold_in(key(seed), t)``.
         at_once: how many chains are trained together; what is fastest on this device when None.
+        setting: what tells these chains from others in the same records: columns by name, the
+            table's first.
 
     Raises:
         ValueError: settings out of their range; the folder holds states of other work.
@@ -88,9 +91,11 @@ def run(
     require_targets(spec.targets, split.num_classes)
     # Before any state: only a run of the same configuration may resume from one.
     records.keep_configuration()
-    table = records.read("rounds", COLUMNS)
+    setting = setting or {}
+    table = records.read("rounds", columns_with(setting, COLUMNS))
     records.put("rounds", table)  # where it is whole, its CSV may not be
-    finished = {seed for seed in seeds if _rounds_done(table, seed) >= spec.rounds}
+    own = rows_with(table, setting)
+    finished = {seed for seed in seeds if _rounds_done(own, seed) >= spec.rounds}
     groups = unfinished_groups(
         build,
         split,
@@ -101,12 +106,27 @@ def run(
         at_once=at_once,
         rounds=spec.rounds,
         description=f"{len(seeds) - len(finished)} chains of {spec.rounds} rounds",
+        suffix="".join(f"_{value:g}" for value in setting.values()),
     )
     for group in groups:
-        yield from _run_chains(group, records)
+        yield from _run_chains(group, records, setting)
 
 
-def _run_chains(group: Group, records: Records) -> Iterator[pd.DataFrame]:
+def columns_with(setting: Mapping[str, float], columns: Columns) -> Columns:
+    """The columns of a table whose rows are told apart by a setting, too."""
+    return {**dict.fromkeys(setting, float), **columns}
+
+
+def rows_with(table: pd.DataFrame, setting: Mapping[str, float]) -> pd.DataFrame:
+    """The rows of one setting."""
+    for name, value in setting.items():
+        table = table[table[name] == value]
+    return table
+
+
+def _run_chains(
+    group: Group, records: Records, setting: Mapping[str, float]
+) -> Iterator[pd.DataFrame]:
     """All rounds of one group that are not done yet."""
     spec = group.spec
     state = group.resume(_start_round(group, 0, group.first_run(0)))
@@ -116,8 +136,9 @@ def _run_chains(group: Group, records: Records) -> Iterator[pd.DataFrame]:
         state = group.finish_round(state, _better)
         trained = finish(state.training_run, group.points, spec.training)
         rows = _rows(group, state, trained).assign(seconds=time.monotonic() - started)
-        table = with_rows(records.read("rounds", COLUMNS), rows, by=["seed", "round"])
-        records.put("rounds", table)
+        rows = rows.assign(**setting)[[*columns_with(setting, COLUMNS)]]
+        table = records.read("rounds", columns_with(setting, COLUMNS))
+        records.put("rounds", with_rows(table, rows, by=[*setting, "seed", "round"]))
         yield rows
         if t + 1 < spec.rounds:
             state = _start_round(group, t + 1, _next_run(group, t + 1, trained))

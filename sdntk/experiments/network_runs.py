@@ -76,12 +76,16 @@ class Measurements(NamedTuple):
 
     Attributes:
         train_accuracy, test_accuracy: against the original labels.
+        noisy_train_accuracy: against the noisy labels, which round 0 learns.
+        held_out_accuracy: against the held-out images' noisy labels; nan where none are held out.
         train_loss, test_loss: against their one-hot vectors.
         given_loss: against what round 0 learns, the noisy labels.
         target_loss: against the round's own targets.
     """
 
     train_accuracy: Float[Array, " s"]
+    noisy_train_accuracy: Float[Array, " s"]
+    held_out_accuracy: Float[Array, " s"]
     test_accuracy: Float[Array, " s"]
     train_loss: Float[Array, " s"]
     test_loss: Float[Array, " s"]
@@ -185,6 +189,8 @@ def measure(
 ) -> Measurements:
     """Accuracies and losses of each network, ``targets`` being what it is trained on."""
     outputs, test_outputs = ensemble.outputs(split.x_train), ensemble.outputs(split.x_test)
+    if len(split.x_held_out):
+        held_out_outputs = ensemble.outputs(split.x_held_out)
 
     def accuracy(outputs: Float[Array, "s n Q"], labels: Int[Array, " n"]) -> Float[Array, " s"]:
         return jnp.mean(jnp.argmax(outputs, -1) == labels[None], -1)
@@ -196,8 +202,14 @@ def measure(
     def one_hot(labels: Int[Array, " n"]) -> Float[Array, "n Q"]:
         return jax.nn.one_hot(labels, split.num_classes, dtype=outputs.dtype)
 
+    unknown = jnp.full(len(ensemble), jnp.nan)
+    held_out = (
+        accuracy(held_out_outputs, split.held_out_labels) if len(split.x_held_out) else unknown
+    )
     measured = Measurements(
         train_accuracy=accuracy(outputs, split.clean_labels),
+        noisy_train_accuracy=accuracy(outputs, split.noisy_labels),
+        held_out_accuracy=held_out,
         test_accuracy=accuracy(test_outputs, split.test_labels),
         train_loss=loss(outputs, one_hot(split.clean_labels)),
         test_loss=loss(test_outputs, one_hot(split.test_labels)),

@@ -108,7 +108,7 @@ class Experiment:
         """How a round is trained."""
         return TrainingConfig(
             loss=LOSSES[self.loss],
-            optimiser=_optimiser(self.learning_rate, self.weight_decay),
+            optimiser=optimiser(self.learning_rate, self.weight_decay),
             steps=self.steps,
             batch_size=self.batch_size,
             augment=crop_and_flip if self.augment else None,
@@ -117,7 +117,8 @@ class Experiment:
 
 # One for equal settings: what is compiled for one experiment serves the next.
 @functools.cache
-def _optimiser(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
+def optimiser(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
+    """Adam, the weight decay added to the gradient, as the gradient of a penalty is."""
     adam = optax.adam(learning_rate)
     if not weight_decay:
         return optax.chain(adam)

@@ -1,7 +1,8 @@
 """Networks of finite width, as Flax NNX modules."""
 
 from sdntk.networks.finite_width import FiniteWidth
+from sdntk.networks.mlp import MLP
 from sdntk.networks.resnet import ResNet, resnet18, resnet50
 from sdntk.networks.vgg import VGG, small_cnn, vgg16
 
-__all__ = ["VGG", "FiniteWidth", "ResNet", "resnet18", "resnet50", "small_cnn", "vgg16"]
+__all__ = ["MLP", "VGG", "FiniteWidth", "ResNet", "resnet18", "resnet50", "small_cnn", "vgg16"]

@@ -45,6 +45,18 @@ def squared_error_of_softmax(
     return squared_error(jax.nn.softmax(outputs), targets)
 
 
+def brier_score(outputs: Float[Array, "*n Q"], targets: Float[Array, "*n Q"]) -> Float[Array, "*n"]:
+    """sum_q (softmax(f)_q - p_q)^2 (Brier 1950): Q times :func:`squared_error_of_softmax`, against
+    which a weight decay weighs Q times as much.
+
+    Example:
+        >>> brier_score(jnp.array([0.0, 0.0]), jnp.array([1.0, 0.0])).item()
+        0.5
+    """
+    outputs, targets = _of_one_shape(outputs, targets)
+    return outputs.shape[-1] * squared_error_of_softmax(outputs, targets)
+
+
 def soft_cross_entropy(
     outputs: Float[Array, "*n Q"], targets: Float[Array, "*n Q"]
 ) -> Float[Array, "*n"]:

@@ -1,0 +1,214 @@
+"""What a study of networks showed: tables, verdict and figure, from its records."""
+
+from collections.abc import Iterator
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from sdntk.experiments import kernel_classification
+from sdntk.experiments.network_study import NetworkStudy
+from sdntk.experiments.records import Records
+from sdntk.reports.plotting import label_rounds, plot_envelope, plot_level, round_colours
+from sdntk.reports.tables import mean_and_deviation, new_table, over_seeds
+from sdntk.training.state import Stop
+
+_COLUMNS = {
+    "training, original labels": "train_accuracy",
+    "training, given labels": "noisy_train_accuracy",
+    "held out, noisy labels": "held_out_accuracy",
+    "test": "test_accuracy",
+}
+#: A round has collapsed where its accuracy is within so much of chance.
+_NEAR_CHANCE = 0.05
+
+
+def rounds_table(records: Records) -> Table:
+    """Every round of every chain: mean and standard deviation over seeds."""
+    table = new_table(
+        "Accuracies of every round, mean ± standard deviation over seeds",
+        ["weight decay", "round", *_COLUMNS],
+    )
+    for (decay, t), rows in _whole(records).groupby(["weight_decay", "round"]):
+        cells = [mean_and_deviation(rows[column]) for column in _COLUMNS.values()]
+        table.add_row(f"{decay:g}", str(t), *cells)
+    return table
+
+
+def comparison_table(records: Records) -> Table:
+    """The chosen round against its rivals."""
+    table = new_table(
+        "The round that held-out images chose, against what else the trainings would buy: "
+        "test accuracy",
+        [
+            "weight decay",
+            "chosen round",
+            "accuracy",
+            "rival",
+            "its accuracy",
+            "difference",
+            "95%",
+            "",
+        ],
+    )
+    for row in records["comparison"].itertuples():
+        table.add_row(
+            _decay(row.weight_decay),
+            f"{row.chosen_round:.1f}",
+            f"{row.test_accuracy:.3f}",
+            row.rival,
+            f"{row.rival_accuracy:.3f}",
+            f"{row.difference:+.3f} ± {row.standard_error:.3f}",
+            f"{row.low:+.3f} .. {row.high:+.3f}",
+            row.verdict,
+        )
+    return table
+
+
+def _decay(weight_decay: float) -> str:
+    return "chosen" if np.isnan(weight_decay) else f"{weight_decay:g}"
+
+
+def verdict(records: Records) -> str:
+    """What every chain does, and whether it pays, in sentences."""
+    rounds, chance = _whole(records), 1 / _num_classes(records)
+    if rounds.empty:
+        return "Every chain diverged."
+    lines = [*_about_diverged(records)]
+    for decay, chain in rounds.groupby("weight_decay"):
+        lines.append(f"Weight decay {decay:g}: test accuracy {_course(chain, chance)}.")
+    for row in records["comparison"].itertuples():
+        lines.append(_sentence(row))
+    return "\n".join(lines)
+
+
+def _num_classes(records: Records) -> int:
+    return int(records.configuration["num_classes"])
+
+
+def _course(chain: pd.DataFrame, chance: float) -> str:
+    """How a chain's mean test accuracy moves."""
+    mean = chain.groupby("round")["test_accuracy"].mean()
+    best, last = int(mean.idxmax()), int(mean.index[-1])
+    start = f"starts at {mean[0]:.3f}"
+    if best == 0:
+        text = f"{start}, only falls"
+    else:
+        text = f"{start}, rises to {mean[best]:.3f} in round {best}"
+        if best == last:
+            return f"{text}, the last one: more rounds may be better"
+    collapsed = mean.index[mean <= chance + _NEAR_CHANCE]
+    if len(collapsed):
+        return f"{text}, and is at chance from round {int(collapsed[0])} on: collapsed"
+    return f"{text}, and ends at {mean[last]:.3f}"
+
+
+def _sentence(row: tuple) -> str:  # type: ignore[type-arg]
+    """One row of the comparison."""
+    whose = f"the chosen round at weight decay {_decay(row.weight_decay)}"
+    if np.isnan(row.weight_decay):
+        whose = "the chosen round at the chosen weight decay"
+    rival = {"single network": "one network, steps and decay chosen"}.get(row.rival, row.rival)
+    if row.rival == "ensemble":
+        rival = "the mean of as many networks"
+    if row.seeds == 1:
+        return f"Against {rival}, {whose}: {row.difference:+.3f} in one seed: no evidence."
+    figures = f"{row.difference:+.3f} (95% from {row.low:+.3f} to {row.high:+.3f})"
+    said = {"better": "is better", "worse": "is worse"}.get(
+        row.verdict, "no evidence that it differs"
+    )
+    return f"Against {rival}, {whose}: {figures}: {said}."
+
+
+def _about_diverged(records: Records) -> Iterator[str]:
+    rounds = records["rounds"]
+    keys = ["weight_decay", "seed"]
+    lost = rounds.loc[rounds["stop"] == Stop.DIVERGED.name.lower(), keys].drop_duplicates()
+    if len(lost):
+        yield f"{len(lost)} of {len(rounds[keys].drop_duplicates())} chains diverged; left out."
+
+
+def _whole(records: Records) -> pd.DataFrame:
+    """The rounds of chains that did not diverge."""
+    rounds = records["rounds"]
+    keys = ["weight_decay", "seed"]
+    diverged = rounds[rounds["stop"] == Stop.DIVERGED.name.lower()]
+    lost = pd.MultiIndex.from_frame(rounds[keys]).isin(pd.MultiIndex.from_frame(diverged[keys]))
+    return rounds[~lost]
+
+
+def plot(records: Records, study: NetworkStudy) -> dict[str, Figure]:
+    """The figure ``rounds``, in the form of the paper's Fig. 4 and 7: accuracy and loss, training
+    against the original and the given labels, and test.
+    """
+    loss = "squared error" if study.loss == "squared" else "cross-entropy"
+    panels = {
+        "train_accuracy": "accuracy on training images\n(original labels)",
+        "noisy_train_accuracy": "accuracy on training images\n(given labels)",
+        "test_accuracy": "accuracy on test images",
+        "train_loss": f"{loss} on training images\n(original labels)",
+        "given_loss": f"{loss} on training images\n(given labels)",
+        "test_loss": f"{loss} on test images",
+    }
+    rounds, kernel, comparison = _whole(records), _kernel_rounds(records), records["comparison"]
+    decays = sorted(rounds["weight_decay"].unique())
+    figure, axes = plt.subplots(2, 3, figsize=(12.5, 7.2), sharex=True, layout="constrained")
+    for ax, (column, name) in zip(axes.flat, panels.items(), strict=True):
+        for decay, colour in zip(decays, round_colours(len(decays)), strict=True):
+            chain = rounds[rounds["weight_decay"] == decay]
+            style = {"color": colour, "marker": "o", "label": f"networks, weight decay {decay:g}"}
+            plot_envelope(ax, chain, "round", column, **style)
+        if column in kernel:
+            _plot_kernel(ax, kernel, column)
+        ax.set(ylabel=name)
+        ax.grid(alpha=0.25)
+    for rival, colour in (("single network", "C3"), ("ensemble", "C1")):
+        rows = comparison[comparison["rival"] == rival]
+        if len(rows):
+            level = pd.Series([rows["rival_accuracy"].iloc[0]])
+            plot_level(axes[0, 2], level, color=colour, label=_RIVALS[rival])
+    for ax in axes[1]:
+        label_rounds(ax)
+    handles = axes[0, 2].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
+    figure.suptitle(_headline(study), fontsize="medium")
+    return {"rounds": figure}
+
+
+_RIVALS = {
+    "single network": "one network, steps and decay chosen",
+    "ensemble": "mean of as many networks",
+}
+
+
+def _plot_kernel(ax: plt.Axes, kernel: pd.DataFrame, column: str) -> None:
+    """The kernel's rounds in which a class is left, a line for each tolerance."""
+    tolerances = sorted(kernel["tolerance"].unique())
+    for tolerance, marker in zip(tolerances, "^vsd" * len(tolerances), strict=False):
+        rows = kernel[(kernel["tolerance"] == tolerance) & (kernel["active_classes"] > 0)]
+        label = f"their tangent kernel, $\\epsilon$ = {tolerance:g} $\\Vert y\\Vert^2/K$"
+        style = {"color": "0.45", "linestyle": "--", "marker": marker, "label": label}
+        plot_envelope(ax, rows, "round", column, **style)
+
+
+def _kernel_rounds(records: Records) -> pd.DataFrame:
+    """The kernel's rounds without losses, which are of other outputs; empty if there are none."""
+    folder = records.folder / "kernel"
+    if not (folder / "config.json").exists():
+        return pd.DataFrame()
+    columns = kernel_classification.COLUMNS["rounds"]
+    rounds = Records.open(folder).read("rounds", columns)
+    return rounds[[name for name in rounds if not name.endswith("_loss")]]
+
+
+def _headline(study: NetworkStudy) -> str:
+    network = study.network
+    if network == "mlp":
+        network = f"mlp of widths {', '.join(map(str, study.widths))}"
+    return (
+        f"{network} on {study.dataset} ({study.train:,} training images, {study.noise_rate:.0%} "
+        f"label noise)\n{study.loss} loss, {study.targets} targets, {study.steps:,} steps a round; "
+        f"{over_seeds(study.seeds)}"
+    )
