@@ -5,6 +5,7 @@ runs, and what it claims is checked before it is read.
 import math
 import zipfile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from jaxtyping import Int32
@@ -81,7 +82,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         ) from None
 
 
-def _check_header(name: str, stream: zipfile.ZipExtFile, size: int) -> None:
+def _check_header(name: str, stream: IO[bytes], size: int) -> None:
     """Refuse what claims more than it has, or is no array of numbers, before it is read."""
     version = np.lib.format.read_magic(stream)
     read = {

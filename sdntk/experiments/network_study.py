@@ -211,7 +211,7 @@ def _run_kernel(data: Dataset, study: NetworkStudy, records: Records) -> Iterato
 def split_of(data: Dataset, study: NetworkStudy, seed: int) -> Split[Array]:
     """A seed's images and labels, in float32 and on the device; the kernel has the same."""
     split = kernel_classification.split_of(data, study.for_kernel, seed)
-    points = {
+    points: dict[str, Any] = {
         name: _as_network_input(getattr(split, name), study.network)
         for name in ("x_train", "x_held_out", "x_test")
     }

@@ -1,6 +1,7 @@
 """A fully connected network with He's initial weights, the one that small studies train."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 from flax import nnx
@@ -46,11 +47,12 @@ class MLP(nnx.Module):
     def __call__(self, x: ArrayLike) -> Float[Array, "n Q"]:
         """The outputs for points, shape (n, ...)."""
         values = as_real_array("x", x)
-        values = values.reshape(len(values), -1)
-        if values.shape[1] != self.num_inputs:
+        shape = values.shape
+        if math.prod(shape[1:]) != self.num_inputs or not shape:
             raise ValueError(
-                f"x must hold points of {self.num_inputs} numbers; its shape is {x.shape}."
+                f"x must hold points of {self.num_inputs} numbers; its shape is {shape}."
             )
+        values = values.reshape(len(values), -1)
         for layer in self.layers[:-1]:
             values = nnx.relu(layer(values))
         return self.layers[-1](values)

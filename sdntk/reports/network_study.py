@@ -1,6 +1,7 @@
 """What a study of networks showed: tables, verdict and figure, from its records."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -105,7 +106,7 @@ def _course(chain: pd.DataFrame, chance: float) -> str:
     return f"{text}, and ends at {mean[last]:.3f}"
 
 
-def _sentence(row: tuple) -> str:  # type: ignore[type-arg]
+def _sentence(row: Any) -> str:
     """One row of the comparison."""
     whose = f"the chosen round at weight decay {_decay(row.weight_decay)}"
     if np.isnan(row.weight_decay):
