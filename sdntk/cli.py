@@ -220,8 +220,7 @@ def networks(options: NetworksOptions) -> None:
     given = options.of_study()
     dataset = given.pop("dataset", "digits")
     data = load_any(dataset, options.folder, options.download)
-    given.setdefault("test", min(len(data.test_labels), network_study.MOST_TEST_IMAGES))
-    study = network_study.NetworkStudy(data.name, **given)
+    study = network_study.study_of(data, **given)
     with hold(options.out):
         records = Records(options.out, study.configuration(data))
         units = network_study.run(data, study, records)

@@ -158,7 +158,8 @@ WRONG = {
     },
     "networks": {
         "--figure": (*NOT_NUMBERS, "3", "11"),
-        "--dataset": ("junk", ""),
+        "--dataset": ("junk", "", "missing.npz"),
+        "--widths": ("nan", "-1", "16,", "16,x"),
         "--rounds": (*NOT_NUMBERS, "0", "10001"),
         "--seeds": (*NOT_NUMBERS, "0", "1000001"),
         "--at-once": (*NOT_NUMBERS, "0"),
@@ -168,7 +169,10 @@ WRONG = {
         "--weight-decay": NOT_NUMBERS,
         "--train": (*NOT_NUMBERS, "0"),
         "--test": (*NOT_NUMBERS, "0"),
+        "--held-out": (*NOT_NUMBERS, "0"),
         "--label-noise": (*NOT_NUMBERS, "1.1"),
+        "--noise": ("junk", ""),
+        "--tolerance": (*NOT_NUMBERS, "0", "1"),
         "--measure-every": (*NOT_NUMBERS, "0"),
     },
 }
@@ -176,10 +180,9 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_values_are_refused_and_the_option_named(name, command):
-    needed = ("--figure", "4") if name == "networks" else ()
     for option, values in WRONG[name].items():
         for value in values:
-            done = command(name, *needed, option, value)
+            done = command(name, option, value)
             said = " ".join(done.stderr.replace("│", " ").split())
             assert done.returncode == 2, (option, value)
             assert f"Invalid value for '{option}'" in said, (option, value, said)
@@ -195,10 +198,37 @@ def test_names_that_the_library_knows_are_checked_by_it(command):
         ("networks", "--figure", "4", "--network", "junk"),
         ("networks", "--figure", "4", "--loss", "junk"),
         ("networks", "--figure", "4", "--targets", ""),
+        ("networks", "--network", "junk"),
+        ("networks", "--loss", "junk"),
+        ("networks", "--targets", ""),
     ):
         done = command(*arguments)
         assert done.returncode == 2
         assert f"{arguments[-2].strip('-')} must" in " ".join(done.stderr.split()), done.stderr
+
+
+@pytest.mark.usefixtures("as_users_call")
+def test_the_two_forms_of_networks_refuse_each_other_s_options(command, tmp_path):
+    (tmp_path / "mine.npz").touch()
+    for arguments, said in (
+        (("--augment",), "--augment goes with --figure only."),
+        (("--at-once", "2"), "--at-once goes with --figure only."),
+        (("--figure", "4", "--widths", "8"), "--widths goes without --figure only."),
+        (("--figure", "4", "--held-out", "8"), "--held-out goes without --figure only."),
+        (
+            ("--figure", "4", "--weight-decay", "0", "--weight-decay", "1"),
+            "--weight-decay may be given once with --figure.",
+        ),
+        (("--figure", "4", "--dataset", "mine.npz"), "--dataset must be a name with --figure"),
+        (("--weight-decay", "0", "--weight-decay", "0"), "never twice alike"),
+        (("--train", "100000"), "train and held_out must be at most 1,330"),
+        (("--held-out", "100000"), "train and held_out must be at most 1,330"),
+        (("--test", "100000"), "test must be"),
+        (("--dataset", "mine.npz"), "dataset must be an .npz file with the arrays x_train"),
+    ):
+        done = command("networks", *arguments)
+        assert done.returncode == 2, arguments
+        assert said in " ".join(done.stderr.split()), (arguments, done.stderr)
 
 
 def test_version(command):

@@ -5,7 +5,6 @@ runs, and what it claims is checked before it is read.
 import math
 import zipfile
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from jaxtyping import Int32
@@ -48,8 +47,11 @@ def from_npz(path: str | Path) -> Dataset:
         raise FileNotFoundError(f"dataset must be a file; there is none at {path}.")
     arrays = _arrays(path)
     classes = int(max(_labels(path, arrays, part).max() for part in ("train", "test"))) + 1
-    if classes > MOST_CLASSES:
-        raise ValueError(f"{path}: y_train and y_test must be classes below {MOST_CLASSES:,}.")
+    if not 2 <= classes <= MOST_CLASSES:
+        raise ValueError(
+            f"{path}: y_train and y_test must be from 2 to {MOST_CLASSES:,} classes 0, 1, ..; their "
+            f"largest is {classes - 1:,}."
+        )
     parts = {}
     for part in ("train", "test"):
         parts[f"{part}_labels"] = _labels(path, arrays, part, classes)
@@ -71,8 +73,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             if missing:
                 raise ValueError(f"it lacks {' and '.join(missing)}")
             for name in _NAMES:
-                with archive.open(sizes[name]) as stream:
-                    _check_header(name, stream, sizes[name].file_size)
+                _check_header(name, archive, sizes[name])
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in _NAMES}
     except Exception as error:  # a damaged file may raise anything
@@ -82,18 +83,19 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         ) from None
 
 
-def _check_header(name: str, stream: IO[bytes], size: int) -> None:
+def _check_header(name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
     """Refuse what claims more than it has, or is no array of numbers, before it is read."""
-    version = np.lib.format.read_magic(stream)
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }
-    shape, _, dtype = read[version](stream)
+    with archive.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        shape, _, dtype = read[version](stream)
     if dtype.kind not in "fiu":
         raise ValueError(f"{name} must hold numbers; its dtype is {dtype}")
     claimed = math.prod(shape) * dtype.itemsize
-    if claimed > size or claimed > MOST_BYTES:
+    if claimed > member.file_size or claimed > MOST_BYTES:
         raise ValueError(f"{name} claims {claimed:,} bytes")
 
 
@@ -124,4 +126,5 @@ def _images(path: Path, name: str, points: np.ndarray) -> np.ndarray:
             f"{path}: {name} must have shape (n, p), (n, H, W) or (n, H, W, C); its shape is "
             f"{points.shape}."
         )
-    return points if points.dtype == np.uint8 else points.astype(np.float32)
+    with np.errstate(over="ignore"):  # inf is refused with the rest
+        return points if points.dtype == np.uint8 else points.astype(np.float32)

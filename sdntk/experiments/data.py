@@ -95,6 +95,12 @@ def sample_split(
     Raises:
         ValueError: more images than there are, or another argument out of its range.
     """
+    most = most_balanced(data)
+    if (train or 0) + held_out > most:
+        raise ValueError(
+            f"train and held_out must be at most {most:,} images together: {data.name} has no more "
+            f"than {most // data.num_classes:,} of its rarest class; got {train} and {held_out}."
+        )
     if train is None:
         train_rows, held_out_rows = np.arange(len(data.train_labels)), np.zeros(0, int)
     elif held_out:
@@ -126,6 +132,12 @@ def sample_split(
         test_labels=data.test_labels[test],
         num_classes=data.num_classes,
     )
+
+
+def most_balanced(data: Dataset) -> int:
+    """The most training images that are balanced by class."""
+    counts = np.bincount(data.train_labels, minlength=data.num_classes)
+    return int(counts.min()) * data.num_classes
 
 
 def first_test_images(data: Dataset, count: int) -> slice:

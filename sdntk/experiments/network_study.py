@@ -24,7 +24,7 @@ from sdntk.architectures import fully_connected
 from sdntk.datasets import Dataset
 from sdntk.datasets.labels import NoiseKind
 from sdntk.experiments import kernel_classification, network_classification, rivals
-from sdntk.experiments.data import Split
+from sdntk.experiments.data import Split, most_balanced
 from sdntk.experiments.network_runs import NetworkChainSpec
 from sdntk.experiments.paired import compare_chains
 from sdntk.experiments.paper_figures import NETWORKS, optimiser
@@ -154,6 +154,16 @@ class NetworkStudy:
             noise_kind=self.noise_kind,
             seeds=tuple(range(self.seeds)),
         )
+
+
+def study_of(data: Dataset, **given: Any) -> NetworkStudy:
+    """The study of a data set, with fewer images than by default where it has fewer."""
+    most = most_balanced(data)
+    if "train" not in given and "held_out" not in given:
+        given["held_out"] = min(NetworkStudy.held_out, most // 4)
+        given["train"] = min(NetworkStudy.train, most - given["held_out"])
+    given.setdefault("test", min(len(data.test_labels), MOST_TEST_IMAGES))
+    return NetworkStudy(data.name, **given)
 
 
 def run(data: Dataset, study: NetworkStudy, records: Records) -> Iterator[str]:

@@ -280,7 +280,7 @@ def test_figures_show_every_chain_and_the_single_fit(records):
     [
         ({"tolerances": (1.5,)}, "tolerances must be fractions"),
         ({"test": 361}, "test must be from 1 to 360"),
-        ({"train": 5000}, "sizes .* take .* points of class"),
+        ({"train": 5000}, "train and held_out must be at most"),
         ({"noise_rate": 1.2}, "rate must lie between 0 and 1"),
         ({"seeds": ()}, "seeds must hold at least one"),
     ],
