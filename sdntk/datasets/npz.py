@@ -49,8 +49,8 @@ def from_npz(path: str | Path) -> Dataset:
     classes = int(max(_labels(path, arrays, part).max() for part in ("train", "test"))) + 1
     if not 2 <= classes <= MOST_CLASSES:
         raise ValueError(
-            f"{path}: y_train and y_test must be from 2 to {MOST_CLASSES:,} classes 0, 1, ..; their "
-            f"largest is {classes - 1:,}."
+            f"{path}: y_train and y_test must be from 2 to {MOST_CLASSES:,} classes 0, 1, ..; "
+            f"their largest is {classes - 1:,}."
         )
     parts = {}
     for part in ("train", "test"):

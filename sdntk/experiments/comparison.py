@@ -39,7 +39,8 @@ from sdntk.gram_matrices.compute import gram
 from sdntk.kernels import ntk
 from sdntk.networks import FiniteWidth
 from sdntk.spectra.dense import decompose
-from sdntk.training.ensemble import Build, members
+from sdntk.training.adapters import Build
+from sdntk.training.ensemble import members
 from sdntk.training.losses import squared_error
 from sdntk.training.optimisers import GaussNewton, gauss_newton
 from sdntk.training.rounds import Round, distill_networks

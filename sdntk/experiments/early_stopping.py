@@ -28,7 +28,7 @@ from sdntk.experiments.network_runs import (
 )
 from sdntk.experiments.records import Records, with_rows
 from sdntk.experiments.tables import Columns
-from sdntk.training.ensemble import Build
+from sdntk.training.adapters import Build
 from sdntk.training.state import Stop
 
 #: In place of a round's number, for the key of the network that is stopped early.

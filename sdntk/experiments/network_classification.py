@@ -28,8 +28,8 @@ from sdntk.experiments.network_runs import (
 )
 from sdntk.experiments.records import Records, with_rows
 from sdntk.experiments.tables import Columns
+from sdntk.training.adapters import Build
 from sdntk.training.course import TrainingResult, finish
-from sdntk.training.ensemble import Build
 from sdntk.training.rounds import next_targets, require_targets
 from sdntk.training.state import Stop, TrainingRun
 from sdntk.training.train import check_arguments

@@ -19,8 +19,9 @@ from sdntk._progress import Bar
 from sdntk._pytrees import pytree
 from sdntk.experiments.checkpoints import Checkpoints
 from sdntk.experiments.data import Split
+from sdntk.training.adapters import Build
 from sdntk.training.course import advance, as_ensemble, init, is_over, spread_run
-from sdntk.training.ensemble import Build, Ensemble, fastest_size, to_all_devices
+from sdntk.training.ensemble import Ensemble, fastest_size, to_all_devices
 from sdntk.training.rounds import Targets, require_targets
 from sdntk.training.state import TrainingConfig, TrainingRun
 

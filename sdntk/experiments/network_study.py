@@ -30,7 +30,7 @@ from sdntk.experiments.paired import compare_chains
 from sdntk.experiments.paper_figures import NETWORKS, optimiser
 from sdntk.experiments.records import Records
 from sdntk.training import losses
-from sdntk.training.ensemble import Build
+from sdntk.training.adapters import Build
 from sdntk.training.rounds import Targets, require_targets
 from sdntk.training.state import TrainingConfig
 
@@ -98,8 +98,9 @@ class NetworkStudy:
         as_unit_interval("noise_rate", self.noise_rate, dtype=jnp.result_type(float))
         if not self.weight_decays or len(set(self.weight_decays)) < len(self.weight_decays):
             raise ValueError("weight_decay must be given once or several times, never twice alike.")
-        for decay in (*self.weight_decays, self.learning_rate):
+        for decay in self.weight_decays:
             as_number("weight_decay", decay, lambda x: x >= 0, "must be at least 0")
+        as_number("learning_rate", self.learning_rate, lambda x: x >= 0, "must be at least 0")
         if self.batch_size > self.train:
             raise ValueError(
                 f"batch_size must be at most train, {self.train} images; got {self.batch_size}."
@@ -163,6 +164,8 @@ def study_of(data: Dataset, **given: Any) -> NetworkStudy:
         given["held_out"] = min(NetworkStudy.held_out, most // 4)
         given["train"] = min(NetworkStudy.train, most - given["held_out"])
     given.setdefault("test", min(len(data.test_labels), MOST_TEST_IMAGES))
+    train = given.get("train", NetworkStudy.train)
+    given.setdefault("batch_size", min(NetworkStudy.batch_size, train))
     return NetworkStudy(data.name, **given)
 
 
@@ -179,7 +182,7 @@ def run(data: Dataset, study: NetworkStudy, records: Records) -> Iterator[str]:
     and in the folder ``kernel`` those of :mod:`sdntk.experiments.kernel_classification`, where the
     network is an mlp.
     """
-    build = _builder(study.network, study.widths, data.num_classes, data.train_images[0].size)
+    build = builder(study, data)
     splits = functools.cache(functools.partial(split_of, data, study))
     for decay, seed in itertools.product(study.weight_decays, range(study.seeds)):
         chains = network_classification.run(
@@ -222,13 +225,13 @@ def split_of(data: Dataset, study: NetworkStudy, seed: int) -> Split[Array]:
     """A seed's images and labels, in float32 and on the device; the kernel has the same."""
     split = kernel_classification.split_of(data, study.for_kernel, seed)
     points: dict[str, Any] = {
-        name: _as_network_input(getattr(split, name), study.network)
+        name: as_network_input(getattr(split, name), study.network)
         for name in ("x_train", "x_held_out", "x_test")
     }
     return dataclasses.replace(split, **points).on_device()
 
 
-def _as_network_input(images: np.ndarray, network: str) -> np.ndarray:
+def as_network_input(images: np.ndarray, network: str) -> np.ndarray:
     """Images in float32; for convolutional networks in three colours and at least 32 x 32: grey
     ones repeated, small ones enlarged by a whole factor, the rest zeros around them.
     """
@@ -248,6 +251,11 @@ def _as_network_input(images: np.ndarray, network: str) -> np.ndarray:
     missing = [max(0, _SIDE - side) for side in images.shape[1:3]]
     margins = [(side // 2, side - side // 2) for side in missing]
     return np.pad(images, ((0, 0), *margins, (0, 0)))
+
+
+def builder(study: NetworkStudy, data: Dataset) -> Build:
+    """Makes a fresh network of the study."""
+    return _builder(study.network, study.widths, data.num_classes, data.train_images[0].size)
 
 
 @functools.cache  # one function for one network: code is compiled for each function

@@ -67,7 +67,8 @@ def compare_chains(records: Records) -> pd.DataFrame:
     * "ensemble", of as many networks as the chain trained, where there is one
       of this weight decay.
 
-    In the rows of weight decay nan the chain's weight decay, too, is chosen on held-out images.
+    In the rows of weight decay nan, where there are several, the chain's weight decay, too, is
+    chosen on held-out images.
     Columns: weight_decay, rival, seeds, chosen_round (the mean), test_accuracy, rival_accuracy
     (means), difference, standard_error, low, high, verdict. Chains that diverged are left out.
     """
@@ -80,7 +81,9 @@ def compare_chains(records: Records) -> pd.DataFrame:
     single = records.read("single_networks", SINGLE)
     ensembles = records.read("ensembles", ENSEMBLE)
     whole = ensembles[ensembles["networks"] == ensembles["networks"].max()]
-    chains = [*rounds.groupby("weight_decay"), (np.nan, rounds)]
+    chains = [*rounds.groupby("weight_decay")]
+    if len(chains) > 1:
+        chains.append((np.nan, rounds))
     rows = []
     for decay, chain in chains:
         chosen = _chosen(chain)

@@ -26,8 +26,8 @@ from sdntk.experiments.data import Split, sample_split
 from sdntk.experiments.network_runs import NetworkChainSpec
 from sdntk.experiments.records import Records
 from sdntk.training import losses
+from sdntk.training.adapters import Build
 from sdntk.training.augmentation import crop_and_flip
-from sdntk.training.ensemble import Build
 from sdntk.training.rounds import Targets, require_targets
 from sdntk.training.state import TrainingConfig
 
@@ -117,6 +117,7 @@ class Experiment:
 
 # One for equal settings: what is compiled for one experiment serves the next.
 @functools.cache
+@functools.cache  # one for equal settings: code is compiled for each
 def optimiser(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
     """Adam, the weight decay added to the gradient, as the gradient of a penalty is."""
     adam = optax.adam(learning_rate)

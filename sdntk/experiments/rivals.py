@@ -24,8 +24,8 @@ from sdntk.experiments.network_runs import (
 )
 from sdntk.experiments.records import Records, with_rows
 from sdntk.experiments.tables import Columns
+from sdntk.training.adapters import Build
 from sdntk.training.course import as_ensemble
-from sdntk.training.ensemble import Build
 from sdntk.training.losses import predictions
 
 _WHICH: Columns = {"weight_decay": float, "seed": int}
@@ -38,7 +38,7 @@ ENSEMBLE: Columns = {
     **dict.fromkeys(["train_accuracy", "held_out_accuracy", "test_accuracy"], float),
 }
 #: From here on the keys of an ensemble's networks are folded: no round's number is as large.
-_FIRST_MEMBER = 2**20
+FIRST_MEMBER = 2**20
 
 
 def train_single(
@@ -112,7 +112,7 @@ def train_ensemble(
     records.put("ensembles", table)
 
 
-def _train_members(group: Group) -> list[dict[str, float]]:
+def _train_members(group: Group) -> list[dict[str, float | int]]:
     """Accuracies of the mean of 1, 2, .. networks."""
     split, members = group.split, group.spec.rounds
     points = [split.x_train, split.x_held_out, split.x_test]
@@ -120,7 +120,7 @@ def _train_members(group: Group) -> list[dict[str, float]]:
     nothing = [jnp.zeros((len(x), split.num_classes), jnp.float32) for x in points]
     accuracies = jnp.full((members, len(points)), jnp.nan, jnp.float32)
     state = group.resume(
-        RoundState(np.int64(0), group.first_run(_FIRST_MEMBER), (nothing, accuracies))
+        RoundState(np.int64(0), group.first_run(FIRST_MEMBER), (nothing, accuracies))
     )
     for member in range(int(state.round), members):
         state = group.finish_round(state, lambda observed, *_: observed)
@@ -133,7 +133,7 @@ def _train_members(group: Group) -> list[dict[str, float]]:
         row = jnp.stack([_accuracy(*both) for both in zip(sums, labels, strict=True)])
         accuracies = accuracies.at[member].set(row)
         if member + 1 < members:
-            run = group.first_run(_FIRST_MEMBER + member + 1)
+            run = group.first_run(FIRST_MEMBER + member + 1)
             state = RoundState(np.int64(member + 1), run, (sums, accuracies))
             group.checkpoints.save(state)
     names = ("train_accuracy", "held_out_accuracy", "test_accuracy")

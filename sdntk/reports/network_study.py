@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from sdntk.experiments import kernel_classification
 from sdntk.experiments.network_study import NetworkStudy
 from sdntk.experiments.records import Records
+from sdntk.reports import kernel_classification as kernel_report
 from sdntk.reports.plotting import label_rounds, plot_envelope, plot_level, round_colours
 from sdntk.reports.tables import mean_and_deviation, new_table, over_seeds
 from sdntk.training.state import Stop
@@ -21,6 +21,11 @@ _COLUMNS = {
     "training, given labels": "noisy_train_accuracy",
     "held out, noisy labels": "held_out_accuracy",
     "test": "test_accuracy",
+}
+_RIVALS = {
+    "round 0": "round 0",
+    "single network": "one network, steps and decay chosen",
+    "ensemble": "the mean of as many networks",
 }
 #: A round has collapsed where its accuracy is within so much of chance.
 _NEAR_CHANCE = 0.05
@@ -40,29 +45,22 @@ def rounds_table(records: Records) -> Table:
 
 def comparison_table(records: Records) -> Table:
     """The chosen round against its rivals."""
+    columns = ["weight decay", "chosen round", "accuracy", "rival", "its accuracy", "difference"]
     table = new_table(
-        "The round that held-out images chose, against what else the trainings would buy: "
-        "test accuracy",
-        [
-            "weight decay",
-            "chosen round",
-            "accuracy",
-            "rival",
-            "its accuracy",
-            "difference",
-            "95%",
-            "",
-        ],
+        "Test accuracy of the round that held-out images chose, and of what else the trainings "
+        "would buy",
+        [*columns, "95% interval", "the round is"],
     )
     for row in records["comparison"].itertuples():
+        several = row.seeds > 1
         table.add_row(
             _decay(row.weight_decay),
             f"{row.chosen_round:.1f}",
             f"{row.test_accuracy:.3f}",
-            row.rival,
+            _RIVALS[row.rival],
             f"{row.rival_accuracy:.3f}",
-            f"{row.difference:+.3f} ± {row.standard_error:.3f}",
-            f"{row.low:+.3f} .. {row.high:+.3f}",
+            f"{row.difference:+.3f}" + (f" ± {row.standard_error:.3f}" if several else ""),
+            f"{row.low:+.3f} .. {row.high:+.3f}" if several else "-",
             row.verdict,
         )
     return table
@@ -73,27 +71,34 @@ def _decay(weight_decay: float) -> str:
 
 
 def verdict(records: Records) -> str:
-    """What every chain does, and whether it pays, in sentences."""
-    rounds, chance = _whole(records), 1 / _num_classes(records)
+    """What every chain does, and whether it pays; a paragraph for each weight decay."""
+    rounds, comparison = _whole(records), records["comparison"]
     if rounds.empty:
         return "Every chain diverged."
+    chance = 1 / int(records.configuration["num_classes"])
     lines = [*_about_diverged(records)]
     for decay, chain in rounds.groupby("weight_decay"):
-        lines.append(f"Weight decay {decay:g}: test accuracy {_course(chain, chance)}.")
-    for row in records["comparison"].itertuples():
-        lines.append(_sentence(row))
+        against = comparison[comparison["weight_decay"] == decay]
+        course = f"Weight decay {decay:g}: test accuracy {_course(chain, chance)}."
+        lines.append(f"{course} {_whether_it_pays(against)}")
+    chosen = comparison[comparison["weight_decay"].isna()]
+    if len(chosen):
+        lines.append(f"With the weight decay chosen on held-out images: {_whether_it_pays(chosen)}")
+    kernel = _kernel(records)
+    if kernel is not None:
+        lines.append(f"Their tangent kernel: {kernel_report.verdict(kernel)}")
     return "\n".join(lines)
-
-
-def _num_classes(records: Records) -> int:
-    return int(records.configuration["num_classes"])
 
 
 def _course(chain: pd.DataFrame, chance: float) -> str:
     """How a chain's mean test accuracy moves."""
     mean = chain.groupby("round")["test_accuracy"].mean()
     best, last = int(mean.idxmax()), int(mean.index[-1])
+    if (mean <= chance + _NEAR_CHANCE).all():
+        return "is at chance throughout"
     start = f"starts at {mean[0]:.3f}"
+    if last == 0:
+        return start
     if best == 0:
         text = f"{start}, only falls"
     else:
@@ -106,21 +111,21 @@ def _course(chain: pd.DataFrame, chance: float) -> str:
     return f"{text}, and ends at {mean[last]:.3f}"
 
 
-def _sentence(row: Any) -> str:
-    """One row of the comparison."""
-    whose = f"the chosen round at weight decay {_decay(row.weight_decay)}"
-    if np.isnan(row.weight_decay):
-        whose = "the chosen round at the chosen weight decay"
-    rival = {"single network": "one network, steps and decay chosen"}.get(row.rival, row.rival)
-    if row.rival == "ensemble":
-        rival = "the mean of as many networks"
-    if row.seeds == 1:
-        return f"Against {rival}, {whose}: {row.difference:+.3f} in one seed: no evidence."
-    figures = f"{row.difference:+.3f} (95% from {row.low:+.3f} to {row.high:+.3f})"
-    said = {"better": "is better", "worse": "is worse"}.get(
-        row.verdict, "no evidence that it differs"
+def _whether_it_pays(comparison: pd.DataFrame) -> str:
+    """The chosen round against each rival, in a sentence."""
+    first = comparison.iloc[0]
+    differences = [
+        f"against {_RIVALS[row.rival]} {row.difference:+.3f} ({_interval(row)}): {row.verdict}"
+        for row in comparison.itertuples()
+    ]
+    return (
+        f"The round that held-out images choose (on average {first['chosen_round']:.1f}) reaches "
+        f"{first['test_accuracy']:.3f}: {'; '.join(differences)}."
     )
-    return f"Against {rival}, {whose}: {figures}: {said}."
+
+
+def _interval(row: Any) -> str:
+    return "one seed" if row.seeds == 1 else f"95% from {row.low:+.3f} to {row.high:+.3f}"
 
 
 def _about_diverged(records: Records) -> Iterator[str]:
@@ -153,7 +158,7 @@ def plot(records: Records, study: NetworkStudy) -> dict[str, Figure]:
         "given_loss": f"{loss} on training images\n(given labels)",
         "test_loss": f"{loss} on test images",
     }
-    rounds, kernel, comparison = _whole(records), _kernel_rounds(records), records["comparison"]
+    rounds, kernel, comparison = _whole(records), _kernel(records), records["comparison"]
     decays = sorted(rounds["weight_decay"].unique())
     figure, axes = plt.subplots(2, 3, figsize=(12.5, 7.2), sharex=True, layout="constrained")
     for ax, (column, name) in zip(axes.flat, panels.items(), strict=True):
@@ -161,8 +166,9 @@ def plot(records: Records, study: NetworkStudy) -> dict[str, Figure]:
             chain = rounds[rounds["weight_decay"] == decay]
             style = {"color": colour, "marker": "o", "label": f"networks, weight decay {decay:g}"}
             plot_envelope(ax, chain, "round", column, **style)
-        if column in kernel:
-            _plot_kernel(ax, kernel, column)
+        # Its losses are of other outputs.
+        if kernel is not None and column in ("train_accuracy", "test_accuracy"):
+            _plot_kernel(ax, kernel["rounds"], column)
         ax.set(ylabel=name)
         ax.grid(alpha=0.25)
     for rival, colour in (("single network", "C3"), ("ensemble", "C1")):
@@ -178,30 +184,20 @@ def plot(records: Records, study: NetworkStudy) -> dict[str, Figure]:
     return {"rounds": figure}
 
 
-_RIVALS = {
-    "single network": "one network, steps and decay chosen",
-    "ensemble": "mean of as many networks",
-}
-
-
-def _plot_kernel(ax: plt.Axes, kernel: pd.DataFrame, column: str) -> None:
+def _plot_kernel(ax: plt.Axes, rounds: pd.DataFrame, column: str) -> None:
     """The kernel's rounds in which a class is left, a line for each tolerance."""
-    tolerances = sorted(kernel["tolerance"].unique())
+    tolerances = sorted(rounds["tolerance"].unique())
     for tolerance, marker in zip(tolerances, "^vsd" * len(tolerances), strict=False):
-        rows = kernel[(kernel["tolerance"] == tolerance) & (kernel["active_classes"] > 0)]
+        rows = rounds[(rounds["tolerance"] == tolerance) & (rounds["active_classes"] > 0)]
         label = f"their tangent kernel, $\\epsilon$ = {tolerance:g} $\\Vert y\\Vert^2/K$"
         style = {"color": "0.45", "linestyle": "--", "marker": marker, "label": label}
         plot_envelope(ax, rows, "round", column, **style)
 
 
-def _kernel_rounds(records: Records) -> pd.DataFrame:
-    """The kernel's rounds without losses, which are of other outputs; empty if there are none."""
+def _kernel(records: Records) -> Records | None:
+    """The kernel's records, if there are any."""
     folder = records.folder / "kernel"
-    if not (folder / "config.json").exists():
-        return pd.DataFrame()
-    columns = kernel_classification.COLUMNS["rounds"]
-    rounds = Records.open(folder).read("rounds", columns)
-    return rounds[[name for name in rounds if not name.endswith("_loss")]]
+    return Records.open(folder) if (folder / "config.json").exists() else None
 
 
 def _headline(study: NetworkStudy) -> str:

@@ -20,9 +20,10 @@ import flax, jax, matplotlib.pyplot, numpy as np, optax, orbax.checkpoint, panda
 import PIL.PngImagePlugin, pyarrow.parquet, scipy.stats, sklearn.datasets
 from sdntk import cli
 from sdntk.datasets import Dataset
-from sdntk.experiments import comparison, kernel_classification, paper_example, paper_figures
+from sdntk.experiments import comparison, kernel_classification, network_study, paper_example
+from sdntk.experiments import paper_figures
 from sdntk.reports import kernel_classification, network_classification, paper_example
-from sdntk.reports import comparison
+from sdntk.reports import comparison, network_study as _
 
 def images(dataset, *_):
     if dataset.value == "digits":
@@ -91,8 +92,11 @@ COMMANDS = {
     " --tolerance 0.3 --method krylov --store tiles --out run",
     "compare": "compare --train 10 --test 10 --widths 4,8 --seeds 1 --rounds 1 --depth 1 --steps 5"
     " --out run",
-    "networks": "networks --figure 6 --network small --dataset cifar10 --rounds 2 --seeds 2"
-    " --steps 4 --batch-size 5 --train 20 --test 10 --measure-every 2 --at-once 1 --out run",
+    "networks": "networks --widths 8 --rounds 2 --seeds 1 --steps 4 --batch-size 5 --train 20"
+    " --held-out 10 --test 10 --weight-decay 0.001 --tolerance 0.3 --out run",
+    "networks --figure": "networks --figure 6 --network small --dataset cifar10 --rounds 2"
+    " --seeds 2 --steps 4 --batch-size 5 --train 20 --test 10 --measure-every 2 --at-once 1"
+    " --out run",
 }
 
 

@@ -19,7 +19,12 @@ RNG = np.random.default_rng(0)
 
 def arrays(**others):
     x, x_test = RNG.normal(size=(6, 5)), RNG.normal(size=(4, 5))
-    given = {"x_train": x, "y_train": np.arange(6) % 3, "x_test": x_test, "y_test": np.arange(4) % 3}
+    given = {
+        "x_train": x,
+        "y_train": np.arange(6) % 3,
+        "x_test": x_test,
+        "y_test": np.arange(4) % 3,
+    }
     return {**given, **others}
 
 
@@ -111,7 +116,7 @@ def test_crafted_files_are_refused_and_nothing_large_is_allocated(tmp_path, what
             archive.writestr(f"{name}.npy", CRAFTED[what] if name == "x_train" else npy(array))
     tracemalloc.start()
     try:
-        with pytest.raises(ValueError, match="dataset must be an .npz file"):
+        with pytest.raises(ValueError, match=r"dataset must be an \.npz file"):
             datasets.from_npz(path)
         assert tracemalloc.get_traced_memory()[1] < 10e6
     finally:
@@ -143,7 +148,7 @@ def test_a_damaged_archive_is_refused_or_says_the_same(tmp_path):
 def test_what_is_no_archive_is_refused(tmp_path, content):
     path = tmp_path / "mine.npz"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="dataset must be an .npz file with the arrays"):
+    with pytest.raises(ValueError, match=r"dataset must be an \.npz file with the arrays"):
         datasets.from_npz(path)
     with pytest.raises(FileNotFoundError, match="there is none at"):
         datasets.from_npz(tmp_path / "other.npz")
