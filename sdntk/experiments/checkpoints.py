@@ -18,6 +18,9 @@ import orbax.checkpoint as ocp
 
 _T = TypeVar("_T")
 
+#: States of quick work are not written oftener: to do so much again costs less than to write them.
+SECONDS_BETWEEN_STATES = 2.0
+
 
 class Checkpoints:
     """The last states of one piece of work in one folder.
@@ -33,12 +36,21 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
         self.manager = ocp.CheckpointManager(self.folder, options=options)
+        self._saved_at = time.monotonic()
 
     @property
     def last(self) -> int | None:
         """The number of the last whole state; None when there is none."""
         number = self.manager.latest_step()
         return None if number is None else int(number)
+
+    def save_if_due(self, state: Any) -> None:
+        """:meth:`save`, where the last state is :data:`SECONDS_BETWEEN_STATES` old: what a kill
+        loses is done again in that time.
+        """
+        if time.monotonic() - self._saved_at >= SECONDS_BETWEEN_STATES:
+            self.save(state)
+            self._saved_at = time.monotonic()
 
     def save(self, state: Any) -> None:
         """A state, on disk when this returns; the one before the last is forgotten.

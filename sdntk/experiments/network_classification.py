@@ -142,7 +142,7 @@ def _run_chains(
         yield rows
         if t + 1 < spec.rounds:
             state = _start_round(group, t + 1, _next_run(group, t + 1, trained))
-            group.checkpoints.save(state)
+            group.checkpoints.save_if_due(state)
 
 
 def _start_round(group: Group, t: int, run: TrainingRun) -> RoundState[_Best]:

@@ -156,7 +156,7 @@ class Group:
         *,
         is_done: Callable[[_Observed], bool] = lambda _: False,
     ) -> RoundState[_Observed]:
-        """Train to the end of the round, with a state on disk at every measurement.
+        """Train to the end of the round, with states on disk as it goes.
 
         Args:
             state: where the round is.
@@ -170,7 +170,7 @@ class Group:
             run = advance(state.training_run, self.points, training, every=self.spec.measure_every)
             observed = observe(state.observed, self.measure(run), run.state.step)
             state = RoundState(state.round, run, observed)
-            self.checkpoints.save(state)
+            self.checkpoints.save_if_due(state)
             note = f"round {int(state.round)}, loss {np.mean(run.state.loss):.4g}"
             self.bar.advance(int(run.steps_taken) - before, note)
         self.bar.advance(training.steps - int(state.training_run.steps_taken))

@@ -135,7 +135,7 @@ def _train_members(group: Group) -> list[dict[str, float | int]]:
         if member + 1 < members:
             run = group.first_run(FIRST_MEMBER + member + 1)
             state = RoundState(np.int64(member + 1), run, (sums, accuracies))
-            group.checkpoints.save(state)
+            group.checkpoints.save_if_due(state)
     names = ("train_accuracy", "held_out_accuracy", "test_accuracy")
     return [
         {"networks": member + 1, **dict(zip(names, row, strict=True))}

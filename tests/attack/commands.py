@@ -20,8 +20,8 @@ import flax, jax, matplotlib.pyplot, numpy as np, optax, orbax.checkpoint, panda
 import PIL.PngImagePlugin, pyarrow.parquet, scipy.stats, sklearn.datasets
 from sdntk import cli
 from sdntk.datasets import Dataset
-from sdntk.experiments import comparison, kernel_classification, network_study, paper_example
-from sdntk.experiments import paper_figures
+from sdntk.experiments import checkpoints, comparison, kernel_classification, network_study
+from sdntk.experiments import paper_example, paper_figures
 from sdntk.reports import kernel_classification, network_classification, paper_example
 from sdntk.reports import comparison, network_study as _
 
@@ -36,6 +36,7 @@ def save_small(figure, path, **_):
     figure.set_layout_engine("none")
     savefig(figure, path, dpi=10, format="png")
 
+checkpoints.SECONDS_BETWEEN_STATES = 0
 load_named, cli.load_named = cli.load_named, images
 savefig = matplotlib.figure.Figure.savefig
 matplotlib.figure.Figure.savefig = save_small

@@ -17,6 +17,7 @@ import pytest
 import tensorstore as ts
 from experiments import test_network_classification as networks
 
+from sdntk.experiments import checkpoints
 from sdntk.experiments.checkpoints import Checkpoints
 from sdntk.reports import kernel_classification
 
@@ -295,6 +296,7 @@ def test_states_of_networks(tmp_path, monkeypatch, score):
         if len(saved) == 2:
             raise KeyboardInterrupt
 
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_STATES", 0)
     monkeypatch.setattr(Checkpoints, "save", save_and_die)
     with pytest.raises(KeyboardInterrupt):
         networks.go(tmp_path / "whole")

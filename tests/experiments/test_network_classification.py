@@ -22,7 +22,7 @@ from flax import nnx
 
 import sdntk
 from sdntk import losses
-from sdntk.experiments import network_classification, network_runs
+from sdntk.experiments import checkpoints, network_classification, network_runs
 from sdntk.experiments.checkpoints import Checkpoints
 from sdntk.experiments.data import Split
 from sdntk.experiments.network_classification import run
@@ -54,7 +54,8 @@ def problem():
     )
     labels, test_labels = (jnp.asarray(a[:100]) for a in (digits.train_labels, digits.test_labels))
     noisy = labels.at[::5].set((labels[::5] + 1) % 10)
-    return Split(x, labels, noisy, x[:0], labels[:0], x_test, test_labels, 10)
+    others = x_test[50:], (test_labels[50:] + 1) % 10
+    return Split(x, labels, noisy, *others, x_test[:50], test_labels[:50], 10)
 
 
 CHAIN = NetworkChainSpec(
@@ -91,6 +92,7 @@ import jax, os, pathlib, signal, sys, threading, time
 jax.config.update("jax_enable_x64", True)
 sys.path.insert(0, sys.argv[1])
 import test_network_classification
+test_network_classification.checkpoints.SECONDS_BETWEEN_STATES = 0
 
 def kill_after(states, seconds):  # from inside: a slow tester cannot come too late
     seen = set()
@@ -141,6 +143,21 @@ def test_a_run_killed_in_its_first_round_is_of_these_settings(tmp_path, monkeypa
         Records(tmp_path, {"test": 2})
 
 
+def test_states_of_quick_work_are_written_now_and_then(tmp_path, monkeypatch):
+    """A kill loses the seconds since the last one, and the records are the same."""
+    clock = iter(range(1000))  # seconds, one for each look at it
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_STATES", 4)
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: float(next(clock)))
+    states = Checkpoints(tmp_path)
+    written = []
+    for n in range(12):
+        states.save_if_due({"n": np.int64(n)})
+        if states.last is not None and len(written) <= states.last:
+            written.append(n)
+    states.close()
+    assert written == [3, 7, 11]
+
+
 def test_finished_chains_stay_whatever_the_groups(undisturbed, tmp_path, monkeypatch):
     """One chain is done; the other, begun with another at_once, does not begin the first again."""
     records, started, begin = Records(tmp_path, {"test": 1}), [], Group.fresh_run
@@ -185,13 +202,15 @@ def test_every_column_is_what_it_says(undisturbed):
     for done in chain:
         for index, seed in enumerate((3, 5)):
             row = rows.loc[(seed, done.index)]
-            train, test = (
+            train, held_out, test = (
                 np.asarray(done.trained.ensemble.outputs(x)[index], np.float64)
-                for x in (data.x_train, data.x_test)
+                for x in (data.x_train, data.x_held_out, data.x_test)
             )
             one_hot, one_hot_test = np.eye(10)[data.clean_labels], np.eye(10)[data.test_labels]
             expected = {
                 "train_accuracy": np.mean(train.argmax(1) == data.clean_labels),
+                "noisy_train_accuracy": np.mean(train.argmax(1) == data.noisy_labels),
+                "held_out_accuracy": np.mean(held_out.argmax(1) == data.held_out_labels),
                 "test_accuracy": np.mean(test.argmax(1) == data.test_labels),
                 "train_loss": np.mean((softmax(train) - one_hot) ** 2),
                 "test_loss": np.mean((softmax(test) - one_hot_test) ** 2),
@@ -292,11 +311,11 @@ def test_bad_input(change, message, tmp_path):
 
 def test_checkpoints(tmp_path):
     state = {"x": jnp.arange(3.0), "key": jax.random.split(jax.random.key(1)), "n": np.int64(4)}
-    checkpoints = Checkpoints(tmp_path / "states")
-    assert checkpoints.last is None
+    saved = Checkpoints(tmp_path / "states")
+    assert saved.last is None
     for n in (1, 5, 9):
-        checkpoints.save({**state, "n": np.int64(n)})
-    checkpoints.close()
+        saved.save({**state, "n": np.int64(n)})
+    saved.close()
     again = Checkpoints(tmp_path / "states")
     assert again.last == 2
     restored = again.restore(jax.tree.map(lambda leaf: leaf, state))
