@@ -11,6 +11,7 @@ from rich.table import Table
 
 from sdntk.experiments.network_study import NetworkStudy
 from sdntk.experiments.records import Records
+from sdntk.reports import best_rounds
 from sdntk.reports import kernel_classification as kernel_report
 from sdntk.reports.plotting import label_rounds, plot_envelope, plot_level, round_colours
 from sdntk.reports.tables import mean_and_deviation, new_table, over_seeds
@@ -27,6 +28,8 @@ _RIVALS = {
     "single network": "one network, steps and decay chosen",
     "ensemble": "the mean of as many networks",
 }
+#: Weight decays that the best round is shown against.
+_SEVERAL = 3
 #: A round has collapsed where its accuracy is within so much of chance.
 _NEAR_CHANCE = 0.05
 
@@ -81,6 +84,8 @@ def verdict(records: Records) -> str:
         against = comparison[comparison["weight_decay"] == decay]
         course = f"Weight decay {decay:g}: test accuracy {_course(chain, chance)}."
         lines.append(f"{course} {_whether_it_pays(against)}")
+    if rounds["weight_decay"].nunique() >= _SEVERAL:
+        lines.append(best_rounds.sentence(rounds))
     chosen = comparison[comparison["weight_decay"].isna()]
     if len(chosen):
         lines.append(f"With the weight decay chosen on held-out images: {_whether_it_pays(chosen)}")
@@ -146,8 +151,18 @@ def _whole(records: Records) -> pd.DataFrame:
 
 
 def plot(records: Records, study: NetworkStudy) -> dict[str, Figure]:
-    """The figure ``rounds``, in the form of the paper's Fig. 4 and 7: accuracy and loss, training
-    against the original and the given labels, and test.
+    """The figures by name: ``rounds``, and with several weight decays ``best_rounds``."""
+    figures = {"rounds": _plot_rounds(records, study)}
+    rounds = _whole(records)
+    if rounds["weight_decay"].nunique() >= _SEVERAL:
+        figures["best_rounds"] = best_rounds.plot(rounds)
+        figures["best_rounds"].suptitle(_headline(study), fontsize="medium")
+    return figures
+
+
+def _plot_rounds(records: Records, study: NetworkStudy) -> Figure:
+    """The form of the paper's Fig. 4 and 7: accuracy and loss, on training images against the
+    original and the given labels, and on test images.
     """
     loss = "squared error" if study.loss == "squared" else "cross-entropy"
     panels = {
@@ -181,7 +196,7 @@ def plot(records: Records, study: NetworkStudy) -> dict[str, Figure]:
     handles = axes[0, 2].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
     figure.suptitle(_headline(study), fontsize="medium")
-    return {"rounds": figure}
+    return figure
 
 
 def _plot_kernel(ax: plt.Axes, rounds: pd.DataFrame, column: str) -> None:
