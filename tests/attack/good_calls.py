@@ -75,6 +75,7 @@ def nonnegative(a):
 
 SMALL_NETWORK = networks.small_cnn(3, rngs=nnx.Rngs(0))
 FINITE_WIDTH = build(nnx.Rngs(0))
+MLP = networks.MLP(2, 1, widths=(4,), rngs=nnx.Rngs(0))
 TRAINED = sdntk.train(build, KEYS, X2, Y2, TRAINING)
 
 SCALE = with_axes(1.0, lambda a: a > 0, axes=(0, 1))
@@ -250,6 +251,11 @@ CALLS: dict[str, tuple] = {
         | {"width": count(4), "num_outputs": count(1), "rngs": RNGS},
     ),
     "networks.FiniteWidth.__call__": (FINITE_WIDTH.__call__, {"x": points(X2)}),
+    "networks.MLP": (
+        networks.MLP,
+        {"num_inputs": count(2), "num_outputs": count(1), "widths": counts((4,)), "rngs": RNGS},
+    ),
+    "networks.MLP.__call__": (MLP.__call__, {"x": points(X2)}),
     "networks.VGG": (
         networks.VGG,
         {"stages": only(((4,), (4,))), **CLASSIFIER},
@@ -286,6 +292,7 @@ CALLS: dict[str, tuple] = {
         {"folder": FOLDER, "coarse": flag(True), "download": DOWNLOAD},
     ),
     "datasets.fashion_mnist": (datasets.fashion_mnist, {"folder": FOLDER, "download": DOWNLOAD}),
+    "datasets.from_npz": (datasets.from_npz, {"path": path("mine.npz")}),
     "datasets.standardise": (
         datasets.standardise,
         {"train": only(IMAGES), "unit_norm": flag(True), "dtype": dtype(np.float32)},
@@ -326,6 +333,7 @@ CALLS: dict[str, tuple] = {
         for loss in (
             losses.squared_error,
             losses.squared_error_of_softmax,
+            losses.brier_score,
             losses.soft_cross_entropy,
             losses.hard_cross_entropy,
         )

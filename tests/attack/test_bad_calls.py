@@ -79,7 +79,7 @@ EXEMPT = {
 
 #: Good calls that need files, or draw millions of weights: tests of data sets, doctests.
 SEEN_ELSEWHERE = {
-    *("datasets.cifar10", "datasets.cifar100", "datasets.fashion_mnist"),
+    *("datasets.cifar10", "datasets.cifar100", "datasets.fashion_mnist", "datasets.from_npz"),
     *("networks.resnet18", "networks.resnet50", "networks.vgg16", "compare_widths"),
 }
 
