@@ -20,7 +20,7 @@ class MLP(nnx.Module):
     Args:
         num_inputs: the numbers of one point.
         num_outputs: Q.
-        widths: units of each hidden layer; none makes a linear model.
+        widths: units of each hidden layer, at least one.
         rngs: a Flax NNX random state; its stream ``params`` draws the weights.
 
     Raises:
@@ -37,7 +37,7 @@ class MLP(nnx.Module):
     ) -> None:
         require_type("rngs", rngs, nnx.Rngs, "a Flax NNX random state, nnx.Rngs(0)")
         self.num_inputs = as_count("num_inputs", num_inputs, at_least=1)
-        hidden = as_counts("widths", widths) if len(widths) else ()
+        hidden = as_counts("widths", widths)
         sizes = (self.num_inputs, *hidden, as_count("num_outputs", num_outputs, at_least=1))
         self.layers = nnx.List(
             nnx.Linear(n, m, kernel_init=nnx.initializers.he_normal(), rngs=rngs)
@@ -52,7 +52,7 @@ class MLP(nnx.Module):
             raise ValueError(
                 f"x must hold points of {self.num_inputs} numbers; its shape is {shape}."
             )
-        values = values.reshape(len(values), -1)
+        values = values.reshape(len(values), self.num_inputs)
         for layer in self.layers[:-1]:
             values = nnx.relu(layer(values))
         return self.layers[-1](values)
