@@ -18,7 +18,7 @@ from rich.console import Console
 
 import sdntk
 from sdntk._folders import hold, is_read_only
-from sdntk.architectures import DEFAULT_DEPTH, fully_connected, named_architecture
+from sdntk.architectures import DEFAULT_DEPTH, ArchitectureName, named_architecture
 from sdntk.cli_network_options import NetworksOptions
 from sdntk.cli_options import (
     CompareOptions,
@@ -27,7 +27,7 @@ from sdntk.cli_options import (
     NtkOptions,
 )
 from sdntk.datasets import CIFAR10_FLIPS
-from sdntk.datasets.named import DatasetName, load_named
+from sdntk.datasets.named import DatasetName, load_any, load_named
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -157,31 +157,35 @@ def ntk(options: NtkOptions) -> None:
 
 @command
 def compare(options: CompareOptions) -> None:
-    """Networks of finite width side by side with their kernel, on digits: the gap against width,
-    round by round.
+    """Networks of finite width side by side with their kernel: the gap against width, round by
+    round.
     """
     from sdntk.experiments.comparison import TO_THE_OPTIMUM, compare_widths, fits_in
-    from sdntk.experiments.data import digits_problem
+    from sdntk.experiments.data import regression_problem
     from sdntk.reports import comparison as report
 
-    problem = digits_problem(options.train, options.test, options.label_noise)
+    data = load_any(options.dataset, options.folder, options.download)
+    problem = regression_problem(data, options.train, options.test, options.label_noise)
+    depth = options.depth
+    if depth is None:
+        depth = 5 if options.architecture is ArchitectureName.MYRTLE else 2
     training = dataclasses.replace(
         TO_THE_OPTIMUM, until_stationary=options.stationarity, steps=options.steps
     )
     configuration = {
-        "dataset": "digits",
+        "dataset": data.name,
         "train": options.train,
         "test": options.test,
         "label_noise": options.label_noise,
     }
     title = (
-        f"digits, fully connected, {options.depth} hidden layers, {options.activation}: "
+        f"{data.name}, {options.architecture.value}, depth {depth}, {options.activation}: "
         f"K = {options.train}, {options.label_noise:.0%} label noise, "
         f"$\\epsilon$ = {options.tolerance:g} $\\Vert y\\Vert^2/K$"
     )
     with hold(options.out):
         table = compare_widths(
-            fully_connected(options.depth, activation=options.activation),
+            named_architecture(options.architecture, depth, options.activation),
             problem.x,
             problem.y,
             problem.x_test,
@@ -212,7 +216,6 @@ def networks(options: NetworksOptions) -> None:
         _paper_figure(options, options.figure)
         return
     from sdntk._progress import track
-    from sdntk.datasets.named import load_any
     from sdntk.experiments import network_study
     from sdntk.experiments.records import Records
     from sdntk.reports import network_study as report

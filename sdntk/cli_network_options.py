@@ -15,25 +15,14 @@ from sdntk.cli_options import (
     Out,
     fraction,
     integers,
+    known_dataset,
     not_negative,
     share,
 )
-from sdntk.datasets.named import DatasetName
 
 
 def _integers_if_any(text: str | None) -> str | None:
     return None if text is None else integers(text)
-
-
-def _known_dataset(name: str | None) -> str | None:
-    if name is None or name in list(DatasetName):
-        return name
-    if not name.endswith(".npz"):
-        known = ", ".join(DatasetName)
-        raise typer.BadParameter(f"{name!r} is none of {known}, and no file that ends in .npz.")
-    if not Path(name).is_file():
-        raise typer.BadParameter(f"there is no file {name}.")
-    return name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +59,7 @@ class NetworksOptions:
             help="digits, fashion-mnist, cifar10, cifar100, or an .npz file with x_train, y_train, "
             "x_test, y_test. Figures take images of 32 x 32 in colour.",
             show_default="digits; figures: cifar10, cifar100 in 8, 10 and the right half of 6",
-            callback=_known_dataset,
+            callback=known_dataset,
         ),
     ] = None
     folder: Folder = None

@@ -113,6 +113,18 @@ Out = Annotated[
 ]
 
 
+def known_dataset(name: str | None) -> str | None:
+    """A callback that refuses what is neither a data set's name nor an .npz file."""
+    if name is None or name in list(DatasetName):
+        return name
+    if not name.endswith(".npz"):
+        known = ", ".join(DatasetName)
+        raise typer.BadParameter(f"{name!r} is none of {known}, and no file that ends in .npz.")
+    if not Path(name).is_file():
+        raise typer.BadParameter(f"there is no file {name}.")
+    return name
+
+
 @dataclasses.dataclass(frozen=True)
 class IllustrateOptions:
     """Options of :func:`illustrate`."""
@@ -243,12 +255,31 @@ class CompareOptions:
         float,
         typer.Option(help="Of every round, as a fraction of ||y||^2/K.", callback=fraction),
     ] = 0.4
-    depth: Annotated[int, typer.Option(help="Hidden layers.", min=1, max=MOST_LAYERS)] = 2
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help="digits, fashion-mnist, cifar10, cifar100, or an .npz file with x_train, y_train, "
+            "x_test, y_test.",
+            callback=known_dataset,
+        ),
+    ] = "digits"
+    folder: Folder = None
+    download: Download = False
+    architecture: Annotated[
+        ArchitectureName, typer.Option(help="Of the networks and of their kernel.")
+    ] = ArchitectureName.FULLY_CONNECTED
+    depth: Annotated[
+        int | None,
+        typer.Option(
+            help="Hidden layers, convolutions, or 5, 7, 10 for myrtle.",
+            show_default="2; myrtle: 5",
+            min=1,
+            max=MOST_LAYERS,
+        ),
+    ] = None
     activation: Activation = "erf"
-    train: Annotated[
-        int, typer.Option(help="Training images of the digits, balanced by class.", min=1)
-    ] = 100
-    test: Annotated[int, typer.Option(help="Test images, at most 360.", min=1)] = 360
+    train: Annotated[int, typer.Option(help="Training images, balanced by class.", min=1)] = 100
+    test: Annotated[int, typer.Option(help="Test images, the first ones.", min=1)] = 360
     label_noise: Annotated[
         float, typer.Option(help="Share of wrong training labels.", callback=share)
     ] = 0.0

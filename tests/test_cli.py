@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import image
 
@@ -145,6 +146,8 @@ WRONG = {
         "--first-seed": (*NOT_NUMBERS, "4294967295"),
     },
     "compare": {
+        "--dataset": ("junk", "", "missing.npz"),
+        "--architecture": ("junk", ""),
         "--widths": (*NOT_NUMBERS, "0", "16,", "16,x", "1" + 99 * "0"),
         "--seeds": (*NOT_NUMBERS, "0", "1000001"),
         "--rounds": (*NOT_NUMBERS, "0", "10001"),
@@ -229,6 +232,25 @@ def test_the_two_forms_of_networks_refuse_each_other_s_options(command, tmp_path
         done = command("networks", *arguments)
         assert done.returncode == 2, arguments
         assert said in " ".join(done.stderr.split()), (arguments, done.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["fully-connected", "convolutional"])
+def test_compare_takes_any_images_and_both_architectures(command, tmp_path, architecture):
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(12, 5, 4)).astype(np.float32)
+    labels = np.arange(12) % 2
+    given = {"x_train": images, "y_train": labels, "x_test": images[:5], "y_test": labels[:5]}
+    np.savez(tmp_path / "mine.npz", **given)
+    small = "--train 8 --test 5 --widths 8,16 --seeds 2 --rounds 1 --depth 1 --steps 3".split()
+    done = command(
+        "compare", "--dataset", "mine.npz", "--architecture", architecture, *small, "--out", "out"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("gap ~ width^") == 2
+    table = pd.read_parquet(tmp_path / "out" / "comparison.parquet")
+    assert sorted(table["width"].unique()) == [8, 16]
+    assert (tmp_path / "out" / "gaps.png").exists()
 
 
 def test_version(command):

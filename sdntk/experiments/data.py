@@ -168,10 +168,12 @@ class Problem:
 
 
 def digits_problem(train: int, test: int, noise_rate: float = 0.0) -> Problem:
-    """The data of ``sdntk compare``: scikit-learn's digits with centred one-hot labels, always the
-    same images.
-    """
-    data = digits(jax.random.key(0))
+    """:func:`regression_problem` on scikit-learn's digits."""
+    return regression_problem(digits(jax.random.key(0)), train, test, noise_rate)
+
+
+def regression_problem(data: Dataset, train: int, test: int, noise_rate: float = 0.0) -> Problem:
+    """The data of ``sdntk compare``: images with centred one-hot labels, always the same images."""
     split = sample_split(
         data,
         jax.random.key(1),

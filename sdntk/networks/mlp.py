@@ -14,7 +14,8 @@ from sdntk.networks.blocks import as_counts
 class MLP(nnx.Module):
     """Hidden layers of ReLU units, and a linear readout; points are flattened first.
 
-    Weights are normal with variance 2/fan-in, and biases 0 (He et al. 2015). (For the NTK
+    Weights are normal (truncated at two standard deviations) with variance 2/fan-in, and biases 0
+    (He et al. 2015). (For the NTK
     parameterisation see :class:`sdntk.networks.FiniteWidth`.)
 
     Args:
