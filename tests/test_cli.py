@@ -242,10 +242,9 @@ def test_compare_takes_any_images_and_both_architectures(command, tmp_path, arch
     labels = np.arange(12) % 2
     given = {"x_train": images, "y_train": labels, "x_test": images[:5], "y_test": labels[:5]}
     np.savez(tmp_path / "mine.npz", **given)
-    small = "--train 8 --test 5 --widths 8,16 --seeds 2 --rounds 1 --depth 1 --steps 3".split()
-    done = command(
-        "compare", "--dataset", "mine.npz", "--architecture", architecture, *small, "--out", "out"
-    )
+    options = {"dataset": "mine.npz", "architecture": architecture, "train": 8, "test": 5}
+    options |= {"widths": "8,16", "seeds": 2, "rounds": 1, "depth": 1, "steps": 3, "out": "out"}
+    done = command("compare", *(f"--{name}={value}" for name, value in options.items()))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("gap ~ width^") == 2
     table = pd.read_parquet(tmp_path / "out" / "comparison.parquet")
