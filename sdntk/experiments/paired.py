@@ -89,7 +89,7 @@ def compare_chains(records: Records) -> pd.DataFrame:
         chosen = _chosen(chain)
         first = _chosen(chain[chain["round"] == 0])
         rivals = {"round 0": first, "single network": _chosen(single)}
-        of_decay = whole[whole["weight_decay"] == decay] if np.isfinite(decay) else whole
+        of_decay = whole[whole["weight_decay"] == decay]
         if len(of_decay):
             rivals["ensemble"] = of_decay.set_index("seed")
         for name, rival in rivals.items():

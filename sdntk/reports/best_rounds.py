@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 
 def best_rounds(rounds: pd.DataFrame) -> pd.DataFrame:
@@ -61,7 +62,7 @@ def plot(rounds: pd.DataFrame) -> Figure:
     """
     best = best_rounds(rounds)
     decays = sorted(best["weight_decay"].unique())
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4.4), layout="constrained")
     _plot_where(left, best, decays)
     for column, label, colour in (
         ("first", "round 0", "C3"),
@@ -70,8 +71,8 @@ def plot(rounds: pd.DataFrame) -> Figure:
         mean, error = _mean_and_error(best, column)
         right.errorbar(range(len(decays)), mean, error, label=label, color=colour, marker="o")
     right.set(ylabel="accuracy on test images")
-    right.legend(frameon=False, fontsize="small")
     for ax in (left, right):
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), frameon=False, fontsize="small")
         ax.set_xticks(range(len(decays)), [f"{decay:g}" for decay in decays])
         ax.set(xlabel="weight decay")
         ax.grid(alpha=0.25)
@@ -92,9 +93,16 @@ def _plot_where(ax: Axes, best: pd.DataFrame, decays: list[float]) -> None:
             best_round = best.loc[of_kind, "best_round"]
             ax.scatter(place[of_kind], best_round, 16, "0.6", marker=marker, label=label)
     mean, error = _mean_and_error(best, "best_round")
-    ax.errorbar(range(len(decays)), mean, error, color="C0", marker="s", label="mean")
+    ax.errorbar(
+        range(len(decays)),
+        mean,
+        error,
+        color="C0",
+        marker="s",
+        label="mean with its standard error",
+    )
     ax.set(ylabel="round with the highest test accuracy")
-    ax.legend(frameon=False, fontsize="small")
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _mean_and_error(best: pd.DataFrame, column: str) -> tuple[pd.Series, pd.Series]:

@@ -156,7 +156,8 @@ def plot(records: Records, study: NetworkStudy) -> dict[str, Figure]:
     rounds = _whole(records)
     if rounds["weight_decay"].nunique() >= _SEVERAL:
         figures["best_rounds"] = best_rounds.plot(rounds)
-        figures["best_rounds"].suptitle(_headline(study), fontsize="medium")
+        title = _headline(study, spread=f"means over {study.seeds} seeds")
+        figures["best_rounds"].suptitle(title, fontsize="medium")
     return figures
 
 
@@ -195,7 +196,8 @@ def _plot_rounds(records: Records, study: NetworkStudy) -> Figure:
         label_rounds(ax)
     handles = axes[0, 2].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
-    figure.suptitle(_headline(study), fontsize="medium")
+    title = _headline(study, spread=over_seeds(study.seeds))
+    figure.suptitle(title, fontsize="medium")
     return figure
 
 
@@ -215,12 +217,12 @@ def _kernel(records: Records) -> Records | None:
     return Records.open(folder) if (folder / "config.json").exists() else None
 
 
-def _headline(study: NetworkStudy) -> str:
+def _headline(study: NetworkStudy, *, spread: str) -> str:
     network = study.network
     if network == "mlp":
         network = f"mlp of widths {', '.join(map(str, study.widths))}"
     return (
         f"{network} on {study.dataset} ({study.train:,} training images, {study.noise_rate:.0%} "
         f"label noise)\n{study.loss} loss, {study.targets} targets, {study.steps:,} steps a round; "
-        f"{over_seeds(study.seeds)}"
+        f"{spread}"
     )

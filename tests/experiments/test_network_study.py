@@ -166,7 +166,7 @@ def test_what_is_finished_is_not_trained_again(records, monkeypatch):
 def test_tables_sentences_and_figure(records):
     assert report.rounds_table(records).row_count == 6
     comparison = report.comparison_table(records)
-    assert comparison.row_count == 2 + 2 + 1 + 3  # both decays, the ensemble, the chosen decay
+    assert comparison.row_count == 2 + 2 + 1 + 2  # both decays, the ensemble, the chosen decay
     said = report.verdict(records)
     assert said.count("Weight decay 0.01: test accuracy starts at") == 1
     assert "no evidence" in said or "is better" in said or "is worse" in said
