@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from sdntk._arguments import require_values
 from sdntk._pytrees import pytree
 from sdntk._warnings import warn_renamed
 from sdntk.training import steps
@@ -71,6 +72,7 @@ def init(
     and has diverged in this round, too.
     """
     networks, data_keys = fresh_networks(build, keys, x, training)
+    require_values("the weights that build makes", networks)
     x = to_all_devices(x, len(keys))
     outputs, loss = check_shapes(networks, x, targets, training.loss)
     targets = jnp.where(diverged[:, None, None], 0, targets).astype(outputs.dtype)

@@ -21,6 +21,7 @@ from sdntk._arguments import (
     as_float_dtype,
     as_real_array,
     require_values,
+    shown,
 )
 from sdntk._pytrees import pytree
 from sdntk.training.adapters import ApplyFn, Build, draw, form, needs_point, point_of, require_build
@@ -189,7 +190,7 @@ def _like(build: Build, point: jax.ShapeDtypeStruct | None, path: Any, *, centre
     except Exception as error:  # a module may raise anything
         raise ValueError(
             f"build must make the networks that {path} holds, which take points of shape "
-            f"{point.shape[1:]}; {error}"
+            f"{shown(point.shape[1:])}; {error}"
         ) from error
 
 

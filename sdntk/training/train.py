@@ -133,7 +133,7 @@ def train_groups(
     if diverged is None:
         diverged = jnp.zeros(len(keys), bool)
     groups = [slice(start, start + size) for start in range(0, len(keys), size)]
-    results = []
+    results: list[TrainingResult] = []
     with Bar(f"Training {len(keys)} networks", total=training.steps * len(groups)) as bar:
         for group in groups:
             run = init(build, keys[group], x, targets[group], training, penalty, diverged[group])

@@ -152,7 +152,7 @@ def test_the_temperature_softens_the_targets():
     np.testing.assert_allclose(second.targets, 0.3 * np.asarray(y) + 0.7 * predicted, rtol=1e-12)
 
 
-@pytest.mark.parametrize("temperature", [1e-30, 1e-38, 1e-46, 1e-300])
+@pytest.mark.parametrize("temperature", [1e-38, 1e-46, 1e-300])
 def test_at_the_smallest_temperatures_targets_are_one_hot(temperature):
     outputs = jnp.array([[[1.0, 3.0, 2.0], [-5.0, -5.0, -9.0]]], jnp.float32)
     y = jnp.zeros((2, 3), jnp.float32)

@@ -483,6 +483,15 @@ def test_training_cannot_be_traced(traced):
         jax.jit(lambda: trained(given[traced]))()  # all is traced, no argument
 
 
+def test_weights_cannot_be_traced():
+    def trained(weights):
+        build = (lambda _: weights, linear)
+        return jnp.sum(train(build, KEYS, X, Y, TrainingConfig(steps=1)).loss)
+
+    with pytest.raises(TypeError, match="the weights that build makes must have values"):
+        jax.grad(trained)(jnp.ones((5, 3)))
+
+
 def test_progress_shows_the_loss(monkeypatch):
     notes = []
     monkeypatch.setattr(
