@@ -24,26 +24,22 @@ def check_shapes(
             target, in training and in evaluation; or the loss not one for each point.
     """
     outputs = output_shape(dataclasses.replace(networks, initial_params=None), x)
-    if not isinstance(outputs, jax.ShapeDtypeStruct):
-        raise TypeError(
-            "build must make a network that returns one array, its outputs; it returned "
-            f"{_described(outputs)}."
-        )
-    if not jnp.issubdtype(outputs.dtype, jnp.floating):
-        raise TypeError(
-            "build must make a network whose outputs are real floating-point numbers; it returned "
-            f"{_described(outputs)}."
-        )
+    in_training = jax.eval_shape(_outputs_in_training, networks, x)
+    for returned in (outputs, in_training):
+        if not _is_real(returned):
+            raise TypeError(
+                "build must make a network that returns one array of floating-point numbers, its "
+                f"outputs; it returned {_described(returned)}."
+            )
     if outputs.shape != targets.shape[1:]:
         raise ValueError(
             f"targets (y) must have shape {outputs.shape}, as the network's outputs have; theirs "
             f"is {targets.shape[1:]}."
         )
-    in_training = jax.eval_shape(_outputs_in_training, networks, x)
-    if _described(in_training) != _described(outputs):
+    if in_training.shape != outputs.shape:
         raise ValueError(
-            "build must make a network with outputs of one shape and dtype; in training it "
-            f"returned {_described(in_training)}, in evaluation {_described(outputs)}."
+            "build must make a network whose outputs have one shape; theirs is "
+            f"{in_training.shape} in training and {outputs.shape} in evaluation."
         )
     return outputs, _check_loss(loss, outputs)
 
@@ -57,22 +53,24 @@ def _outputs_in_training(networks: Ensemble, x: Float[Array, "K ..."]) -> Any:
 def _check_loss(loss: Loss, outputs: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     """Shape and dtype of the losses of these outputs."""
     count, num_outputs = outputs.shape
-    count += count == num_outputs  # where the two are one, a loss of each output would look right
+    count += count == num_outputs  # else a loss for each output would look like one for each point
     given = jax.ShapeDtypeStruct((count, num_outputs), outputs.dtype)
     losses = jax.eval_shape(loss, given, given)
-    is_real = isinstance(losses, jax.ShapeDtypeStruct) and jnp.issubdtype(
-        losses.dtype, jnp.floating
-    )
-    if not is_real or losses.shape != (count,):
-        kind = ValueError if is_real else TypeError
+    if not _is_real(losses) or losses.shape != (count,):
+        kind = ValueError if _is_real(losses) else TypeError
         raise kind(
-            f"training.loss must return one real number for each point, shape (n,), here ({count},)"
-            f" for outputs of shape {given.shape}; it returned {_described(losses)}."
+            "training.loss must return one number for each point, shape (n,), in floating point; "
+            f"for outputs of shape {given.shape} it returned {_described(losses)}."
         )
     return losses
 
 
-def _described(value: Any) -> str:
-    if isinstance(value, jax.ShapeDtypeStruct):
-        return f"an array of shape {value.shape} and dtype {value.dtype}"
-    return f"a {type(value).__name__}"
+def _is_real(returned: Any) -> bool:
+    is_array = isinstance(returned, jax.ShapeDtypeStruct)
+    return is_array and jnp.issubdtype(returned.dtype, jnp.floating)
+
+
+def _described(returned: Any) -> str:
+    if isinstance(returned, jax.ShapeDtypeStruct):
+        return f"an array of shape {returned.shape} and dtype {returned.dtype}"
+    return f"a {type(returned).__name__}"

@@ -347,6 +347,15 @@ class Attribute(linen.Module):
         return x @ weights
 
 
+class Trained(linen.Module):
+    """A further output in training."""
+
+    @linen.compact
+    def __call__(self, x, train):
+        outputs = linen.Dense(4)(x)
+        return outputs if train else outputs[:, :3]
+
+
 def grows(module):
     count = module.variable("stats", "count", lambda: jnp.zeros(()))
     if not module.is_initializing():
@@ -403,7 +412,7 @@ FLOATING = r"build must make networks whose weights \(params\) are .* floating-p
 ALIKE = "build must make networks whose numbers have the same structure and shapes for every key"
 KEPT = r"build must make networks whose state \(all but their weights\) keeps its structure"
 HASHABLE = "build must make networks with hashable attributes"
-OUTPUTS = "build must make a network whose outputs are real floating-point numbers"
+OUTPUTS = "network that returns one array of floating-point numbers, its outputs; it returned an"
 
 
 @pytest.mark.usefixtures("as_users_call")
@@ -423,6 +432,7 @@ OUTPUTS = "build must make a network whose outputs are real floating-point numbe
         ((initial, lambda params, x: (apply(params, x) * 9).astype(int)), OUTPUTS),
         ((initial, lambda params, x: apply(params, x) > 0), OUTPUTS),
         ((initial, lambda params, x: apply(params, x) * 1j), OUTPUTS),
+        (Trained(), r"outputs have one shape; theirs is \(20, 4\) in training and \(20, 3\) in"),
         (Attribute(state=grows), KEPT),
         (Attribute(state=sows), KEPT),
         (Grows, KEPT),
@@ -446,7 +456,10 @@ def test_builds_whose_networks_cannot_be_trained(build, message, at_once):
         ((None, apply), "build's init must be a function of a key"),
         ((lambda _: {"w": jnp.arange(3)}, apply), "weights .* floating-point .* found int64"),
         ((lambda _: (), apply), "weights .* floating-point .* found none"),
-        ((initial, lambda p, x: (apply(p, x), x)), "network that returns one array, its outputs"),
+        (
+            (initial, lambda p, x: (apply(p, x), x)),
+            "network that returns .* numbers, its outputs; it returned a tuple",
+        ),
         (BatchNormNetwork(nnx.Rngs(0)), "build must make a fresh network for each key"),
         (lambda _: Linen(), "build must return a Flax NNX module; it returned Linen"),
     ],

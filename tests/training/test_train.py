@@ -444,13 +444,13 @@ BAD_LOSSES = {
 @pytest.mark.parametrize("options", [{}, {"validation": (X, Y)}])
 def test_a_loss_is_one_number_for_each_point(returned, options):
     settings = TrainingConfig(loss=BAD_LOSSES[returned], steps=1, until_loss=0.5)
-    message = rf"training.loss must return one real number for each point.*; it returned {returned}"
+    message = rf"training.loss must return one number for each point.* it returned {returned}"
     with pytest.raises((TypeError, ValueError), match=message):
         train(build, KEYS, X, Y, settings, **options)
 
 
 def test_a_loss_of_outputs_is_told_where_there_are_as_many_points():
-    message = "training.loss must return one real number for each point"
+    message = "training.loss must return one number for each point"
     with pytest.raises(ValueError, match=message):
         train(build, KEYS, X[:3], Y[:3], TrainingConfig(loss=mean_squares(0), steps=1))
 
