@@ -70,8 +70,8 @@ def require_build(build: Any) -> None:
         _require_call(build)
         if build.scope is not None:
             raise TypeError(
-                "build must be a Linen module without variables; this one is bound to some: "
-                "module.unbind() gives it without."
+                "build must be a Linen module without variables; this one is bound to some, and "
+                "module.unbind()[0] is not."
             )
         return
     if isinstance(build, tuple):

@@ -132,7 +132,8 @@ def load(path: str | Path, build: Build) -> Ensemble:
 
     Args:
         path: the file.
-        build: what the networks were made with, or its equal: the file holds numbers only.
+        build: what the networks were made with, or its equal: the file holds numbers only. The
+            ``init`` of a Linen module is traced, not run.
 
     Raises:
         FileNotFoundError: there is no such file. TypeError: ``build`` makes no network. ValueError:
