@@ -63,6 +63,12 @@ def is_traced(*values: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves_of(values))
 
 
+def require_values(name: str, *values: Any) -> None:
+    """Refuse tracers, and to run where all that JAX does is traced, for what looks at values."""
+    if is_traced(*values, jnp.zeros(())):
+        raise TypeError(f"{name} must have values: they cannot be traced (jit, vmap, derivatives).")
+
+
 def leaves_of(tree: Any) -> list[Any]:
     """The leaves of a pytree; iterators, of which JAX warns, and what JAX cannot flatten count as
     leaves.

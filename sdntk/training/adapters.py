@@ -5,7 +5,7 @@ outputs as a function of these numbers.
 import abc
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen, nnx
 from jaxtyping import Array, Float, Key
 
-from sdntk._arguments import require_function, shown
+from sdntk._arguments import leaves_of, require_function, shown
 
 #: How a fresh network is made: a function of a random state that returns a Flax NNX module; a Flax
 #: Linen module; or init, a key to params, and apply, params and points to outputs.
@@ -67,6 +67,12 @@ def require_build(build: Any) -> None:
         TypeError: ``build`` is neither a function, nor a Linen module, nor a pair of functions.
     """
     if isinstance(build, linen.Module):
+        _require_call(build)
+        if build.scope is not None:
+            raise TypeError(
+                "build must be a Linen module without variables; this one is bound to some, and "
+                "module.unbind()[0] is not."
+            )
         return
     if isinstance(build, tuple):
         if len(build) != 2:
@@ -102,10 +108,66 @@ def draw(build: Build, key: Key[Array, ""], x: Float[Array, "K ..."]) -> Drawn:
         TypeError: ``build`` returns something else than it should.
     """
     if isinstance(build, linen.Module):
-        return _draw_linen(build, key, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
-    if isinstance(build, tuple):
-        return _draw_pair(build, key)
-    return _draw_nnx(build, key)
+        drawn = _draw_linen(build, key, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
+    elif isinstance(build, tuple):
+        drawn = _draw_pair(build, key)
+    else:
+        drawn = _draw_nnx(build, key)
+    _require_weights(drawn.params)
+    _require_hashable(drawn.apply_fn)
+    params, model_state = jax.tree.map(jnp.asarray, (drawn.params, drawn.model_state))
+    return Drawn(params, model_state, drawn.apply_fn)
+
+
+def form(tree: Any) -> tuple[Any, list[tuple[int, ...]]]:
+    """A pytree's structure and the shapes of its leaves: what networks of one kind share."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [jnp.shape(leaf) for leaf in leaves]
+
+
+def _require_call(network: Any) -> None:
+    if not callable(network):
+        raise TypeError(
+            f"build must make networks with a method __call__; {type(network).__name__} has none."
+        )
+
+
+def _require_weights(params: Any) -> None:
+    leaves = leaves_of(params)
+    if not leaves or not all(map(_is_floating, leaves)):
+        found = sorted({str(getattr(leaf, "dtype", type(leaf).__name__)) for leaf in leaves})
+        raise TypeError(
+            "build must make networks whose weights (params) are a pytree of floating-point "
+            "arrays, at least one, with keys of one type in each dict; found "
+            f"{', '.join(found) or 'none'}."
+        )
+
+
+def _is_floating(leaf: Any) -> bool:
+    return jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.floating)
+
+
+def _require_hashable(apply_fn: ApplyFn) -> None:
+    try:
+        hash(apply_fn)
+    except Exception as error:  # __hash__ may raise anything
+        raise TypeError(
+            "build must make networks with hashable attributes, such as numbers and tuples (no "
+            f"arrays, and in NNX no lists), to be compiled once; {error}."
+        ) from None
+
+
+def _kept(after: Any, before: Any) -> Any:
+    """The model state after a step, in the dtypes of the one before: batch statistics take on that
+    of the points.
+    """
+    if form(after) != form(before):
+        raise ValueError(
+            "build must make networks whose state (all but their weights) keeps its structure and "
+            "shapes while they are trained; what Linen's sow collects belongs in the collection "
+            "'intermediates', which is not kept."
+        )
+    return jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), after, before)
 
 
 # ---- Flax NNX ----
@@ -121,12 +183,10 @@ class NNXApply(ApplyFn):
     def train(
         self, params: Any, model_state: Any, x: Float[Array, "n ..."]
     ) -> tuple[Float[Array, "n Q"], Any]:
-        # NNX updates variables in place, and only those that the current trace has made.
-        params, model_state = jax.tree.map(lambda leaf: leaf, (params, model_state))
-        network = nnx.merge(self.train_graphdef, params, model_state)
+        network = _merged(self.train_graphdef, params, model_state)
         outputs = network(x)
-        _, _, model_state = _split(network)
-        return outputs, model_state
+        _, _, after = _split(network)
+        return outputs, _kept(after, model_state)
 
     def __call__(
         self, params: Any, model_state: Any, x: Float[Array, "n ..."]
@@ -134,7 +194,7 @@ class NNXApply(ApplyFn):
         return self.module(params, model_state)(x)
 
     def module(self, params: Any, model_state: Any) -> Any:
-        return nnx.merge(self.eval_graphdef, params, model_state)
+        return _merged(self.eval_graphdef, params, model_state)
 
 
 def _draw_nnx(build: Callable[[nnx.Rngs], nnx.Module], key: Key[Array, ""]) -> Drawn:
@@ -144,11 +204,19 @@ def _draw_nnx(build: Callable[[nnx.Rngs], nnx.Module], key: Key[Array, ""]) -> D
             f"build must return a Flax NNX module; it returned {type(network).__name__}. (A Flax "
             "Linen module, or a pair of functions init and apply, is itself the build.)"
         )
+    _require_call(network)
     network.train()
     train_graphdef, _, _ = _split(network)
     network.eval()
     eval_graphdef, params, model_state = _split(network)
     return Drawn(params, model_state, NNXApply(train_graphdef, eval_graphdef))
+
+
+def _merged(graphdef: Any, params: Any, model_state: Any) -> nnx.Module:
+    """The network with these numbers. Its variables are new ones: NNX updates them in place, and
+    only those that the current trace has made.
+    """
+    return nnx.merge(graphdef, *jax.tree.map(lambda leaf: leaf, (params, model_state)))
 
 
 def _split(network: nnx.Module) -> tuple[Any, Any, Any]:
@@ -171,10 +239,12 @@ class LinenApply(ApplyFn):
 
     Attributes:
         definition: the module.
+        identity: what modules are compared by: lists and dicts among its attributes have no hash.
         point: shape and dtype of a point, with a leading axis of length 1.
     """
 
-    definition: linen.Module
+    definition: linen.Module = dataclasses.field(compare=False)
+    identity: Any
     point: jax.ShapeDtypeStruct
 
     def train(
@@ -189,9 +259,7 @@ class LinenApply(ApplyFn):
             rngs=now,
             mutable=list(before),
         )
-        # Linen's batch statistics take on the dtype of the points; a state keeps its own.
-        after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, before)
-        return outputs, {"collections": after, "key": key}
+        return outputs, {"collections": _kept(after, before), "key": key}
 
     def __call__(
         self, params: Any, model_state: Any, x: Float[Array, "n ..."]
@@ -211,12 +279,29 @@ def _draw_linen(module: linen.Module, key: Key[Array, ""], point: jax.ShapeDtype
     params = collections.pop("params", {})
     # Folded in, as the key itself has drawn the weights.
     model_state = {"collections": collections, "key": jax.random.fold_in(key, 1)}
-    return Drawn(params, model_state, LinenApply(module, point))
+    return Drawn(params, model_state, LinenApply(module, _identity(module), point))
+
+
+def _identity(value: Any) -> Any:
+    """A module, or an attribute of one, as a value that has a hash if what it holds has one."""
+    if isinstance(value, linen.Module):
+        names = [field.name for field in dataclasses.fields(value) if field.name != "parent"]
+        return type(value), tuple(_identity(getattr(value, name)) for name in names)
+    if isinstance(value, Mapping):
+        return type(value), frozenset((key, _identity(item)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return type(value), tuple(map(_identity, value))
+    return frozenset(value) if isinstance(value, set) else value
 
 
 def point_of(apply_fn: ApplyFn) -> jax.ShapeDtypeStruct | None:
     """Shape and dtype of a point, where a network cannot be made without (Linen)."""
     return apply_fn.point if isinstance(apply_fn, LinenApply) else None
+
+
+def needs_point(build: Build) -> bool:
+    """Whether its networks cannot be made without a point."""
+    return isinstance(build, linen.Module)
 
 
 def _modes(module: linen.Module, *, training: bool) -> dict[str, Any]:
@@ -252,15 +337,4 @@ class PairApply(ApplyFn):
 
 def _draw_pair(pair: tuple[Callable[..., Any], ...], key: Key[Array, ""]) -> Drawn:
     init, apply = pair
-    params = init(key)
-    leaves = jax.tree.leaves(params)
-    if not leaves or not all(_is_floating(leaf) for leaf in leaves):
-        raise TypeError(
-            "build's init must return params, a pytree of floating-point arrays; got "
-            f"{shown(jax.tree.map(type, params))}."
-        )
-    return Drawn(jax.tree.map(jnp.asarray, params), (), PairApply(apply))
-
-
-def _is_floating(leaf: Any) -> bool:
-    return jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.floating)
+    return Drawn(init(key), (), PairApply(apply))

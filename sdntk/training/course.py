@@ -7,15 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from sdntk._arguments import require_values
 from sdntk._pytrees import pytree
 from sdntk._warnings import warn_renamed
 from sdntk.training import steps
+from sdntk.training.checks import check_shapes
 from sdntk.training.ensemble import (
     Build,
     Ensemble,
-    evaluate,
     initialise,
-    members,
+    require_one_form,
     spread,
     to_all_devices,
 )
@@ -71,20 +72,10 @@ def init(
     and has diverged in this round, too.
     """
     networks, data_keys = fresh_networks(build, keys, x, training)
+    require_values("the weights that build makes", networks)
     x = to_all_devices(x, len(keys))
-    outputs = jax.eval_shape(evaluate, members(networks, 0), x)
-    if not isinstance(outputs, jax.ShapeDtypeStruct):
-        raise TypeError(
-            "build must make a network that returns one array, its outputs; it returned "
-            f"a {type(outputs).__name__}."
-        )
-    if outputs.shape != targets.shape[1:]:
-        raise ValueError(
-            f"targets (y) must have shape {outputs.shape}, as the network's outputs have; theirs "
-            f"is {targets.shape[1:]}."
-        )
-    dtype = outputs.dtype
-    targets = jnp.where(diverged[:, None, None], 0, targets).astype(dtype)
+    outputs, loss = check_shapes(networks, x, targets, training.loss)
+    targets = jnp.where(diverged[:, None, None], 0, targets).astype(outputs.dtype)
 
     needs_initial_params = training.centred or bool(penalty > 0)
     initial_params = networks.params if needs_initial_params else None
@@ -96,7 +87,6 @@ def init(
     permutation = None
     if training.batch_size is not None:
         permutation = jnp.tile(jnp.arange(len(x)), (len(keys), 1))
-    unknown = jnp.full(len(keys), jnp.nan, dtype)
     state = TrainState(
         params=networks.params,
         model_state=networks.model_state,
@@ -105,8 +95,8 @@ def init(
         permutation=permutation,
         step=jnp.zeros(len(keys), int),
         stop=jnp.where(diverged, int(Stop.DIVERGED), RUNNING).astype(int),
-        loss=unknown,
-        grad_norm=unknown,
+        loss=jnp.full(len(keys), jnp.nan, loss.dtype),
+        grad_norm=jnp.full(len(keys), jnp.nan, outputs.dtype),
     )
     # Steps overwrite the state, and the initial weights are the same arrays: hence a copy.
     run = TrainingRun(
@@ -119,6 +109,19 @@ def init(
     if training.has_stopping_rule:
         run = steps.apply_stopping_rules(run, x, training)
     return run
+
+
+def as_others(run: TrainingRun, others: TrainingResult) -> TrainingRun:
+    """The run of a group whose networks will be joined with these: one function gives the outputs
+    of all, even where ``build`` makes an attribute, such as a lambda, anew for each network.
+
+    Raises:
+        ValueError: the networks of the two groups differ.
+    """
+    networks = others.ensemble
+    numbers = [(networks.params, networks.model_state), (run.state.params, run.state.model_state)]
+    require_one_form([jax.tree.map(lambda leaf: leaf[0], group) for group in numbers])
+    return dataclasses.replace(run, apply_fn=networks.apply_fn)
 
 
 def fresh_networks(

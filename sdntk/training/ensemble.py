@@ -1,6 +1,9 @@
 """Networks of one architecture with different weights, as one pytree with a leading axis."""
 
+import functools
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +14,17 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
 from sdntk import _archive
-from sdntk._arguments import ArrayLike, as_count, as_real_array
+from sdntk._arguments import (
+    ArrayLike,
+    as_count,
+    as_flag,
+    as_float_dtype,
+    as_real_array,
+    require_values,
+    shown,
+)
 from sdntk._pytrees import pytree
-from sdntk.training.adapters import ApplyFn, Build, draw, point_of, require_build
+from sdntk.training.adapters import ApplyFn, Build, draw, form, needs_point, point_of, require_build
 
 
 @pytree
@@ -45,11 +56,15 @@ class Ensemble:
 
         Returns:
             Shape (S, n, Q).
+
+        Raises:
+            TypeError, ValueError: x holds no points that the networks take.
         """
         x = jnp.asarray(as_real_array("x", x))
         batch_size = as_count("batch_size", batch_size, at_least=1)
         if x.size == 0 or x.ndim == 0:
             raise ValueError(f"x must hold at least one point; its shape is {x.shape}.")
+        output_shape(self, x[:batch_size])
         starts = range(0, len(x), batch_size)
         outputs = []
         for s in range(len(self)):
@@ -83,13 +98,16 @@ class Ensemble:
     def save(self, path: str | Path) -> None:
         """Write the networks' numbers into one file, all of them or nothing; :func:`load` reads
         them.
+
+        Raises:
+            TypeError: the networks are traced.
         """
-        names, leaves = _named_leaves(self)
+        require_values("the networks", self)
         centred = self.initial_params is not None
         point = point_of(self.apply_fn)
         shape = None if point is None else (point.shape, str(point.dtype))
-        saved = SavedNetworks(shape, centred, names, tuple(map(_as_plain, leaves)))
-        _archive.save(path, saved)
+        arrays = tuple(map(_as_plain, jax.tree.leaves(self)))
+        _archive.save(path, SavedNetworks(shape, centred, _names(self), arrays))
 
 
 class SavedNetworks(NamedTuple):
@@ -98,7 +116,7 @@ class SavedNetworks(NamedTuple):
     Attributes:
         point: shape and dtype of a point, where the networks' numbers depend on it.
         centred: whether the params at initialisation are among them.
-        names: where in the ensemble each array belongs.
+        names: where in the ensemble each array belongs, in the order of its leaves.
         arrays: the arrays; a key as its kind and its numbers.
     """
 
@@ -114,7 +132,8 @@ def load(path: str | Path, build: Build) -> Ensemble:
 
     Args:
         path: the file.
-        build: what the networks were made with, or its equal: the file holds numbers only.
+        build: what the networks were made with, or its equal: the file holds numbers only. The
+            ``init`` of a Linen module is traced, not run.
 
     Raises:
         FileNotFoundError: there is no such file. TypeError: ``build`` makes no network. ValueError:
@@ -138,42 +157,73 @@ def load(path: str | Path, build: Build) -> Ensemble:
     if not isinstance(saved, SavedNetworks):
         raise ValueError(f"path {path} holds no networks; sdntk.load reads runs and spectra.")
     try:
-        stored = dict(zip(saved.names, map(_as_leaf, saved.arrays), strict=True))
-        (_,) = {array.shape[0] for array in stored.values()}  # as many networks in each
-        shape, dtype = saved.point or ((1,), "float32")
-        points = jnp.zeros(shape, dtype)
+        arrays = [_as_leaf(array) for array in saved.arrays]
+        held = list(_described(saved.names, arrays))
+        (count,) = {array.shape[0] for array in arrays}  # as many networks in each
+        as_count("the number of networks", count, at_least=1)
+        centred = as_flag("centred", saved.centred)
+        point = None if saved.point is None else _as_point(*saved.point)
     except Exception as error:  # a damaged file may raise anything
         raise ValueError(f"path {path} does not hold what sdntk has saved: {error}.") from None
-    like = initialise(build, jax.random.split(jax.random.key(0), 1), points, centred=saved.centred)
-    names, leaves = _named_leaves(like)
-    for name, leaf in zip(names, leaves, strict=True):
-        if name not in stored or not _is_like(stored[name], leaf):
+    like = _like(build, point, path, centred=centred)
+    made = _described(_names(like), jax.tree.leaves(like))
+    for theirs, ours in itertools.zip_longest(held, made, fillvalue="nothing more"):
+        if theirs != ours:
             raise ValueError(
-                f"build must make the networks that {path} holds; it makes {name} of shape "
-                f"{leaf.shape[1:]}, which is not there or of another shape or kind."
+                f"build must make the networks that {path} holds, with {theirs}; it makes {ours}."
             )
-    if len(stored) != len(names):
+    return jax.tree.unflatten(jax.tree.structure(like), arrays)
+
+
+def _like(build: Build, point: jax.ShapeDtypeStruct | None, path: Any, *, centred: bool) -> Any:
+    """An ensemble as ``build`` makes it."""
+    if needs_point(build) != (point is not None):
         raise ValueError(
-            f"build must make the networks that {path} holds, which have {len(stored)} arrays; it "
-            f"makes one of {len(names)}."
+            f"build must make the networks that {path} holds, "
+            f"which are {'' if point else 'not '}of Flax Linen."
         )
-    return jax.tree.unflatten(jax.tree.structure(like), [stored[name] for name in names])
+    key = jax.random.split(jax.random.key(0), 1)
+    fresh = functools.partial(initialise, build, centred=centred)
+    if point is None:
+        return fresh(key, jnp.zeros((1,)))
+    try:  # in shapes only: those of weights follow that of a point, which a file may claim as huge
+        return jax.eval_shape(fresh, key, point)
+    except Exception as error:  # a module may raise anything
+        raise ValueError(
+            f"build must make the networks that {path} holds, which take points of shape "
+            f"{shown(point.shape[1:])}; {error}"
+        ) from error
 
 
-def _named_leaves(ensemble: Ensemble) -> tuple[tuple[str, ...], tuple[Array, ...]]:
-    """The arrays of an ensemble, and where in it they belong."""
+def _as_point(shape: tuple[int, ...], dtype: str) -> jax.ShapeDtypeStruct:
+    """The one point by whose shape and dtype Linen draws weights."""
+    one, *sizes = shape
+    as_count("the number of points", one, at_least=1, at_most=1)
+    sizes = [as_count("each size of a point", size, at_least=1) for size in sizes]
+    kind = as_float_dtype("the dtype of a point", dtype, on_host=True)
+    return jax.ShapeDtypeStruct((1, *sizes), jax.dtypes.canonicalize_dtype(kind))
+
+
+def _names(ensemble: Ensemble) -> tuple[str, ...]:
+    """Where in an ensemble each of its arrays belongs."""
     paths, _ = jax.tree.flatten_with_path(ensemble)
-    names = tuple(jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths)
-    return names, tuple(leaf for _, leaf in paths)
+    return tuple(jax.tree_util.keystr(path).removeprefix(".") for path, _ in paths)
 
 
-def _is_like(stored: Array, leaf: Array) -> bool:
-    """Whether an array can stand for a leaf: of its shape and kind, in whatever precision."""
-    kinds = (jax.dtypes.prng_key, jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
-    same = [
-        jnp.issubdtype(stored.dtype, kind) == jnp.issubdtype(leaf.dtype, kind) for kind in kinds
-    ]
-    return stored.shape[1:] == leaf.shape[1:] and all(same)
+def _described(names: Any, arrays: list[Any]) -> Iterator[str]:
+    """What must be the same for arrays to stand for others: all but their precision."""
+    for name, array in zip(names, arrays, strict=True):
+        kind = next(kind for kind, of in _KINDS.items() if jnp.issubdtype(array.dtype, of))
+        yield f"{name}, {kind} of shape {array.shape[1:]}"
+
+
+_KINDS = {
+    "keys": jax.dtypes.prng_key,
+    "booleans": jnp.bool_,
+    "integers": jnp.integer,
+    "real numbers": jnp.floating,
+    "complex numbers": jnp.complexfloating,
+}
 
 
 def _as_plain(leaf: Array) -> Any:
@@ -196,14 +246,23 @@ def initialise(
     """A fresh network for each key, for points such as x.
 
     Raises:
-        TypeError: ``build`` makes no network.
+        TypeError: ``build`` makes no network. ValueError: it makes different ones for two keys.
     """
     drawn = [draw(build, key, x) for key in keys]
-    params, model_state = jax.tree.map(
-        lambda *leaves: jnp.stack(leaves), *((one.params, one.model_state) for one in drawn)
-    )
+    numbers = [(one.params, one.model_state) for one in drawn]
+    require_one_form(numbers)
+    params, model_state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *numbers)
     initial_params = params if centred else None
     return Ensemble(params, model_state, initial_params, drawn[0].apply_fn)
+
+
+def require_one_form(networks: list[Any]) -> None:
+    """Refuse networks whose numbers cannot be stacked."""
+    if any(form(other) != form(networks[0]) for other in networks[1:]):
+        raise ValueError(
+            "build must make networks whose numbers have the same structure and shapes for every "
+            "key."
+        )
 
 
 def members(ensemble: Ensemble, index: int | slice | Array) -> Ensemble:
@@ -216,6 +275,21 @@ def _outputs(
     ensemble: Ensemble, index: int | Array, x: Float[Array, "n ..."]
 ) -> Float[Array, "n Q"]:
     return evaluate(members(ensemble, index), x)
+
+
+def output_shape(ensemble: Ensemble, x: Float[Array, "n ..."]) -> Any:
+    """What each of the networks returns for these points, as shape and dtype.
+
+    Raises:
+        ValueError: it takes no such points.
+    """
+    try:
+        return jax.eval_shape(_outputs, ensemble, 0, x)
+    except Exception as error:  # a network may raise anything
+        raise ValueError(
+            f"x must hold points that the networks take; for those of shape {x.shape[1:]} they "
+            f"raised {type(error).__name__}: {error}"
+        ) from error
 
 
 def evaluate(network: Ensemble, x: Float[Array, "n ..."]) -> Float[Array, "n Q"]:

@@ -20,6 +20,7 @@ from sdntk._arguments import (
     as_points,
     as_sequence,
     as_unit_interval,
+    require_values,
 )
 from sdntk.theory.mixing import mix_targets
 from sdntk.training.adapters import Build, require_build
@@ -112,6 +113,8 @@ def distill_networks(
         [[20, 20], [20, 20]]
     """
     require_build(build)
+    given = keys, x, y, ground_truth_weight, penalties, validation
+    require_values("keys, x, y, ground_truth_weight, penalties and validation", given)
     x = as_points("x", x)
     y = as_float_array("y", y)
     as_keys("keys", keys)
@@ -200,8 +203,18 @@ def next_targets(
     alpha y + (1 - alpha) p, where soft ones that are a softmax are softened by the temperature.
     """
     if targets == "soft":
-        predicted = predictions(loss, outputs / temperature)
+        predicted = predictions(loss, _softened(outputs, temperature))
     else:
         classes = jnp.argmax(outputs, axis=-1)
         predicted = jax.nn.one_hot(classes, outputs.shape[-1], dtype=outputs.dtype)
     return mix_targets(y[None], predicted, ground_truth_weight)
+
+
+def _softened(outputs: Float[Array, "S K Q"], temperature: float) -> Float[Array, "S K Q"]:
+    """The outputs over the temperature, for a softmax: it does not see that the largest of a point
+    is 0, which stays so however small the temperature is.
+    """
+    if temperature == 1:
+        return outputs
+    below = outputs - jnp.max(outputs, axis=-1, keepdims=True)
+    return jnp.where(below == 0, 0, below / temperature)

@@ -42,7 +42,8 @@ class TrainingConfig:
     """How one round is trained. Hashable: rounds with equal settings share their compiled code.
 
     Attributes:
-        loss: one of :mod:`sdntk.losses`, or a function of the same form.
+        loss: one of :mod:`sdntk.losses`, or a function of the same form: outputs and targets, both
+            of shape (n, Q), to one number for each point, shape (n,).
         optimiser: any optax optimiser, such as ``optax.adam(1e-3)``, ``optax.adamw(1e-3)`` (weight
             decay) or ``optax.sgd(0.1)``. With all points in every step also ``optax.lbfgs()`` and
             :func:`sdntk.optimisers.gauss_newton`.

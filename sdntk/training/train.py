@@ -16,10 +16,11 @@ from sdntk._arguments import (
     as_points,
     as_scalar,
     require_type,
+    require_values,
 )
 from sdntk._progress import Bar
 from sdntk.training.adapters import Build, require_build
-from sdntk.training.course import TrainingResult, advance, finish, init, is_over
+from sdntk.training.course import TrainingResult, advance, as_others, finish, init, is_over
 from sdntk.training.ensemble import fastest_size, to_all_devices
 from sdntk.training.optimisers import GaussNewton
 from sdntk.training.state import TrainingConfig
@@ -72,7 +73,7 @@ def train(
 
     Returns:
         :class:`~sdntk.training.course.TrainingResult`. Numbers are in the dtype of the network's
-        outputs.
+        outputs, losses in that of the loss.
 
     Raises:
         TypeError, ValueError: an argument has another type or shape, or is out of range.
@@ -90,6 +91,8 @@ def train(
         ((3, 2, 1), True)
     """
     require_build(build)
+    given = keys, x, targets, penalty, validation
+    require_values("keys, x, targets, penalty and validation", given)
     x = as_points("x", x)
     targets = as_float_array("targets", targets)
     count = len(as_keys("keys", keys))
@@ -130,10 +133,12 @@ def train_groups(
     if diverged is None:
         diverged = jnp.zeros(len(keys), bool)
     groups = [slice(start, start + size) for start in range(0, len(keys), size)]
-    results = []
+    results: list[TrainingResult] = []
     with Bar(f"Training {len(keys)} networks", total=training.steps * len(groups)) as bar:
         for group in groups:
             run = init(build, keys[group], x, targets[group], training, penalty, diverged[group])
+            if results:
+                run = as_others(run, results[0])
             points = to_all_devices(x, len(keys[group]))
             looks: list[np.ndarray] = []
             every = training.check_every

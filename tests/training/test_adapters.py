@@ -2,9 +2,12 @@
 
 Must hold: a Flax NNX module, a Linen module and a plain pair (init, apply) with the same weights
 give the same chain to 1e-6. A second chain compiles nothing, however its equal networks are made.
-Networks in a file have the same outputs in a fresh process, batch statistics included.
+Networks in a file have the same outputs in a fresh process, batch statistics included. A file takes
+no more memory than its size, whatever it claims. What makes no networks is refused by name.
 """
 
+import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -205,16 +208,20 @@ def test_files_of_other_networks(tmp_path):
     path = tmp_path / "networks"
     fresh(BUILDS["pair"]()).save(path)
     wide = (lambda key: {**initial(key), "more": jnp.ones(2)}, apply)
-    with pytest.raises(ValueError, match=r"build must make the networks that .*params/more"):
+    with pytest.raises(ValueError, match=r"build must make the networks that .* params\['more'\]"):
         load(path, wide)
-    with pytest.raises(ValueError, match="which have 4 arrays; it makes one of 2"):
+    with pytest.raises(ValueError, match=r"with params\['Dense_1.*; it makes nothing more"):
         load(path, (lambda key: {"Dense_0": initial(key)["Dense_0"]}, apply))
+    with pytest.raises(ValueError, match="which are not of Flax Linen"):
+        load(path, Linen())
     whole = _archive.load(path, {"SavedNetworks": SavedNetworks})
     for arrays, message in [
         ((1.0, *whole.arrays[1:]), "does not hold what sdntk has saved"),
         ((whole.arrays[0][:1], *whole.arrays[1:]), "does not hold what sdntk has saved"),
-        ((whole.arrays[0].astype(int), *whole.arrays[1:]), "of another shape or kind"),
+        ([array[:0] for array in whole.arrays], "the number of networks must be at least 1"),
+        ((whole.arrays[0].astype(int), *whole.arrays[1:]), "with .*, integers of shape"),
     ]:
+        arrays = tuple(arrays)
         _archive.save(path, whole._replace(arrays=arrays))
         with pytest.raises(ValueError, match=message):
             load(path, BUILDS["pair"]())
@@ -225,6 +232,220 @@ def test_files_of_other_networks(tmp_path):
         load(tmp_path / "nothing", BUILDS["pair"]())
 
 
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        (((1, 2**20, 2**20), "float32"), r"of shape \(5, 8\); it makes .* \(1048576, 8\)"),
+        (((2**26, 5), "float32"), "the number of points must be at most 1"),
+        (((0, 5), "float32"), "the number of points must be at least 1"),
+        (((1, 5), "int32"), "the dtype of a point must be a floating-point dtype"),
+        (((1, 2**40), "float32"), "each size of a point must be at most"),
+        (None, "which are not of Flax Linen"),
+    ],
+)
+def test_a_file_takes_no_memory_for_what_it_claims(point, message, tmp_path):
+    """Terabytes, which nobody has."""
+    path = tmp_path / "networks"
+    fresh(Linen()).save(path)
+    saved = _archive.load(path, {"SavedNetworks": SavedNetworks})
+    _archive.save(path, saved._replace(point=point))
+    with pytest.raises(ValueError, match=message):
+        load(path, Linen())
+
+
+def test_names_of_weights_may_look_alike(tmp_path):
+    def init(key):
+        first, second = jax.random.normal(key, (2, 5, 3))
+        return {"a/b": first, "a": {"b": second}}
+
+    build = (init, lambda params, x: x @ params["a/b"] - 2 * x @ params["a"]["b"])
+    networks = fresh(build)
+    networks.save(tmp_path / "networks")
+    read = load(tmp_path / "networks", build)
+    np.testing.assert_array_equal(read.outputs(X), networks.outputs(X))
+
+
+def test_traced_networks(tmp_path):
+    networks, path = fresh(Linen()), tmp_path / "networks"
+    for save in (jax.jit, jax.vmap):
+        with pytest.raises(TypeError, match="the networks must have values: they cannot be traced"):
+            save(lambda traced: traced.save(path))(networks)
+    assert not path.exists()
+    networks.save(path)
+    outputs = jax.jit(lambda x: load(path, Linen()).outputs(x))(X)
+    np.testing.assert_allclose(outputs, networks.outputs(X), rtol=1e-12)
+
+
+@pytest.mark.parametrize("library", BUILDS)
+def test_points_that_networks_do_not_take(library):
+    message = r"x must hold points that the networks take; for those of shape \(4,\) they raised"
+    with pytest.raises(ValueError, match=message):
+        fresh(BUILDS[library]()).outputs(X[:, :4])
+
+
+class Layers(linen.Module):
+    """Attributes as users write them."""
+
+    features: list[int]
+    options: dict[str, list[int]] = dataclasses.field(default_factory=lambda: {"use": [1]})
+    kinds: set[str] = dataclasses.field(default_factory=lambda: {"dense"})
+
+    @linen.compact
+    def __call__(self, x):
+        for features in self.features:
+            x = linen.Dense(features, **DOUBLE)(jnp.tanh(x))
+        return x
+
+
+def test_lists_dicts_and_sets_among_the_attributes_of_linen(tmp_path, caplog):
+    settings = TrainingConfig(steps=2)
+    networks = train(Layers([8, 3]), KEYS, X, Y, settings).ensemble
+    assert networks.outputs(X).shape == (2, 20, 3)
+    assert networks.apply_fn != fresh(Layers([9, 3])).apply_fn
+    networks.save(tmp_path / "networks")
+    read = load(tmp_path / "networks", Layers([8, 3]))
+    np.testing.assert_array_equal(read.outputs(X), networks.outputs(X))
+    caplog.clear()
+    with jax.log_compiles():
+        train(Layers([8, 3]), KEYS, X, Y, settings)  # equal, and made anew
+    assert not [line for line in caplog.messages if line.startswith("Finished XLA compilation")]
+
+
+class Activated(nnx.Module):
+    """An attribute that is another one in every network, and a state that evaluation moves, too."""
+
+    def __init__(self, rngs):
+        self.weights = nnx.Param(initial(rngs.params.key[...])["Dense_0"]["kernel"][:, :3])
+        self.activation = lambda x: jnp.tanh(x)
+        self.calls = nnx.Variable(jnp.zeros(()))
+
+    def __call__(self, x):
+        self.calls[...] += 1
+        return self.activation(x @ self.weights[...])
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_attributes_made_anew_for_each_network(at_once):
+    trained = train(Activated, KEYS, X, Y, TrainingConfig(steps=3), at_once=at_once).ensemble
+    assert trained.model_state["calls"][...].tolist() == [3, 3]
+    weights = trained.params["weights"][...]
+    np.testing.assert_allclose(trained.outputs(X), np.tanh(np.asarray(X) @ weights), rtol=1e-12)
+
+
+class Attribute(linen.Module):
+    """Of Linen, but for what a test puts in place of its parts."""
+
+    value: object = None
+    state: object = None
+    dtype: object = jnp.float64
+
+    @linen.compact
+    def __call__(self, x, train=False):
+        if self.state and (train or self.is_initializing()):
+            self.state(self)
+        weights = self.param("w", lambda _: jnp.ones((5, 3), self.dtype))
+        return x @ weights
+
+
+class Trained(linen.Module):
+    """A further output in training."""
+
+    @linen.compact
+    def __call__(self, x, train):
+        outputs = linen.Dense(4)(x)
+        return outputs if train else outputs[:, :3]
+
+
+def grows(module):
+    count = module.variable("stats", "count", lambda: jnp.zeros(()))
+    if not module.is_initializing():
+        count.value = count.value + jnp.ones(2)
+
+
+def sows(module):
+    module.sow("mine", "count", jnp.ones(()))
+
+
+class Grows(Activated):
+    def __call__(self, x):
+        self.more = nnx.Variable(jnp.zeros(()))
+        return super().__call__(x)
+
+
+class WithInt(nnx.Module):
+    def __init__(self, rngs):
+        self.weights = nnx.Param(jnp.ones((5, 3), int) * rngs.params().ndim)
+
+    def __call__(self, x):
+        return x @ self.weights[...]
+
+
+class WithList(Activated):
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.sizes = [5, 3]
+
+
+class OfLinen(linen.Module):
+    """Without weights, and what is called."""
+
+
+class OfNNX(nnx.Module):
+    def __init__(self, rngs):
+        del rngs
+
+
+class WithoutWeights(linen.Module):
+    def __call__(self, x):
+        return x[:, :3]
+
+
+def drawn_in_turn(*params):
+    """An init that returns other params for another key."""
+    turns = itertools.cycle(params)
+    return lambda _: next(turns)
+
+
+ONE, OTHER = jnp.ones((5, 3)), jnp.ones((5, 4))
+LINEAR = lambda params, x: x @ jax.tree.leaves(params)[0][:, :3]  # noqa: E731
+FLOATING = r"build must make networks whose weights \(params\) are .* floating-point .*found "
+ALIKE = "build must make networks whose numbers have the same structure and shapes for every key"
+KEPT = r"build must make networks whose state \(all but their weights\) keeps its structure"
+HASHABLE = "build must make networks with hashable attributes"
+OUTPUTS = "network that returns one array of floating-point numbers, its outputs; it returned an"
+
+
+@pytest.mark.usefixtures("as_users_call")
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (Attribute(ONE), HASHABLE),
+        (Attribute(np.ones(3)), HASHABLE),
+        (WithList, HASHABLE),
+        (Attribute().bind({"params": {"w": ONE}}), "Linen module without variables; .* bound"),
+        (OfLinen(), "networks with a method __call__; OfLinen has none"),
+        (OfNNX, "networks with a method __call__; OfNNX has none"),
+        (WithoutWeights(), FLOATING + "none"),
+        (Attribute(dtype=int), FLOATING + "int64"),
+        (WithInt, FLOATING + "int64"),
+        ((lambda _: {1: ONE, "a": ONE}, LINEAR), FLOATING + "dict"),
+        ((initial, lambda params, x: (apply(params, x) * 9).astype(int)), OUTPUTS),
+        ((initial, lambda params, x: apply(params, x) > 0), OUTPUTS),
+        ((initial, lambda params, x: apply(params, x) * 1j), OUTPUTS),
+        (Trained(), r"outputs have one shape; theirs is \(20, 4\) in training and \(20, 3\) in"),
+        (Attribute(state=grows), KEPT),
+        (Attribute(state=sows), KEPT),
+        (Grows, KEPT),
+        ((drawn_in_turn({"a": ONE}, {"a": OTHER}), LINEAR), ALIKE),
+        ((drawn_in_turn({"a": ONE}, {"b": ONE}), LINEAR), ALIKE),
+    ],
+)
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_builds_whose_networks_cannot_be_trained(build, message, at_once):
+    with pytest.raises((TypeError, ValueError), match=message):
+        train(build, KEYS, X, Y, TrainingConfig(steps=1), at_once=at_once)
+
+
 @pytest.mark.usefixtures("as_users_call")
 @pytest.mark.parametrize(
     ("build", "message"),
@@ -233,9 +454,12 @@ def test_files_of_other_networks(tmp_path):
         ((apply,), r"build must be a pair \(init, apply\); it holds 1 objects"),
         ((initial, None), "build's apply must be a function of params and points"),
         ((None, apply), "build's init must be a function of a key"),
-        ((lambda _: {"w": jnp.arange(3)}, apply), "build's init must return params, a pytree of"),
-        ((lambda _: (), apply), "build's init must return params"),
-        ((initial, lambda p, x: (apply(p, x), x)), "network that returns one array, its outputs"),
+        ((lambda _: {"w": jnp.arange(3)}, apply), "weights .* floating-point .* found int64"),
+        ((lambda _: (), apply), "weights .* floating-point .* found none"),
+        (
+            (initial, lambda p, x: (apply(p, x), x)),
+            "network that returns .* numbers, its outputs; it returned a tuple",
+        ),
         (BatchNormNetwork(nnx.Rngs(0)), "build must make a fresh network for each key"),
         (lambda _: Linen(), "build must return a Flax NNX module; it returned Linen"),
     ],

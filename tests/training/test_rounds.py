@@ -19,7 +19,7 @@ from sdntk.architectures import fully_connected
 from sdntk.kernels import empirical_ntk, load_neural_tangents, tangent_kernel
 from sdntk.networks import FiniteWidth
 from sdntk.training.optimisers import gauss_newton
-from sdntk.training.rounds import distill_networks
+from sdntk.training.rounds import distill_networks, next_targets
 from sdntk.training.state import Stop, TrainingConfig
 from sdntk.training.train import train_groups
 
@@ -150,6 +150,24 @@ def test_the_temperature_softens_the_targets():
     softened = np.exp(np.asarray(first.trained.ensemble.outputs(X)) / 4)
     predicted = softened / softened.sum(-1, keepdims=True)
     np.testing.assert_allclose(second.targets, 0.3 * np.asarray(y) + 0.7 * predicted, rtol=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 1e-46, 1e-300])
+def test_at_the_smallest_temperatures_targets_are_one_hot(temperature):
+    outputs = jnp.array([[[1.0, 3.0, 2.0], [-5.0, -5.0, -9.0]]], jnp.float32)
+    y = jnp.zeros((2, 3), jnp.float32)
+    args = losses.soft_cross_entropy, "soft", 0.0
+    targets = next_targets(outputs, y, *args, temperature=temperature)
+    np.testing.assert_array_equal(targets, [[[0, 1, 0], [0.5, 0.5, 0]]])
+
+
+@pytest.mark.usefixtures("as_users_call")
+def test_chains_cannot_be_traced():
+    def chain(y):
+        return distill_networks(lambda r: erf_network(3, r), KEYS, X, y, DIVERGING, rounds=2)
+
+    with pytest.raises(TypeError, match=r"keys, x, y, .* must have values: they cannot be traced"):
+        jax.jit(chain)(X[:, :3])
 
 
 def test_chains_at_once_are_chains_one_by_one():

@@ -422,6 +422,76 @@ def test_bad_input(settings, arguments, error, message):
         train(training=TrainingConfig(**settings), **given)
 
 
+def mean_squares(axis):
+    return lambda outputs, targets: jnp.mean((outputs - targets) ** 2, axis)
+
+
+#: Losses that are no numbers of points: what they return of three outputs at each of 20 points.
+BAD_LOSSES = {
+    r"an array of shape \(\) and": mean_squares(None),
+    r"an array of shape \(20, 3\)": optax.losses.squared_error,
+    r"an array of shape \(20, 1\)": lambda f, y: mean_squares(1)(f, y)[:, None],
+    r"an array of shape \(3,\)": mean_squares(0),
+    r"an array of shape \(20,\) and dtype int64": lambda f, y: jnp.argmax(f - y, axis=1),
+    r"an array of shape \(20,\) and dtype complex128": lambda f, y: mean_squares(1)(f, y) * 1j,
+    "a NoneType": lambda f, y: None,  # noqa: ARG005
+    "a tuple": lambda f, y: (mean_squares(1)(f, y),),
+}
+
+
+@pytest.mark.usefixtures("as_users_call")
+@pytest.mark.parametrize("returned", BAD_LOSSES)
+@pytest.mark.parametrize("options", [{}, {"validation": (X, Y)}])
+def test_a_loss_is_one_number_for_each_point(returned, options):
+    settings = TrainingConfig(loss=BAD_LOSSES[returned], steps=1, until_loss=0.5)
+    message = rf"training.loss must return one number for each point.* it returned {returned}"
+    with pytest.raises((TypeError, ValueError), match=message):
+        train(build, KEYS, X, Y, settings, **options)
+
+
+def test_a_loss_of_outputs_is_told_where_there_are_as_many_points():
+    message = "training.loss must return one number for each point"
+    with pytest.raises(ValueError, match=message):
+        train(build, KEYS, X[:3], Y[:3], TrainingConfig(loss=mean_squares(0), steps=1))
+
+
+def test_a_loss_in_another_dtype_than_the_outputs():
+    def loss(outputs, targets):
+        return jnp.mean((outputs - targets).astype(jnp.float32) ** 2, -1)
+
+    brief = (lambda key: jax.random.normal(key, (5, 3), jnp.bfloat16), linear)
+    result = train(brief, KEYS, X.astype(jnp.bfloat16), Y, TrainingConfig(loss=loss, steps=3))
+    assert result.loss.dtype == jnp.float32
+    assert result.ensemble.outputs(X.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def linear(weights, x):
+    return x @ weights
+
+
+@pytest.mark.parametrize("traced", ["keys", "x", "targets", "penalty"])
+@pytest.mark.usefixtures("as_users_call")
+def test_training_cannot_be_traced(traced):
+    given = {"keys": KEYS, "x": X, "targets": Y, "penalty": 0.1}
+
+    def trained(value):
+        return train(build, training=TrainingConfig(steps=1), **(given | {traced: value})).loss
+
+    with pytest.raises(TypeError, match=f"{traced}.* must have values: they cannot be traced"):
+        jax.jit(trained)(given[traced])
+    with pytest.raises(TypeError, match="must have values: they cannot be traced"):
+        jax.jit(lambda: trained(given[traced]))()  # all is traced, no argument
+
+
+def test_weights_cannot_be_traced():
+    def trained(weights):
+        build = (lambda _: weights, linear)
+        return jnp.sum(train(build, KEYS, X, Y, TrainingConfig(steps=1)).loss)
+
+    with pytest.raises(TypeError, match="the weights that build makes must have values"):
+        jax.grad(trained)(jnp.ones((5, 3)))
+
+
 def test_progress_shows_the_loss(monkeypatch):
     notes = []
     monkeypatch.setattr(
