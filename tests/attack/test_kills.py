@@ -30,16 +30,16 @@ def undisturbed(server, tmp_path_factory):
     return runs
 
 
-def test_kills_lose_nothing(server, undisturbed, tmp_path, size, score):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_kills_lose_nothing(server, undisturbed, tmp_path, size, score, command):
     """Kills at random moments of a run's life; after some of them the command runs to its end."""
-    moments, kills, wrong, folders = random.Random(0), 0, [], 0
-    folder = command = None
-    while kills < size(10, 100):
+    moments, kills, wrong, folders = random.Random(command), 0, [], 0
+    alone, seconds = undisturbed[command]
+    folder = None
+    while kills < size(2, 17):
         if folder is None:
-            command = [*COMMANDS][folders % len(COMMANDS)]
             folder, folders = tmp_path / str(folders), folders + 1
             folder.mkdir()
-        alone, seconds = undisturbed[command]
         process = server.start(command, folder)
         time.sleep(moments.uniform(0, seconds))
         was_killed = server.kill(process)
@@ -48,9 +48,9 @@ def test_kills_lose_nothing(server, undisturbed, tmp_path, size, score):
             status, said = server.run(command, folder)
             differs = differences(records(folder), records(alone))
             if status or differs or left_over(folder):
-                wrong.append((command, str(folder), status, differs, said))
+                wrong.append((str(folder), status, differs, said))
             folder = None
-    score("SIGKILLs of all commands", kills, len(wrong))
+    score(f"SIGKILLs of sdntk {command}", kills, len(wrong))
     assert not wrong
 
 
