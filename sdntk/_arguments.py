@@ -135,11 +135,13 @@ def as_float_array(
     """``value`` as a real floating-point array; integers and booleans are converted, nan and
     (unless ``finite`` is off) inf refused.
     """
-    array = jnp.asarray(as_real_array(name, value))
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        array = array.astype(jnp.result_type(float))
-    if dtype is not None:
-        array = array.astype(dtype)
+    real = as_real_array(name, value)
+    with jax.ensure_compile_time_eval():  # what has values keeps them while others are traced
+        array = jnp.asarray(real)
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            array = array.astype(jnp.result_type(float))
+        if dtype is not None:
+            array = array.astype(dtype)
     if is_traced(array):
         return array
     if finite and not every(np.isfinite, array):

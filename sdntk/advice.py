@@ -3,6 +3,7 @@ kernel, against the best single fit, judged on validation points.
 """
 
 import dataclasses
+import inspect
 import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -23,6 +24,7 @@ from sdntk._arguments import (
     require_function,
     require_one_shape,
     require_type,
+    shown,
 )
 from sdntk._progress import track
 from sdntk.datasets.labels import one_hot
@@ -33,13 +35,17 @@ from sdntk.spectra.base import AbstractSpectrum, PrecisionWarning
 from sdntk.spectra.choose import choose_spectrum
 from sdntk.spectra.fit import predict_all
 from sdntk.theory.multiplier import Status
+from sdntk.theory.units import in_unit, unit_of
 
 #: Chains' tolerances, in parts of the labels' mean square, where none are asked for.
 TOLERANCES = (0.001, 0.003, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3)
 #: Further single fits, beside the chains' own.
 SINGLE_FITS = tuple(round(0.02 * step, 2) for step in range(1, 50))
-#: Standard errors on either side of a mean that make a 95% interval.
-NORMAL_95 = 1.96
+#: Labels whose squares, in which losses are measured, are numbers, and some times as much still.
+LEAST_LABEL, MOST_LABEL = np.finfo(float).tiny ** 0.5, np.finfo(float).max ** 0.5 / 4
+#: So many times as large as those to learn, labels still have losses whose squares, in which their
+#: standard error is measured, are numbers.
+MOST_RATIO = 2.0**250
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,7 +62,9 @@ class Advice:
         best_single_tolerance: of the best single fit.
         gain: by how much the best round is better than the best single fit: more accuracy or less
             loss.
-        standard_error: of the gain, from its differences point by point; nan of a single point.
+        standard_error: of the gain, from its differences point by point; nan where they do not
+            tell: of a single point, or where they are equal up to rounding, but not 0.
+        num_validation: validation points.
     """
 
     table: Any
@@ -66,12 +74,18 @@ class Advice:
     best_single_tolerance: float
     gain: float
     standard_error: float
+    num_validation: int
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The gain's 95% interval."""
-        half = NORMAL_95 * self.standard_error
-        return self.gain - half, self.gain + half
+        """The gain's 95% interval, by Student's t; nan where the standard error is."""
+        return self.gain - self._half_width, self.gain + self._half_width
+
+    @property
+    def _half_width(self) -> float:
+        from scipy import stats  # here, as it takes long to import
+
+        return float(stats.t.ppf(0.975, self.num_validation - 1)) * self.standard_error
 
     @property
     def pays(self) -> bool:
@@ -89,7 +103,7 @@ class Advice:
         return (
             f"Round {self.best_round} at tolerance {self.best_tolerance:g} reaches {reached} "
             f"({self.measure}) on validation; {of_single}, a gain of {self.gain:.2g} +- "
-            f"{NORMAL_95 * self.standard_error:.2g}: {self._verdict}."
+            f"{self._half_width:.2g}: {self._verdict}."
         )
 
     @property
@@ -136,7 +150,8 @@ def advise(
 
     Args:
         module_or_kernel: a kernel, any function of two arrays of points; or a Flax NNX module, for
-            its :func:`~sdntk.kernels.empirical_ntk` at its present weights.
+            its :func:`~sdntk.kernels.empirical_ntk` at its present weights. (Of a Flax Linen module
+            the kernel is ``empirical_ntk(module.apply, variables)``.)
         x: training points, shape (K, ...).
         y: their labels: integer classes, shape (K,), which are learned as centred one-hot rows; or
             numbers, shape (K,) or (K, Q). One-hot rows, centred or not, count as classes.
@@ -149,7 +164,8 @@ def advise(
         An :class:`Advice`.
 
     Raises:
-        ValueError, TypeError: bad input, each named; a tolerance that is infeasible.
+        ValueError, TypeError: bad input, each named; a tolerance that is infeasible; labels whose
+            squares are no numbers, below 1e-153 or above 1e153; anything traced.
         ImportError: a module, and neural-tangents is missing.
 
     Example:
@@ -163,37 +179,71 @@ def advise(
         >>> advice.pays
         False
     """
-    require_function("module_or_kernel", module_or_kernel, "two arrays of points, or a module")
-    if is_traced(x, y, validation, tolerances):
-        raise TypeError("x, y, validation and tolerances must have values: advise looks at them.")
+    # Within jit even a constant is traced.
+    _refuse_traced(module_or_kernel, x, y, validation, tolerances, jnp.zeros(()))
     rounds = as_count("rounds", rounds, at_least=2, at_most=MOST_ROUNDS)
     asked = None if tolerances is None else _as_tolerances(tolerances)
     kernel = _as_kernel(module_or_kernel)
     points = check_points(kernel, "x", x)
     new, new_labels = _as_pair(validation)
-    new_points = check_points(kernel, "validation[0]", new)
-    require_one_shape("validation[0]", new_points, "x", points)
+    new_points = check_points(kernel, "validation's x", new)
+    require_one_shape("x", points, "validation's x", new_points)
     task = _as_task(y, len(points), new_labels, len(new_points))
 
     spectrum = choose_spectrum(
         kernel, points, task.labels, method="dense", rtol=1e-6, rank_tolerance=None, chain={}
     ).spectrum
+    _refuse_traced(spectrum)  # of a kernel that closes over what is
     chains, single_fits = _feasible(spectrum, task.labels, asked)
     runs = _run(spectrum, task.labels, chains, single_fits, rounds)
     predictions = predict_all([run for _, run in runs], kernel, points, new_points)
-    return _compare(_judge(task, runs, predictions), task.measure)
+    return _compare(_judge(task, runs, predictions), task)
 
 
 # ---- what is asked ----
 
 
-def _as_kernel(module_or_kernel: Any) -> KernelFunction:
-    if isinstance(module_or_kernel, LibraryKernel):
-        return module_or_kernel
-    from flax import nnx  # here, as it takes long to import
+def _refuse_traced(*values: Any) -> None:
+    if is_traced(*values):
+        raise TypeError(
+            "module_or_kernel, x, y, validation and tolerances must have values: advise looks at "
+            "them, and stands outside of jax.jit and other transformations."
+        )
 
-    is_module = isinstance(module_or_kernel, nnx.Module)
-    return empirical_ntk(module_or_kernel) if is_module else module_or_kernel
+
+def _as_kernel(given: Any) -> KernelFunction:
+    if isinstance(given, LibraryKernel):
+        return given
+    require_function("module_or_kernel", given, "two arrays of points, or a module")
+    from flax import linen, nnx  # here, as they take long to import
+
+    if isinstance(given, nnx.Module):
+        return empirical_ntk(given)
+    if isinstance(given, linen.Module):
+        raise TypeError(
+            "module_or_kernel must have weights, and a Flax Linen module has none of its own: use "
+            "kernels.empirical_ntk(module.apply, variables)."
+        )
+    if isinstance(given, type) or not _takes_two(given):
+        raise TypeError(
+            "module_or_kernel must be a function of two arrays of points, or a module; "
+            f"{shown(given)} is neither, but may make one: then call it, as in "
+            "build(nnx.Rngs(0)), and hand over what it makes."
+        )
+    return given
+
+
+def _takes_two(function: Any) -> bool:
+    """Whether a function can be called with two arguments, as far as it tells."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of some that are not written in Python
+        return True
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        return False
+    return True
 
 
 def _as_pair(validation: Any) -> tuple[Any, Any]:
@@ -211,22 +261,27 @@ def _as_tolerances(value: Any) -> list[float]:
             "tolerances must be a sequence of numbers, one for each chain; its shape is "
             f"{array.shape}."
         )
-    expected = "must lie between 0 and 1, parts of the labels' mean square"
-    require_every("tolerances", array, lambda a: (a > 0) & (a < 1), expected)
+    limits = jnp.finfo(jnp.result_type(float))
+    least = float(limits.tiny / limits.eps)  # times the labels' mean square a normal number still
+    expected = (
+        f"must lie between 0 and 1, parts of the labels' mean square, and not below {least:.0e}"
+    )
+    require_every("tolerances", array, lambda a: (a >= least) & (a < 1), expected)
     # Through text, so that those of a float32 array are the numbers that were meant.
     return sorted({float(str(number)) for number in np.asarray(array)})
 
 
 class _Task(NamedTuple):
-    """Labels to learn and to be judged by."""
+    """Labels to learn and to be judged by, in a unit in which those to learn are about 1."""
 
     labels: Float[Array, "K *Q"]
     validation: Float[np.ndarray, "n *Q"]
     measure: Literal["accuracy", "loss"]
+    of_score: float  # a score's unit in the labels' own: that of losses, else 1
 
     def scores(self, predictions: Float[Array, "T n *Q"]) -> Float[np.ndarray, "T n"]:
         """How good predictions are, by round and point; more is better."""
-        outputs = np.asarray(predictions)
+        outputs = np.asarray(predictions, float)
         if self.measure == "accuracy":
             right = outputs.argmax(-1) == self.validation.argmax(-1)[None]
             return right.astype(float)
@@ -236,11 +291,11 @@ class _Task(NamedTuple):
 
 def _as_task(y: ArrayLike, num_points: int, new: ArrayLike, num_new: int) -> _Task:
     both = [("y", as_real_array("y", y), num_points)]
-    both.append(("validation[1]", as_real_array("validation[1]", new), num_new))
+    both.append(("validation's y", as_real_array("validation's y", new), num_new))
     kinds = [array.ndim == 1 and array.dtype.kind in "iu" for _, array, _ in both]
     if kinds[0] != kinds[1]:
         raise ValueError(
-            "y and validation[1] must both be integer classes, or both numbers; their dtypes are "
+            "y and validation's y must both be integer classes, or both numbers; their dtypes are "
             f"{both[0][1].dtype} and {both[1][1].dtype}, their shapes {both[0][1].shape} and "
             f"{both[1][1].shape}."
         )
@@ -251,13 +306,38 @@ def _as_task(y: ArrayLike, num_points: int, new: ArrayLike, num_new: int) -> _Ta
         rows = [one_hot(part, len(classes), centred=True) for part in split]
     if rows[0].shape[1:] != rows[1].shape[1:]:
         raise ValueError(
-            f"y and validation[1] must have as many outputs; their shapes are {rows[0].shape} and "
+            f"y and validation's y must have as many outputs; their shapes are {rows[0].shape} and "
             f"{rows[1].shape}."
         )
-    if not np.any(rows[0]):
-        raise ValueError("y must not be 0 everywhere, nor of one class: there is nothing to learn.")
+    if not np.asarray(rows[0]).any():
+        raise ValueError(
+            f"y must not be 0 everywhere (in {rows[0].dtype}), nor of one class: there is nothing "
+            "to learn."
+        )
     by_class = all(_are_one_hot(np.asarray(part)) for part in rows)
-    return _Task(rows[0], np.asarray(rows[1]), "accuracy" if by_class else "loss")
+    _require_squares(*map(np.asarray, rows))
+    unit = unit_of(rows[0], joint=True)
+    labels, validation = in_unit(rows[0], unit), np.asarray(rows[1], float) / float(unit)
+    if by_class:
+        return _Task(labels, validation, "accuracy", of_score=1.0)
+    return _Task(labels, validation, "loss", of_score=float(unit) ** 2)
+
+
+def _require_squares(y: Float[np.ndarray, "K *Q"], new: Float[np.ndarray, "n *Q"]) -> None:
+    """Refuse labels of which losses, about their squares, leave the range of numbers."""
+    largest, largest_new = (float(np.abs(part).max()) for part in (y, new))
+    least = max(LEAST_LABEL, float(np.finfo(y.dtype).tiny))
+    if not least <= largest <= MOST_LABEL:
+        raise ValueError(
+            f"y must reach between {least:.1e} and {MOST_LABEL:.1e}, so that its squares are "
+            f"numbers; it reaches {largest:.3g}. Divide it and validation's y by one number."
+        )
+    most = min(MOST_LABEL, MOST_RATIO * largest)
+    if largest_new > most:
+        raise ValueError(
+            f"validation's y must reach {most:.1e} at most where y reaches {largest:.3g}, so that "
+            f"losses and their standard error are numbers; it reaches {largest_new:.3g}."
+        )
 
 
 def _are_one_hot(rows: Float[np.ndarray, "n *Q"]) -> bool:
@@ -328,32 +408,42 @@ def _judge(
     ]
 
 
-def _compare(judged: list[_Judged], measure: Literal["accuracy", "loss"]) -> Advice:
+def _compare(judged: list[_Judged], task: _Task) -> Advice:
     import pandas as pd  # takes as long to import as JAX
 
     # Of equals the earlier round, and there the larger tolerance, which is the simpler function.
     order = sorted(judged, key=lambda row: (-row.scores.mean(), row.round, -row.tolerance))
     single = next(row for row in order if row.round == 0)
     best = next((row for row in order if row.round > 0), None)
-    sign = 1.0 if measure == "accuracy" else -1.0
+    sign = task.of_score if task.measure == "accuracy" else -task.of_score
     in_order = sorted(judged, key=lambda row: (row.round, row.tolerance))
     table = pd.DataFrame(
         {
             "tolerance": [row.tolerance for row in in_order],
             "round": [row.round for row in in_order],
-            f"validation_{measure}": [sign * row.scores.mean() for row in in_order],
+            f"validation_{task.measure}": [sign * row.scores.mean() for row in in_order],
             "is_single_fit": [row.round == 0 for row in in_order],
         }
     )
-    differences = np.zeros(1) if best is None else best.scores - single.scores
-    count = len(differences)
-    error = float(np.std(differences, ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
+    differences = (single if best is None else best).scores - single.scores
+    # Fits have half of their digits at least.
+    rounding = float(jnp.finfo(task.labels.dtype).eps) ** 0.5 * np.abs(single.scores).max()
     return Advice(
         table=table,
-        measure=measure,
+        measure=task.measure,
         best_round=None if best is None else best.round,
         best_tolerance=None if best is None else best.tolerance,
         best_single_tolerance=single.tolerance,
-        gain=float(differences.mean()),
-        standard_error=error,
+        gain=float(differences.mean()) * task.of_score,
+        standard_error=_standard_error(differences, rounding) * task.of_score,
+        num_validation=len(differences),
     )
+
+
+def _standard_error(differences: Float[np.ndarray, " n"], rounding: float) -> float:
+    """That of their mean; nan where they do not tell."""
+    count = len(differences)
+    alike = differences.any() and np.ptp(differences) <= rounding
+    if count == 1 or alike:
+        return float("nan")
+    return float(np.std(differences, ddof=1) / np.sqrt(count))

@@ -76,9 +76,9 @@ def distill(
 
     Raises:
         ValueError, TypeError: bad input, each named; an infeasible tolerance, with the smallest
-            feasible one. (Under jit an infeasible chain is a status, and its multipliers and fitted
-            values are nan.) AccuracyError: the Krylov method does not reach its accuracy, and the
-            dense one does not fit into memory.
+            feasible one; an indefinite Gram matrix. (Under jit either is a status, INFEASIBLE, and
+            its multipliers and fitted values are nan.) AccuracyError: the Krylov method does not
+            reach its accuracy, and the dense one does not fit into memory.
 
     Warns:
         PrecisionWarning: float32; a multiplier so small against d_max that rounding decides it;
@@ -171,6 +171,11 @@ def _raise_if_infeasible(run: Distillation, labels: Float[Array, "K *P"], tolera
     infeasible = (np.asarray(run.status) == Status.INFEASIBLE).any(axis=0)
     if not infeasible.any():
         return
+    if np.isnan(float(run.spectrum.largest)):
+        raise ValueError(
+            "spectrum must be that of a positive semi-definite matrix; its eigenvalues are nan, "
+            "which stands for an indefinite one where it was traced (jit, vmap, derivatives)."
+        )
     floor = np.asarray(run.spectrum.floor(labels))
     first = int(np.argmax(infeasible))
     worst, which = float(floor.mean()), ""

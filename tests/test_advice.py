@@ -3,14 +3,17 @@
 Must hold: the table has what each chain and each single fit gives when it is run by itself, by
 accuracy and by loss; the gain and its standard error are those of the differences point by point,
 and decide what the sentence says; a problem made so that distilling pays is told from one where it
-does not; a module is its empirical tangent kernel; bad input is named.
+does not; labels of any unit have one verdict; few or equal points prove nothing; a module is its
+empirical tangent kernel; bad input is named.
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from flax import linen, nnx
 
 import sdntk
 from sdntk import advice, kernels
@@ -71,7 +74,7 @@ def test_the_gain_is_that_of_the_points():
     )
     assert found.gain == pytest.approx(np.mean(best - single))
     assert found.standard_error == pytest.approx(np.std(best - single, ddof=1) / np.sqrt(40))
-    assert found.pays == (found.gain > 1.96 * found.standard_error)
+    assert found.pays == (found.gain > 2.0227 * found.standard_error)  # Student's t, 39 degrees
 
 
 @pytest.mark.parametrize("centred", [False, True])
@@ -153,6 +156,78 @@ def test_tolerances_that_no_function_reaches_are_left_out():
         sdntk.advise(KERNEL, x, y, (X_NEW, smooth(X_NEW)), tolerances=[floor / 2, 0.9])
 
 
+# ---- No unit, and no proof from too little ----
+
+UNITS = [2.0**-508, 2.0**508]  # 1e-153 to 8e152
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_labels_have_any_unit(unit):
+    asked = {"tolerances": TOLERANCES, "rounds": 3}
+    plain = sdntk.advise(KERNEL, X, Y, (X_NEW, smooth(X_NEW)), **asked)
+    found = sdntk.advise(KERNEL, X, unit * Y, (X_NEW, unit * smooth(X_NEW)), **asked)
+    assert str(found).rpartition(":")[2] == str(plain).rpartition(":")[2]
+    for name in ("best_round", "best_tolerance", "best_single_tolerance", "pays"):
+        assert getattr(found, name) == getattr(plain, name)
+    assert plain.standard_error > 0
+    for name in ("gain", "standard_error"):
+        assert getattr(found, name) / unit / unit == pytest.approx(getattr(plain, name), rel=1e-10)
+    losses = found.table["validation_loss"] / unit / unit
+    np.testing.assert_allclose(losses, plain.table["validation_loss"], rtol=1e-13)
+
+
+@pytest.mark.usefixtures("single_precision")
+@pytest.mark.filterwarnings("ignore::sdntk.PrecisionWarning")
+@pytest.mark.parametrize("unit", [2.0**-100, 2.0**100])
+def test_labels_have_any_unit_in_float32(unit):
+    asked = {"tolerances": TOLERANCES, "rounds": 3}
+    kernel = kernels.matern(1.5, length_scale=0.5)
+    x, y, x_new, new = (np.asarray(a, np.float32) for a in (X, Y, X_NEW, smooth(X_NEW)))
+    plain = sdntk.advise(kernel, x, y, (x_new, new), **asked)
+    found = sdntk.advise(kernel, x, unit * y, (x_new, unit * new), **asked)
+    assert found.gain / unit / unit == plain.gain
+    assert found.standard_error / unit / unit == plain.standard_error > 0
+    assert found.pays == plain.pays
+
+
+@pytest.mark.parametrize("size", [1e-310, 1e-160, 1e155, 1e300])
+def test_labels_whose_losses_no_number_holds_are_named(size):
+    with pytest.raises(ValueError, match=r"y must reach between 1\.5e-154 and 3\.4e\+153"):
+        sdntk.advise(KERNEL, X, size * Y, (X_NEW, size * smooth(X_NEW)))
+
+
+@pytest.mark.parametrize("unit", [1e-100, 1.0])
+def test_validation_labels_of_another_size(unit):
+    asked = {"tolerances": [0.2], "rounds": 2}
+    with pytest.raises(ValueError, match=r"validation's y must reach .* at most where y reaches"):
+        sdntk.advise(KERNEL, X, unit * Y, (X_NEW, 1e200 * unit * smooth(X_NEW)), **asked)
+    large = sdntk.advise(KERNEL, X, unit * Y, (X_NEW, 1e70 * unit * smooth(X_NEW)), **asked)
+    assert np.isfinite(large.interval).all()
+    assert not large.pays
+
+
+def test_few_points_are_no_proof():
+    """Of n points the error is known with n - 1 degrees of freedom (Student 1908)."""
+    known = sdntk.advise(KERNEL, X, Y, (X_NEW, smooth(X_NEW)), tolerances=TOLERANCES, rounds=3)
+    for count, factor in ((2, 12.706205), (3, 4.302653), (15, 2.144787), (10**6, 1.959966)):
+        found = dataclasses.replace(known, gain=1.0, standard_error=0.2, num_validation=count)
+        np.testing.assert_allclose(found.interval, (1 - 0.2 * factor, 1 + 0.2 * factor), rtol=1e-6)
+        assert found.pays == (count > 2)
+
+
+def test_equal_differences_are_no_proof():
+    """Points and labels that are symmetric: two validation points tell what one does."""
+    x, labels = np.array([-2.0, -1.0, 1.0, 2.0]), np.array([1.0, 0.2, 0.2, 1.0])
+    asked = {"tolerances": [0.1], "rounds": 2}
+    for wanted in (0.9, -0.9):  # what rounds shrink is wanted, or not
+        found = sdntk.advise(
+            KERNEL, x, labels, (np.array([-1.5, 1.5]), np.full(2, wanted)), **asked
+        )
+        assert found.gain != 0
+        assert np.isnan(found.standard_error)
+        assert "no evidence that distilling pays" in str(found)
+
+
 GOOD = (KERNEL, X, Y, (X_NEW, smooth(X_NEW)))
 CASES = {
     "no kernel": ((3, *GOOD[1:]), {}, TypeError, "module_or_kernel must be a function"),
@@ -164,19 +239,19 @@ CASES = {
         (*GOOD[:3], (X_NEW[:, :1], Y[:40])),
         {},
         ValueError,
-        r"validation\[0\] and x must hold points of one shape",
+        "x and validation's x must hold points of one shape",
     ),
     "validation labels": (
         (*GOOD[:3], (X_NEW, Y)),
         {},
         ValueError,
-        r"validation\[1\] must have shape \(40,\)",
+        r"validation's y must have shape \(40,\)",
     ),
     "classes and numbers": (
         (KERNEL, X, CLASSES, GOOD[3]),
         {},
         ValueError,
-        r"y and validation\[1\] must both be integer classes, or both numbers",
+        "y and validation's y must both be integer classes, or both numbers",
     ),
     "other outputs": (
         (*GOOD[:3], (X_NEW, np.ones((40, 2)))),
@@ -185,8 +260,32 @@ CASES = {
         r"as many outputs; their shapes are \(60,\) and \(40, 2\)",
     ),
     "nothing to learn": ((KERNEL, X, 0 * Y, GOOD[3]), {}, ValueError, "y must not be 0"),
+    "a Linen module": (
+        (linen.Dense(1), *GOOD[1:]),
+        {},
+        TypeError,
+        r"module_or_kernel must have weights.*empirical_ntk\(module\.apply, variables\)",
+    ),
+    "a class": (
+        (nnx.Linear, *GOOD[1:]),
+        {},
+        TypeError,
+        "module_or_kernel must be a function of two arrays of points, or a module; .*Linear.*make",
+    ),
+    "what makes a network": (
+        (lambda rngs: nnx.Linear(2, 1, rngs=rngs), *GOOD[1:]),
+        {},
+        TypeError,
+        r"module_or_kernel must be a function of two .* as in build\(nnx\.Rngs\(0\)\)",
+    ),
     "one round": (GOOD, {"rounds": 1}, ValueError, "rounds must be at least 2"),
     "no tolerances": (GOOD, {"tolerances": []}, ValueError, "tolerances must be a sequence"),
+    "a tolerance of next to nothing": (
+        GOOD,
+        {"tolerances": [0.1, 1e-310]},
+        ValueError,
+        r"tolerances must lie between 0 and 1, .* not below 1e-292; got \[",
+    ),
     "a tolerance of 1": (
         GOOD,
         {"tolerances": [0.1, 1.0]},
@@ -208,3 +307,19 @@ def test_bad_input_is_named(case, monkeypatch):
 def test_traced_arguments_are_refused():
     with pytest.raises(TypeError, match="y, validation and tolerances must have values"):
         jax.jit(lambda y: sdntk.advise(KERNEL, X, y, GOOD[3]).gain)(Y)
+
+
+def closing_over(length_scale):
+    return lambda a, b: kernels.rbf(length_scale)(a, b)
+
+
+@pytest.mark.parametrize("transformed", [jax.jit, jax.grad])
+@pytest.mark.parametrize("kernel", [kernels.rbf, closing_over])
+def test_traced_kernels_are_refused(transformed, kernel):
+    with pytest.raises(TypeError, match=r"module_or_kernel, x, y.* must have values"):
+        transformed(lambda scale: sdntk.advise(kernel(scale), *GOOD[1:]).gain)(0.3)
+
+
+def test_within_jit_it_is_refused():
+    with pytest.raises(TypeError, match=r"advise looks at them, and stands outside of jax\.jit"):
+        jax.jit(lambda z: z + sdntk.advise(*GOOD).gain)(1.0)

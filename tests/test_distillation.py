@@ -7,6 +7,8 @@ reproduces every round. Further: scikit-learn's KernelRidge reproduces every rou
 shapes; nothing recompiles when only values change.
 """
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -347,3 +349,54 @@ def test_derivatives_of_norms_and_joint_chains_are_finite_at_collapse_and_at_zer
 
     for outputs in ("separate", "joint"):
         assert np.all(np.isfinite(jax.grad(total)(y, outputs)))
+
+
+# ---- Matrices that turn out indefinite, where they are traced ----
+
+
+@pytest.mark.parametrize(
+    ("decompose", "level", "outputs"),
+    [
+        (sdntk.decompose, {"tolerance": 0.1}, "joint"),
+        (sdntk.tridiagonalise, {"multiplier": 0.1}, "joint"),
+        pytest.param(sdntk.decompose, {"tolerance": 0.1}, "separate", marks=pytest.mark.slow),
+        pytest.param(sdntk.decompose, {"multiplier": 0.1}, "separate", marks=pytest.mark.slow),
+        pytest.param(sdntk.tridiagonalise, {"tolerance": 0.1}, "separate", marks=pytest.mark.slow),
+    ],
+)
+def test_a_chain_of_a_traced_indefinite_matrix_is_not_active(decompose, level, outputs):
+    y = np.array([[1.0, 0.3], [2.0, 0.1], [-1.0, 0.5]])
+
+    @jax.jit
+    def run(G, y):
+        return sdntk.distill_spectrum(decompose(G), y, rounds=2, outputs=outputs, **level)
+
+    of_indefinite = run(np.diag([1.0, -0.5, 2.0]), y)
+    assert np.all(of_indefinite.status == Status.INFEASIBLE)
+    assert np.isnan(of_indefinite.multipliers).all()
+    assert np.isnan(of_indefinite.fitted).all()
+    assert not np.any(of_indefinite.active_rounds)
+    assert np.all(run(np.diag([1.0, 0.5, 2.0]), y).status[0] == Status.ACTIVE)
+
+    spectrum = jax.jit(decompose)(np.diag([1.0, -0.5, 2.0]))
+    with pytest.raises(
+        ValueError, match="spectrum must be that of a positive semi-definite matrix"
+    ):
+        sdntk.distill_spectrum(spectrum, y, rounds=2, outputs=outputs, **level)
+
+
+def test_what_has_values_is_looked_at_while_something_is_traced():
+    """NumPy arrays, which JAX would trace under jit, as its own."""
+    x, y = regression(5)
+    for array in (np.asarray, jnp.asarray):
+        for name in ("x", "y"):
+            given = {"x": array(x), "y": array(y)}
+            given[name] = given[name] * np.nan
+            run = functools.partial(sdntk.distill, kernels.rbf(1.0), **given, rounds=1)
+            with pytest.raises(ValueError, match=f"{name} must be finite"):
+                jax.jit(lambda eps, run=run: run(tolerance=eps))(0.1)
+
+
+def test_an_operator_of_traced_points_is_refused():
+    with pytest.raises(TypeError, match="x must have values"):
+        jax.jit(lambda x: sdntk.kernel_operator(kernels.rbf(1.0), x)(x))(np.ones((3, 1)))

@@ -82,7 +82,9 @@ def as_operator(G: ArrayLike | GramStore | GramOperator) -> GramOperator:  # noq
 
     Args:
         G: a symmetric matrix, shape (K, K): an array, on one device or sharded over many, or a
-            :class:`sdntk.GramStore`. An operator is returned as it is.
+            :class:`sdntk.GramStore`. An operator is returned as it is. An array does not know the
+            precision of its kernel's values (:meth:`sdntk.kernels.Kernel.precision`), as a store
+            and :func:`kernel_operator` do.
 
     Returns:
         :class:`GramOperator`, a function from (K, Q) to (K, Q).
@@ -147,6 +149,11 @@ def kernel_operator(
         ([[1.5], [3.0]], 'tiles kept in memory, 32 bytes')
     """
     points = check_points(kernel, "x", x)
+    if is_traced(points):
+        raise TypeError(
+            "x must have values (no jit, vmap or derivatives): an operator hands its tiles to the "
+            "kernel one by one. Of traced points, gram(kernel, x)."
+        )
     keep = None if keep is None else as_flag("keep", keep)
     size = None if block_size is None else as_count("block_size", block_size, at_least=1)
     kept_as = None if dtype is None else as_float_dtype("dtype", dtype)
@@ -222,7 +229,7 @@ def tiled_operator(
     tiles = _tiles_of_this_process(tiling)
     compute = functools.partial(compute_tiles, kernel, x, x, tiling, tiles, dtype=dtype)
     kept_as = dtype or np.dtype(x.dtype)
-    precision = kernel_precision(kernel, x)
+    precision = float(kernel_precision(kernel, x))
 
     # Computed again in every product, if they do not fit or are not to be kept.
     upper_half = (num_points, num_points + tiling.block_size)

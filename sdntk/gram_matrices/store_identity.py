@@ -63,7 +63,7 @@ class Identity:
             points2=checksum if x2 is None else _checksum(columns),
             computed_in=str(values.dtype),
             kernel_values=np.asarray(values, np.float64).tolist(),
-            precision=kernel_precision(kernel, jnp.asarray(rows)),
+            precision=float(kernel_precision(kernel, x)),
         )
 
     @classmethod

@@ -59,7 +59,7 @@ class LibraryKernel(abc.ABC):
         """Points in the shape in which the kernel's formula takes them."""
         return x
 
-    def precision(self, x: ArrayLike) -> float:
+    def precision(self, x: ArrayLike) -> float | Float[Array, ""]:
         """The largest error of a value g(x_i, x_j) beyond the rounding of its dtype.
 
         It bounds the error of the Gram matrix, divided by K as that is, in the spectral norm:
@@ -68,7 +68,7 @@ class LibraryKernel(abc.ABC):
         :func:`sdntk.distill` asks for it by itself.
 
         Args:
-            x: the points, shape (K, ...).
+            x: the points, shape (K, ...); of traced ones the estimate is traced.
         """
         self.check("x", x)
         return 0.0
@@ -167,7 +167,7 @@ def kernel_block(
     return _as_values(block(x1, x2), (len(x1), len(x2)))
 
 
-def kernel_precision(kernel: KernelFunction, x: Float[Array, "K ..."]) -> float:
+def kernel_precision(kernel: KernelFunction, x: Float[Array, "K ..."]) -> float | Float[Array, ""]:
     """:meth:`LibraryKernel.precision`; 0 of a function, of which nothing is known."""
     return kernel.precision(x) if isinstance(kernel, LibraryKernel) else 0.0
 

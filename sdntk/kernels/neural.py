@@ -97,12 +97,12 @@ class InfiniteWidth(LibraryKernel):
         """The kernel for all pairs of points that :meth:`check` let pass; see :func:`ntk`."""
         return _infinite_width(self, x1, x2)
 
-    def precision(self, x: ArrayLike) -> float:
+    def precision(self, x: ArrayLike) -> float | Float[Array, ""]:
         """The largest error of a value beyond rounding: 0 for vectors, measured at some of the
         points for convolutions, stax networks and a ReLU behind another activation, whose values
         near angle 0 are right to the root of rounding.
         """
-        points = self.coordinates(self.check("x", x))
+        points = self.check("x", x)
         exact = isinstance(self.network, Architecture) and keeps_digits(self.network)
         return 0.0 if exact else measured_precision(self, points)
 
@@ -230,18 +230,30 @@ class EmpiricalNTK(LibraryKernel):
     params: Any
     constants: tuple[Any, ...]
     apply_fn: Callable[..., Any] = field(metadata={"static": True})
-    output: int | None = field(metadata={"static": True})
-    implementation: Implementation = field(metadata={"static": True})
+    output: int | None = field(default=None, metadata={"static": True})
+    implementation: Implementation = field(default="auto", metadata={"static": True})
 
     def block(
         self, x1: Float[Array, "n1 ..."], x2: Float[Array, "n2 ..."]
     ) -> Float[Array, "n1 n2"]:
         """The kernel for all pairs, points taken as they are; see :func:`empirical_ntk`."""
+        return _empirical(self._decided(x1), x1, x2)
+
+    def by_outputs(self, x: Float[Array, "n ..."]) -> Float[Array, "nQ nQ"]:
+        """J J^T at the points, J the Jacobian of their outputs in row-major order, without a mean
+        over these; see :func:`tangent_kernel`.
+        """
+        values = _empirical(self._decided(x), x, None, trace_axes=())  # (n, n, Q, Q)
+        size = values.shape[0] * values.shape[2]
+        return values.transpose(0, 2, 1, 3).reshape(size, size)
+
+    def _decided(self, x: Float[Array, "n ..."]) -> "EmpiricalNTK":
+        """The same, by an implementation that is one of neural-tangents'."""
         if self.implementation != "auto":
-            return _empirical(self, x1, x2)
+            return self
         function = (self.apply_fn, self.output)
-        chosen = quickest_exact(self._outputs, function, self.params, self.constants, x1[:1])
-        return _empirical(dataclasses.replace(self, implementation=chosen), x1, x2)
+        chosen = quickest_exact(self._outputs, function, self.params, self.constants, x[:1])
+        return dataclasses.replace(self, implementation=chosen)
 
     def outputs(self, params: Any, x: Float[Array, "n ..."]) -> Float[Array, "n q"]:
         """The outputs that count, as a function of the parameters."""
@@ -372,8 +384,9 @@ def tangent_kernel(
     """J J^T of a network apply_fn(params, x) with outputs (n, Q), J their Jacobian in row-major
     order: not traced over q.
 
-    By structured derivatives (Novak et al. 2022), which never form J: J has a column for every
-    weight. The network must treat points independently.
+    By structured derivatives (Novak et al. 2022), which never form J, with a column for every
+    weight, where they are known to be exact; else from J. The network must treat points
+    independently.
 
     Args:
         apply_fn: the network, a function of (params, x); compiled once for the same function.
@@ -381,7 +394,8 @@ def tangent_kernel(
         x: points, shape (n, ...).
 
     Raises:
-        TypeError, ValueError: not a hashable function, not a pytree of arrays, bad points.
+        TypeError, ValueError: not a hashable function, not a pytree of arrays, bad points, outputs
+            that are not of shape (n, Q).
 
     Example:
         >>> x = jnp.array([[1.0, 2.0]])
@@ -390,24 +404,7 @@ def tangent_kernel(
     """
     require_function("apply_fn", apply_fn, "(params, x)", compiled=True)
     _check_params(params)
-    return _tangent_kernel(apply_fn, params, as_points("x", x))
-
-
-@functools.partial(jax.jit, static_argnames="apply_fn")
-def _tangent_kernel(
-    apply_fn: Callable[..., Any], params: Any, x: Float[Array, "n ..."]
-) -> Float[Array, "nQ nQ"]:
-    leaves, structure = jax.tree.flatten(params)
-    kernel_fn = load_neural_tangents().empirical_ntk_fn(
-        lambda leaves, x: apply_fn(jax.tree.unflatten(structure, leaves), x),
-        trace_axes=(),
-        vmap_axes=0,
-        implementation=3,
-    )
-    with jax.default_matmul_precision("highest"):
-        kernel = kernel_fn(x, None, leaves)  # (n, n, Q, Q)
-    size = kernel.shape[0] * kernel.shape[2]
-    return kernel.transpose(0, 2, 1, 3).reshape(size, size)
+    return EmpiricalNTK(params, (), apply_fn).by_outputs(as_points("x", x))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -423,10 +420,18 @@ class _Module:
         return nnx.merge(self.graph, params, constants)(x)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="trace_axes")
 def _empirical(
-    kernel: EmpiricalNTK, x1: Float[Array, "n1 ..."], x2: Float[Array, "n2 ..."]
-) -> Float[Array, "n1 n2"]:
+    kernel: EmpiricalNTK,
+    x1: Float[Array, "n1 ..."],
+    x2: Float[Array, "n2 ..."] | None,
+    trace_axes: tuple[int, ...] = (-1,),
+) -> Float[Array, "n1 n2 *QQ"]:
+    """The kernel for all pairs, of x1 with itself where x2 is left out: the mean over outputs, or
+    with no ``trace_axes`` that of each pair of them.
+    """
+    # All points at once, once: below each is a batch of one, where any network has one output row.
+    jax.eval_shape(kernel.outputs, kernel.params, x1)
     # A list of leaves, as not every pytree is hashable by its contents.
     leaves, structure = jax.tree.flatten(kernel.params)
 
@@ -434,7 +439,7 @@ def _empirical(
         return kernel.outputs(jax.tree.unflatten(structure, leaves), x)
 
     kernel_fn = load_neural_tangents().empirical_ntk_fn(
-        outputs, trace_axes=(-1,), vmap_axes=0, implementation=kernel.implementation
+        outputs, trace_axes=trace_axes, vmap_axes=0, implementation=kernel.implementation
     )
     with jax.default_matmul_precision("highest"):
         return kernel_fn(x1, x2, leaves)

@@ -15,7 +15,7 @@ TRIED = 8
 SAFETY = 4
 
 
-def measured_precision(kernel: LibraryKernel, x: Float[Array, "K ..."]) -> float:
+def measured_precision(kernel: LibraryKernel, x: Float[Array, "K ..."]) -> float | Float[Array, ""]:
     """An estimate, from above, of the error of a kernel's values: how far g(x, x') moves when x'
     moves from x by machine_eps, and no less than the root of machine_eps times g(x, x).
 
@@ -25,13 +25,14 @@ def measured_precision(kernel: LibraryKernel, x: Float[Array, "K ..."]) -> float
 
     Args:
         kernel: g.
-        x: points that it takes. Of traced ones nothing can be seen: 0.
+        x: points that it takes. Of traced ones the estimate is traced, without derivatives.
     """
-    if is_traced(kernel, x):
-        return 0.0
-    tried = x[:: -(-len(x) // TRIED)]
-    movement, largest = map(float, _movement(kernel, tried))
-    return max(SAFETY * movement, float(jnp.finfo(float).eps) ** 0.5 * largest)
+    root = float(jnp.finfo(float).eps) ** 0.5
+    with jax.ensure_compile_time_eval():  # of points that are known, while others are traced
+        tried = lax.stop_gradient(x)[:: -(-len(x) // TRIED)]
+        movement, largest = _movement(kernel, tried)
+        estimate = lax.stop_gradient(jnp.maximum(SAFETY * movement, root * largest))
+    return estimate if is_traced(estimate) else float(estimate)
 
 
 @jax.jit

@@ -25,7 +25,7 @@ from sdntk.spectra.fit import Predictor, SpectralFit, kernel_name
 from sdntk.spectra.padding import compiled_rounds, padded, trimmed
 from sdntk.spectra.replay import Rounds, replay
 from sdntk.theory.multiplier import Status
-from sdntk.theory.recurrence import ChainSpec, num_residuals
+from sdntk.theory.recurrence import ChainSpec, MultiplierPath, num_residuals
 from sdntk.theory.units import (
     in_unit,
     linearly,
@@ -307,7 +307,7 @@ def _run_chain(
     outcome are in the labels' own.
     """
     chain = chain.in_unit(unit)
-    path = spectrum.multiplier_path(z, chain)
+    path = _without_indefinite(spectrum.multiplier_path(z, chain), spectrum)
     s = chain.radius if spectrum.multipliers_are_constant else None
     replayed = replay(spectrum, z, path.multipliers, chain.ground_truth_weight, s)
 
@@ -336,6 +336,14 @@ def _run_chain(
     t = jnp.arange(len(c)).reshape(-1, *(1 for _ in active.shape[1:]))
     active_rounds = jnp.sum(active & (t < rounds_asked), axis=0, dtype=jnp.int32)
     return _Outcome(per_round, active_rounds, c, out_of_unit(z, unit))
+
+
+def _without_indefinite(path: MultiplierPath, spectrum: AbstractSpectrum) -> MultiplierPath:
+    """Infeasible rounds in place of active ones where the matrix, which was traced, turned out
+    indefinite: its eigenvalues are nan, and it has no space of functions.
+    """
+    none = jnp.isnan(spectrum.largest) & (path.status == Status.ACTIVE)
+    return dataclasses.replace(path, status=jnp.where(none, Status.INFEASIBLE, path.status))
 
 
 def _equal_to_tolerance(

@@ -191,7 +191,9 @@ def _ritz_pairs(process: Lanczos, machine_epsilon: float, precision: float) -> _
         raise ValueError(
             f"the Gram matrix must be positive semi-definite; after {process.steps} Lanczos "
             f"steps a Ritz value is {format_number(float(d[0]))}, the largest is "
-            f"{format_number(float(d[-1]))}, and rounding does not explain it."
+            f"{format_number(float(d[-1]))}, and rounding does not explain it. The kernel is not "
+            "positive definite, or its values are less precise than their dtype (then "
+            "kernel_operator(kernel, x), which knows kernel.precision(x))."
         )
     zero = d <= num_points * eps * size
     dropped = np.abs(d[zero]).max(initial=0) + float(process.discarded)

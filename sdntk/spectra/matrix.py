@@ -19,7 +19,7 @@ class GramMatrix(NamedTuple):
 
     values: Float[Array, "K K"]
     machine_epsilon: float
-    precision: Float[Array, ""] | float = 0.0
+    precision: float | Float[Array, ""] = 0.0
 
     def rounding(self, largest: Float[Array, ""]) -> Float[Array, ""]:
         """The largest |d| that rounding explains, given the largest eigenvalue."""
@@ -55,7 +55,9 @@ def as_gram_matrix(G: ArrayLike) -> GramMatrix:  # noqa: N803 (theory's name)
     return in_full_precision(matrix, getattr(G, "precision", 0.0))  # a store knows it
 
 
-def in_full_precision(matrix: Float[Array, "K K"], precision: float = 0.0) -> GramMatrix:
+def in_full_precision(
+    matrix: Float[Array, "K K"], precision: float | Float[Array, ""] = 0.0
+) -> GramMatrix:
     """A Gram matrix of this library's making, whose values have been looked at.
 
     Args:

@@ -171,7 +171,9 @@ def tridiagonalise(G: ArrayLike) -> TridiagonalSpectrum:  # noqa: N803 (theory's
     thirds of the time.
 
     Args:
-        G: the symmetric positive semi-definite Gram matrix, shape (K, K).
+        G: the symmetric positive semi-definite Gram matrix, shape (K, K). A neural kernel's, on
+            images, must be a store, which knows the kernel's precision, unless it is well
+            conditioned.
 
     Returns:
         A :class:`TridiagonalSpectrum`, for :func:`sdntk.distill_spectrum`.
@@ -211,7 +213,9 @@ def tridiagonalise_checked(matrix: GramMatrix) -> TridiagonalSpectrum:
         raise ValueError(
             "G must be positive semi-definite; it has an eigenvalue below "
             f"{format_number(-float(rounding))}, beyond rounding. The kernel is not positive "
-            "definite, or its values are less precise than their dtype (see kernel.precision)."
+            "definite, or its values are less precise than their dtype (then distill(kernel, x, y, "
+            'method="tridiagonal") or a store, gram(kernel, x, path=...), which know '
+            "kernel.precision(x); of a matrix in memory, decompose with a rank_tolerance)."
         )
     return dataclasses.replace(
         reduced,

@@ -45,7 +45,8 @@ class Status(enum.IntEnum):
     COLLAPSED
         eps >= ||y||^2 / K: the zero function is good enough, f = 0 (eq. 10). Tested first.
     INFEASIBLE
-        eps <= floor: the labels have a part that no function of this space can express.
+        eps <= floor: the labels have a part that no function of this space can express. Also where
+        a traced Gram matrix is indefinite, which has no such space.
     """
 
     ACTIVE = 0

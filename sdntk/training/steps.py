@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Int
 
-from sdntk.kernels import tangent_kernel
+from sdntk.kernels.neural import EmpiricalNTK
 from sdntk.training.ensemble import ApplyFn
 from sdntk.training.optimisers import GaussNewton, LeastSquares
 from sdntk.training.state import RUNNING, Objective, Stop, TrainingConfig, TrainingRun, TrainState
@@ -263,12 +263,15 @@ def _least_squares(
 ) -> LeastSquares:
     """The objective over all points, as Gauss-Newton takes it."""
 
-    def network(params: Any, x: Array) -> Array:
-        return apply_fn(params, state.model_state, x)
+    def outputs(params: Any) -> Array:
+        return _centred(apply_fn(params, state.model_state, x), objective.initial_outputs)
+
+    def tangent_kernel(params: Any) -> Array:
+        return EmpiricalNTK(params, (state.model_state,), apply_fn).by_outputs(x)
 
     return LeastSquares(
-        outputs=lambda params: _centred(network(params, x), objective.initial_outputs),
-        tangent_kernel=lambda params: tangent_kernel(network, params, x),
+        outputs=outputs,
+        tangent_kernel=tangent_kernel,
         targets=objective.targets,
         initial=objective.initial_params,
         penalty=objective.penalty,

@@ -357,6 +357,68 @@ def test_rounding_of_a_kernel_that_loses_digits_is_no_reason_to_refuse_it(name, 
         np.testing.assert_allclose(run.fitted, by_itself[0].fitted, atol=1e-6)
 
 
+def _few_images_and_copies():
+    images = np.random.default_rng(0).normal(size=(3, 4, 4, 1))
+    return np.concatenate([images, *(images * (1 + 10.0**-e) for e in range(7, 11)), images])
+
+
+FEW = {"convolutional": ntk(convolutional(2)), "mixed": ntk(MIXED)}
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("given", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
+@pytest.mark.parametrize("name", ["mixed", pytest.param("convolutional", marks=SLOW)])
+def test_precision_is_the_same_while_something_is_traced(name, given):
+    kernel, x = FEW[name], given(_few_images_and_copies())
+    known = kernel.precision(x)
+    assert isinstance(known, float)
+    assert known > 0
+    assert jax.jit(lambda z: z * kernel.precision(x))(1.0) == known
+    assert jax.jit(kernel.precision)(x) == pytest.approx(known, rel=1e-6)  # XLA's rounding is seen
+    assert not jax.grad(kernel.precision)(jnp.asarray(x)).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("convolutional", "dense"),
+        pytest.param("convolutional", "tridiagonal", marks=SLOW),
+        pytest.param("mixed", "dense", marks=SLOW),
+        pytest.param("mixed", "tridiagonal", marks=SLOW),
+    ],
+)
+def test_chains_of_near_duplicates_are_the_same_under_transformations(name, method):
+    kernel, x = FEW[name], _few_images_and_copies()
+    y = np.tile(np.random.default_rng(8).normal(size=3), 6)
+
+    def run(x, y):
+        tolerance = 0.3 * jnp.mean(y**2)
+        run = sdntk.distill(kernel, x, y, tolerance=tolerance, rounds=3, method=method)
+        return run.status, run.multipliers, run.fitted
+
+    known = run(x, y)
+    assert int(known[0][0]) == sdntk.Status.ACTIVE
+    by_labels, of_jax = (jax.jit(lambda y, x=x: run(x, y))(y) for x in (x, jnp.asarray(x)))
+    together = jax.tree.map(lambda leaf: leaf[0], jax.vmap(run)(x[None], y[None]))
+    for found in (by_labels, of_jax, jax.jit(run)(x, y), together):
+        for one, other in zip(found, known, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-8)
+
+
+def test_matrices_in_memory_say_what_knows_the_precision():
+    kernel, x = FEW["convolutional"], _few_images_and_copies()
+    G, y = sdntk.gram(kernel, x), np.ones(len(x))
+    with pytest.raises(ValueError, match=r"rank_tolerance=kernel\.precision\(x\)"):
+        sdntk.decompose(G)
+    with pytest.raises(
+        ValueError, match=r"distill\(kernel, x, y, method=\"tridiagonal\"\) or a st"
+    ):
+        sdntk.tridiagonalise(G)
+    with pytest.raises(ValueError, match=r"kernel_operator\(kernel, x\), which knows"):
+        sdntk.krylov(sdntk.as_operator(G), y, multiplier=1.0, rounds=1)
+    sdntk.krylov(sdntk.kernel_operator(kernel, x), y, multiplier=1.0, rounds=1)
+
+
 def test_what_is_not_rounding_is_refused_still():
     network = _stax_network()
 

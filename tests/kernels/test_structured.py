@@ -17,7 +17,7 @@ import pytest
 from flax import nnx
 
 from sdntk import gram
-from sdntk.kernels import empirical_ntk, load_neural_tangents, structured
+from sdntk.kernels import empirical_ntk, load_neural_tangents, structured, tangent_kernel
 
 RNG = np.random.default_rng(0)
 X1, X2 = RNG.normal(size=(4, 4)), RNG.normal(size=(3, 4))
@@ -68,6 +68,10 @@ def recurrent(w, x):
 
 def checkpointed(w, x):
     return jax.checkpoint(lambda h: jnp.tanh(h @ w[0]))(x) @ w[1]
+
+
+def with_its_diagonal(w, x):
+    return x @ w[0] + x * jnp.diag(w[0])[None]
 
 
 def normed(w, x):
@@ -130,6 +134,7 @@ NETWORKS = {
     sliced: (weights((2, 4, 3)), 1),
     looped: (weights((3, 4, 4)), 1),
     checkpointed: (weights((4, 4), (4, 2)), 1),
+    with_its_diagonal: (weights((4, 4)), 1),
     without_weights: (weights(4), None),  # either is exact
 }
 
@@ -163,6 +168,17 @@ def test_functions(apply, monkeypatch):
     expected = contraction(apply, params, X1, X2)
     np.testing.assert_allclose(values, expected, rtol=0, atol=1e-12 * max(1, abs(expected).max()))
     assert implementation in (None, asked[-1])
+
+
+@pytest.mark.parametrize("apply", [mlp, checkpointed, with_its_diagonal])
+def test_all_outputs(apply, monkeypatch):
+    params, implementation = NETWORKS[apply]
+    values, asked = chosen(monkeypatch, lambda: tangent_kernel(apply, params, X1))
+    jacobians = jax.tree.leaves(jax.jacrev(apply)(params, X1))
+    rows = [leaf.reshape(values.shape[0], -1) for leaf in jacobians]
+    expected = sum(leaf @ leaf.T for leaf in rows)
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-12 * abs(expected).max())
+    assert asked[-1] == implementation
 
 
 def test_weights_in_two_precisions(monkeypatch):
@@ -277,6 +293,10 @@ def no_readout(w, x):
     return x @ w
 
 
+def mean_of_points(w, x):
+    return (x @ w).mean(0, keepdims=True)
+
+
 def raises(*_):
     raise RuntimeError("of the network's own")
 
@@ -284,6 +304,11 @@ def raises(*_):
 def test_errors_are_those_of_the_network():
     with pytest.raises(ValueError, match=re.escape("outputs of shape (n, Q)")):
         empirical_ntk(no_readout, jnp.ones(4))(X1, X2)
+    for compute in (empirical_ntk(mean_of_points, jnp.ones((4, 2))), None):
+        with pytest.raises(
+            ValueError, match=r"shape \(n, Q\), here \(4, Q\).*returned shape \(1, 2\)"
+        ):
+            compute(X1, X2) if compute else tangent_kernel(mean_of_points, jnp.ones((4, 2)), X1)
     with pytest.raises(ValueError, match="output must be below 3"):
         empirical_ntk(mlp, NETWORKS[mlp][0], output=3)(X1, X2)
     with pytest.raises(RuntimeError, match="of the network's own"):

@@ -100,6 +100,29 @@ def test_gauss_newton_reaches_the_optimum_in_a_few_steps(at_the_optimum):
         assert grad_norm <= 1e-9
 
 
+def with_its_diagonal(w, x):
+    """Linear in weights, of which it takes some twice, in ways of two structures."""
+    return x[:, :3] @ w + x[:, :3] * jnp.diag(w)[None]
+
+
+@jax.checkpoint
+def checkpointed(w, x):
+    return x[:, :3] @ w
+
+
+@pytest.mark.parametrize(
+    "apply", [with_its_diagonal, pytest.param(checkpointed, marks=pytest.mark.slow)]
+)
+def test_gauss_newton_where_structured_derivatives_are_none(apply):
+    """A network that is linear in its weights is at the optimum after one step."""
+    settings = TrainingConfig(
+        optimiser=gauss_newton(), centred=True, until_stationary=1e-9, steps=1, check_every=1
+    )
+    pair = (lambda key: jax.random.normal(key, (3, 3)), apply)
+    trained = train(pair, KEYS[:1], X, Y, settings, penalty=PENALTY)
+    assert gradient_norm(trained, 0, PENALTY) < 1e-12
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimiser", "tolerance"),
