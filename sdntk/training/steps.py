@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Int, Key
 
 from sdntk.kernels.neural import EmpiricalNTK
 from sdntk.training.ensemble import ApplyFn
@@ -87,15 +87,16 @@ def take_steps(
     return state
 
 
-def _shuffled(state: TrainState, epoch: int | Array) -> Int[Array, "s K"]:
+def _shuffled(
+    order: Int[Array, "s K"], keys: Key[Array, " s"], epoch: int | Array
+) -> Int[Array, "s K"]:
     """A new order of the points, of every network its own."""
-    assert state.permutation is not None
-    size = state.permutation.shape[1]
+    size = order.shape[1]
 
     def permutation(key: Array) -> Array:
         return jax.random.permutation(jax.random.fold_in(key, epoch), size)
 
-    return jax.vmap(permutation)(state.key)
+    return jax.vmap(permutation)(keys)
 
 
 def _has_convolutions(state: TrainState, x: Array, apply_fn: ApplyFn) -> bool:
@@ -147,8 +148,9 @@ def _step(
     position = index
     if training.batch_size is not None:
         epoch, position = jnp.divmod(index, len(x) // training.batch_size)
+        assert state.permutation is not None
         order = jax.lax.cond(
-            position == 0, _shuffled, lambda state, _: state.permutation, state, epoch
+            position == 0, _shuffled, lambda order, *_: order, state.permutation, state.key, epoch
         )
         state = dataclasses.replace(state, permutation=order)
 
@@ -157,7 +159,17 @@ def _step(
         value_and_aux = _objective_on(state, objective, batch, training, apply_fn)
         return _update(state, objective, x, value_and_aux, training, apply_fn)
 
-    return jax.vmap(step_of_one, in_axes=(0, _BY_NETWORK))(state, objective)
+    if len(state.stop) > 1:
+        return jax.vmap(step_of_one, in_axes=(0, _BY_NETWORK))(state, objective)
+    # Without vmap, whose axis of length 1 makes matrix products slower on a CPU.
+    one = jax.tree.map(lambda leaf: leaf[0], state)
+    after = step_of_one(one, _only(objective))
+    return jax.tree.map(lambda leaf: leaf[None], after)
+
+
+def _only(objective: Objective) -> Objective:
+    """The objective of the only network, without the axis of networks."""
+    return jax.tree.map(lambda leaf: leaf[0] if leaf.ndim else leaf, objective)
 
 
 def _batch(
@@ -220,42 +232,40 @@ def _update(
     training: TrainingConfig,
     apply_fn: ApplyFn,
 ) -> TrainState:
-    """The state after the optimiser's step."""
-    (value, aux), gradient = jax.value_and_grad(value_and_aux, has_aux=True)(state.params)
-    update = optax.with_extra_args_support(training.optimiser).update
-    if isinstance(training.optimiser, GaussNewton):
-        update = functools.partial(update, problem=_least_squares(state, objective, x, apply_fn))
-    updates, opt_state = update(
-        gradient,
-        state.opt_state,
-        state.params,
-        value=value,
-        grad=gradient,
-        value_fn=lambda params: value_and_aux(params)[0],
-    )
-    moved = dataclasses.replace(
-        state,
-        params=optax.apply_updates(state.params, updates),
-        model_state=aux.model_state,
-        opt_state=opt_state,
-        step=state.step + 1,
-        loss=aux.loss,
-    )
-    is_finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(updates))
-    return _keep_if_finite(moved, state, is_finite)
-
-
-def _keep_if_finite(
-    moved: TrainState, before: TrainState, is_finite: Bool[Array, ""]
-) -> TrainState:
-    """The state after a step, if the network is training and the step finite; else the one before
-    it, and a network that was training has diverged.
+    """The state after the optimiser's step, if the network is training and its objective and
+    gradient are finite; else the state as it was, and a network that was training has diverged.
     """
-    is_training = before.stop == RUNNING
-    choose = functools.partial(jax.lax.select, is_training & is_finite)
-    kept = jax.tree.map(choose, moved, before)
-    stop = jnp.where(is_training & ~is_finite, int(Stop.DIVERGED), before.stop)
-    return dataclasses.replace(kept, stop=stop)
+    (value, aux), gradient = jax.value_and_grad(value_and_aux, has_aux=True)(state.params)
+    optimiser = optax.with_extra_args_support(training.optimiser)
+
+    def moved(state: TrainState) -> TrainState:
+        update = optimiser.update
+        if isinstance(training.optimiser, GaussNewton):
+            problem = _least_squares(state, objective, x, apply_fn)
+            update = functools.partial(update, problem=problem)
+        updates, opt_state = update(
+            gradient,
+            state.opt_state,
+            state.params,
+            value=value,
+            grad=gradient,
+            value_fn=lambda params: value_and_aux(params)[0],
+        )
+        return dataclasses.replace(
+            state,
+            params=optax.apply_updates(state.params, updates),
+            model_state=aux.model_state,
+            opt_state=opt_state,
+            step=state.step + 1,
+            loss=aux.loss,
+        )
+
+    # Looked at before the step: what depends on the updates keeps XLA from writing over the state.
+    is_training = state.stop == RUNNING
+    is_finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(gradient))
+    after = jax.lax.cond(is_training & is_finite, moved, lambda state: state, state)
+    stop = jnp.where(is_training & ~is_finite, int(Stop.DIVERGED), state.stop)
+    return dataclasses.replace(after, stop=stop)
 
 
 def _least_squares(
