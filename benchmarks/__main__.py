@@ -11,7 +11,7 @@ import jax
 import matplotlib as mpl
 import typer
 
-from benchmarks import chains, cifar10, claims, core, gram, networks, report, training
+from benchmarks import chains, cifar10, claims, core, gram, networks, report, rounds, training
 
 
 class Claim(StrEnum):
@@ -21,6 +21,7 @@ class Claim(StrEnum):
     GRAM = "gram"
     CHAINS = "chains"
     NETWORKS = "networks"
+    ROUNDS = "rounds"
     TRAINING = "training"
     CIFAR10 = "cifar10"
 
@@ -30,6 +31,7 @@ RUN = {
     Claim.GRAM: gram.main,
     Claim.CHAINS: chains.main,
     Claim.NETWORKS: networks.main,
+    Claim.ROUNDS: rounds.main,
     Claim.TRAINING: training.main,
     Claim.CIFAR10: cifar10.main,
 }

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import sdntk
 from benchmarks import __main__ as command
-from benchmarks import chains, claims, core, report
+from benchmarks import chains, claims, core, report, rounds
 
 
 @pytest.mark.slow
@@ -31,6 +31,14 @@ def test_baselines_compute_the_same_chain():
         x, np.asarray(y), 60 * np.asarray(run.multipliers)[:active]
     )
     np.testing.assert_allclose(fitted, run.fitted[active - 1], atol=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["mlp", "small"])
+def test_loops_by_hand_train_the_same_network(network):
+    with jax.enable_x64(False):
+        ours, *others = [float(run()) for run in rounds.methods(network, steps=12).values()]
+    assert others == pytest.approx([ours, ours], rel=1e-3)
 
 
 def record(what, column, figure, goal):
