@@ -49,8 +49,8 @@ def train(
 
     where theta_0 are the weights that it starts from. With the squared error, centred outputs and
     the penalty c/Q this is the counterpart of a kernel fit with ``outputs="joint"`` and the
-    multiplier c (docs/theory.md, section 6). A network whose loss or weights are no longer finite
-    stops, and the others continue.
+    multiplier c (docs/theory.md, section 6). A network whose objective or gradient is no
+    longer finite stops at the weights that it has, and the others continue.
 
     Args:
         build: makes a fresh network: a function of ``nnx.Rngs`` that returns a Flax NNX module, as
