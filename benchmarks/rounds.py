@@ -49,7 +49,7 @@ BUILD = {"mlp": build_mlp, "small": build_small}
 
 
 def methods(network: str, steps: int | None = None) -> dict[str, Callable[[], jax.Array]]:
-    """What is timed: each returns the loss of its last step, or of all points in the end."""
+    """What is timed: each returns the loss of all points in the end."""
     shape, count, all_steps, batch = SIZES[network]
     steps = all_steps if steps is None else steps
     x = jax.random.normal(jax.random.key(0), (count, *shape), jnp.float32)

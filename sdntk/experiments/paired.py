@@ -18,6 +18,10 @@ from sdntk.training.state import Stop
 #: Of the intervals.
 CONFIDENCE = 0.95
 _KEYS = ["weight_decay", "seed"]
+_COLUMNS = [
+    *["weight_decay", "rival", "seeds", "chosen_round", "test_accuracy", "rival_accuracy"],
+    *["difference", "standard_error", "low", "high", "verdict"],
+]
 
 
 class Paired(NamedTuple):
@@ -73,11 +77,7 @@ def compare_chains(records: Records) -> pd.DataFrame:
     (means), difference, standard_error, low, high, verdict. Chains that diverged are left out.
     """
     rounds = records.read("rounds", columns_with({"weight_decay": 0.0}, COLUMNS))
-    diverged = rounds[rounds["stop"] == Stop.DIVERGED.name.lower()]
-    is_lost = pd.MultiIndex.from_frame(rounds[_KEYS]).isin(
-        pd.MultiIndex.from_frame(diverged[_KEYS])
-    )
-    rounds = rounds[~is_lost]
+    rounds = whole_chains(rounds)
     single = records.read("single_networks", SINGLE)
     ensembles = records.read("ensembles", ENSEMBLE)
     whole = ensembles[ensembles["networks"] == ensembles["networks"].max()]
@@ -109,7 +109,13 @@ def compare_chains(records: Records) -> pd.DataFrame:
                         "verdict": result.verdict,
                     }
                 )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def whole_chains(rounds: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the chains that did not diverge."""
+    chains = pd.MultiIndex.from_frame(rounds[_KEYS])
+    return rounds[~chains.isin(chains[rounds["stop"] == Stop.DIVERGED.name.lower()])]
 
 
 def _chosen(table: pd.DataFrame) -> pd.DataFrame:

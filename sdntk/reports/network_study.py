@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from sdntk.experiments.network_study import NetworkStudy
+from sdntk.experiments.paired import whole_chains
 from sdntk.experiments.records import Records
 from sdntk.reports import best_rounds
 from sdntk.reports import kernel_classification as kernel_report
 from sdntk.reports.plotting import label_rounds, plot_envelope, plot_level, round_colours
 from sdntk.reports.tables import mean_and_deviation, new_table, over_seeds
-from sdntk.training.state import Stop
 
 _COLUMNS = {
     "training, original labels": "train_accuracy",
@@ -134,26 +134,27 @@ def _interval(row: Any) -> str:
 
 
 def _about_diverged(records: Records) -> Iterator[str]:
-    rounds = records["rounds"]
     keys = ["weight_decay", "seed"]
-    lost = rounds.loc[rounds["stop"] == Stop.DIVERGED.name.lower(), keys].drop_duplicates()
-    if len(lost):
-        yield f"{len(lost)} of {len(rounds[keys].drop_duplicates())} chains diverged; left out."
+    chains, whole = (
+        len(rounds[keys].drop_duplicates()) for rounds in (records["rounds"], _whole(records))
+    )
+    if whole < chains:
+        yield f"{chains - whole} of {chains} chains diverged; left out."
 
 
 def _whole(records: Records) -> pd.DataFrame:
     """The rounds of chains that did not diverge."""
-    rounds = records["rounds"]
-    keys = ["weight_decay", "seed"]
-    diverged = rounds[rounds["stop"] == Stop.DIVERGED.name.lower()]
-    lost = pd.MultiIndex.from_frame(rounds[keys]).isin(pd.MultiIndex.from_frame(diverged[keys]))
-    return rounds[~lost]
+    return whole_chains(records["rounds"])
 
 
 def plot(records: Records, study: NetworkStudy) -> dict[str, Figure]:
-    """The figures by name: ``rounds``, and with several weight decays ``best_rounds``."""
-    figures = {"rounds": _plot_rounds(records, study)}
+    """The figures by name: ``rounds``, and with several weight decays ``best_rounds``; none where
+    every chain diverged.
+    """
     rounds = _whole(records)
+    if rounds.empty:
+        return {}
+    figures = {"rounds": _plot_rounds(records, study)}
     if rounds["weight_decay"].nunique() >= _SEVERAL:
         figures["best_rounds"] = best_rounds.plot(rounds)
         title = _headline(study, spread=f"means over {study.seeds} seeds")

@@ -44,6 +44,7 @@ def check_shapes(
     return outputs, _check_loss(loss, outputs)
 
 
+@jax.jit  # whose trace is kept: every round looks
 def _outputs_in_training(networks: Ensemble, x: Float[Array, "K ..."]) -> Any:
     network = members(networks, 0)
     outputs, _ = network.apply_fn.train(network.params, network.model_state, x)

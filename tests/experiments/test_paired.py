@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdntk.experiments.network_classification import COLUMNS, columns_with
+from sdntk.experiments.network_study import NetworkStudy
 from sdntk.experiments.paired import compare_chains, paired
 from sdntk.experiments.records import Records
 from sdntk.experiments.rivals import ENSEMBLE, SINGLE
+from sdntk.reports import network_study as report
 
 accuracies = st.integers(0, 1000).map(lambda thousandths: thousandths / 1000)
 
@@ -126,6 +128,20 @@ def test_the_ensemble_is_the_whole_one_at_its_own_decay(comparison):
 def test_chains_that_diverged_are_left_out(comparison):
     assert comparison.loc[(0.5, "round 0")]["seeds"] == 2
     assert comparison.loc[(0.5, "single network")]["test_accuracy"] == pytest.approx(0.3)
+
+
+def test_where_every_chain_diverged_there_is_nothing_to_compare(tmp_path):
+    rounds = [rounds_of(0.1, 0, [0.2, 0.4], [0.5, 0.6], stop="diverged")]
+    networks = [single(0.0, 0, 10, 0.3, 0.75)]
+    records = records_of(tmp_path, rounds, networks, [ensemble(0, 1, 0.1)])
+    table = compare_chains(records)
+    assert table.empty
+    assert "rival" in table
+    records.put("comparison", table)
+    study = NetworkStudy("digits", rounds=2, seeds=1, weight_decays=(0.1,))
+    assert report.plot(records, study) == {}
+    assert report.verdict(records) == "Every chain diverged."
+    assert report.comparison_table(records).row_count == 0
 
 
 def test_the_weight_decay_is_chosen_too(comparison):
