@@ -22,7 +22,7 @@ from sdntk.training.train import train
 
 SETTINGS: dict[str, Any] = {
     "mlp": "1,000 points of 64 numbers, 2 x 256 ReLU, 1,000 steps of 64",
-    "small": "160 images of 32 x 32 x 3, three convolutions, 100 steps of 16",
+    "small": "160 images of 32 x 32 x 3, three convolutions, 500 steps of 16",
     "optimiser": "adam(1e-3), weight decay 1e-3 as a penalty's gradient",
     "dtype": "float32",
     "repeats": 5,
@@ -30,7 +30,7 @@ SETTINGS: dict[str, Any] = {
 }
 GOALS = {"mlp": 1.15, "small": 1.1}
 #: Points' shape, their number, steps, and points in a step.
-SIZES = {"mlp": ((64,), 1000, 1000, 64), "small": ((32, 32, 3), 160, 100, 16)}
+SIZES = {"mlp": ((64,), 1000, 1000, 64), "small": ((32, 32, 3), 160, 500, 16)}
 OPTIMISER = optax.chain(optax.add_decayed_weights(1e-3), optax.adam(1e-3))
 KEY = jax.random.key(1)
 

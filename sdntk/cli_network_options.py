@@ -43,7 +43,8 @@ class NetworksOptions:
     network: Annotated[
         str | None,
         typer.Option(
-            help="mlp (not in figures), small (convolutional), resnet18, resnet50 or vgg16.",
+            help="mlp, strided (convolutions that can overfit; neither in figures), small "
+            "(convolutions that cannot), resnet18, resnet50 or vgg16.",
             show_default="mlp; figures: resnet50, vgg16 in the right half of 6",
         ),
     ] = None

@@ -42,6 +42,8 @@ SINGLE_DECAYS = (1e-4, 1e-3, 1e-2, 3e-2)
 LOOKS = 10
 #: Of the test images, where no number is given.
 MOST_TEST_IMAGES = 2000
+#: Networks that are made for the points they get; others take images in three colours.
+_OF_ANY_SIZE = ("mlp", "strided")
 #: Pixels of images that convolutional networks take.
 _SIDE = 32
 
@@ -52,7 +54,8 @@ class NetworkStudy:
 
     Attributes:
         dataset: its name.
-        network: "mlp", or of :data:`sdntk.experiments.paper_figures.NETWORKS`.
+        network: "mlp", "strided" (:class:`sdntk.networks.StridedCNN`), or of
+            :data:`sdntk.experiments.paper_figures.NETWORKS`.
         widths: of the mlp's hidden layers.
         loss: "squared", of the softmax and summed over classes, or "cross-entropy".
         targets: "soft" or "hard".
@@ -87,7 +90,7 @@ class NetworkStudy:
     tolerances: tuple[float, ...] = (0.01, 0.05, 0.2)
 
     def __post_init__(self) -> None:
-        known = ("mlp", *NETWORKS)
+        known = (*_OF_ANY_SIZE, *NETWORKS)
         if self.network not in known:
             raise ValueError(f"network must be one of {', '.join(known)}; got {self.network!r}.")
         if self.loss not in LOSSES:
@@ -172,15 +175,23 @@ def study_of(data: Dataset, **given: Any) -> NetworkStudy:
 def run(data: Dataset, study: NetworkStudy, records: Records) -> Iterator[str]:
     """Run what the records lack, a chain or its like at a time, and yield what was done.
 
+    The records then hold the tables of :func:`run_networks`, and in the folder ``kernel`` those of
+    :mod:`sdntk.experiments.kernel_classification`, where the network is an mlp.
+    """
+    yield from run_networks(data, study, records)
+    if study.network == "mlp":
+        yield from run_kernel(data, study, records)
+
+
+def run_networks(data: Dataset, study: NetworkStudy, records: Records) -> Iterator[str]:
+    """The chains of networks and their rivals.
+
     The records then hold these tables.
 
     * ``rounds``: see :func:`sdntk.experiments.network_classification.run`, for each weight decay;
     * ``single_networks``: a row for each weight decay, seed and look;
     * ``ensembles``: a row for each seed and number of networks, at the first weight decay;
-    * ``comparison``: see :func:`sdntk.experiments.paired.compare_chains`;
-
-    and in the folder ``kernel`` those of :mod:`sdntk.experiments.kernel_classification`, where the
-    network is an mlp.
+    * ``comparison``: see :func:`sdntk.experiments.paired.compare_chains`.
     """
     build = builder(study, data)
     splits = functools.cache(functools.partial(split_of, data, study))
@@ -206,11 +217,10 @@ def run(data: Dataset, study: NetworkStudy, records: Records) -> Iterator[str]:
         rivals.train_ensemble(build, splits(seed), spec, records, seed=seed, weight_decay=first)
         yield f"{study.rounds} networks, weight decay {first:g}"
     records.put("comparison", compare_chains(records))
-    if study.network == "mlp":
-        yield from _run_kernel(data, study, records)
 
 
-def _run_kernel(data: Dataset, study: NetworkStudy, records: Records) -> Iterator[str]:
+def run_kernel(data: Dataset, study: NetworkStudy, records: Records) -> Iterator[str]:
+    """The chains of the tangent kernel of the study's mlp, in the records' folder ``kernel``."""
     experiment, depth = study.for_kernel, len(study.widths)
     own = Records(
         records.folder / "kernel",
@@ -232,11 +242,11 @@ def split_of(data: Dataset, study: NetworkStudy, seed: int) -> Split[Array]:
 
 
 def as_network_input(images: np.ndarray, network: str) -> np.ndarray:
-    """Images in float32; for convolutional networks in three colours and at least 32 x 32: grey
-    ones repeated, small ones enlarged by a whole factor, the rest zeros around them.
+    """Images in float32; for deep networks in three colours and at least 32 x 32: grey ones
+    repeated, small ones enlarged by a whole factor, the rest zeros around them.
     """
     images = images.astype(np.float32)
-    if network == "mlp":
+    if network in _OF_ANY_SIZE:
         return images
     height, width, channels = images.shape[1:]
     if height == 1 or channels not in (1, 3):
@@ -255,14 +265,18 @@ def as_network_input(images: np.ndarray, network: str) -> np.ndarray:
 
 def builder(study: NetworkStudy, data: Dataset) -> Build:
     """Makes a fresh network of the study."""
-    return _builder(study.network, study.widths, data.num_classes, data.train_images[0].size)
+    return _builder(study.network, study.widths, data.num_classes, data.train_images.shape[1:])
 
 
 @functools.cache  # one function for one network: code is compiled for each function
-def _builder(network: str, widths: tuple[int, ...], num_classes: int, num_inputs: int) -> Build:
+def _builder(
+    network: str, widths: tuple[int, ...], num_classes: int, shape: tuple[int, ...]
+) -> Build:
     def build(rngs: nnx.Rngs) -> nnx.Module:
         if network == "mlp":
-            return networks.MLP(num_inputs, num_classes, widths=widths, rngs=rngs)
+            return networks.MLP(math.prod(shape), num_classes, widths=widths, rngs=rngs)
+        if network == "strided":
+            return networks.StridedCNN(shape, num_classes, rngs=rngs)
         return NETWORKS[network](num_classes, rngs=rngs)
 
     return build

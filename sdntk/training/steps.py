@@ -28,6 +28,8 @@ POINTS_AT_ONCE_WITH_BATCHES = 100
 #: For ``jax.vmap`` over networks: they share the penalty.
 _BY_NETWORK = Objective(targets=0, initial_params=0, initial_outputs=0, penalty=None)  # type: ignore[arg-type]
 
+StepFn = Callable[[TrainState, Objective, Array, int | Array], TrainState]
+
 
 class _Batch(NamedTuple):
     """The points of a step with what belongs to each: y, and f_0 of a centred network."""
@@ -79,24 +81,28 @@ def take_steps(
     One compiled loop, but on a CPU for networks with convolutions a loop of compiled steps: XLA
     makes convolutions an order of magnitude slower there within loops.
     """
-    how = {"training": training, "apply_fn": apply_fn}
-    if jax.default_backend() != "cpu" or not _has_convolutions(state, x, apply_fn):
-        return _steps(state, objective, x, first, count, **how)
-    for index in range(first, first + count):
-        state = _step(state, objective, x, index, **how)
-    return state
+    in_one_loop = jax.default_backend() != "cpu" or not _has_convolutions(state, x, apply_fn)
+    step = _step(training, apply_fn)
+    is_one = len(state.stop) == 1
+    if is_one:  # vmap over an axis of length 1 makes matrix products and convolutions slower
+        state, objective = _only((state, objective))
+    if in_one_loop:
+        state = _loop(state, objective, x, first, count, step=step)
+    else:
+        for index in range(first, first + count):
+            state = step(state, objective, x, index)
+    return jax.tree.map(lambda leaf: leaf[None], state) if is_one else state
 
 
-def _shuffled(
-    order: Int[Array, "s K"], keys: Key[Array, " s"], epoch: int | Array
-) -> Int[Array, "s K"]:
-    """A new order of the points, of every network its own."""
-    size = order.shape[1]
+@jax.jit
+def _only(networks: Any) -> Any:
+    """What belongs to the only network, without the axis of networks."""
+    return jax.tree.map(lambda leaf: leaf[0] if leaf.ndim else leaf, networks)
 
-    def permutation(key: Array) -> Array:
-        return jax.random.permutation(jax.random.fold_in(key, epoch), size)
 
-    return jax.vmap(permutation)(keys)
+def _shuffled(order: Int[Array, " K"], key: Key[Array, ""], epoch: int | Array) -> Int[Array, " K"]:
+    """A new order of a network's points."""
+    return jax.random.permutation(jax.random.fold_in(key, epoch), len(order))
 
 
 def _has_convolutions(state: TrainState, x: Array, apply_fn: ApplyFn) -> bool:
@@ -117,59 +123,50 @@ def _program(apply_fn: ApplyFn, structure: Any, *leaves: jax.ShapeDtypeStruct) -
     return str(jax.make_jaxpr(apply_fn)(*jax.tree.unflatten(structure, leaves)))
 
 
-@functools.partial(jax.jit, static_argnames=("training", "apply_fn"), donate_argnames="state")
-def _steps(
-    state: TrainState,
-    objective: Objective,
-    x: Array,
-    first: Array,
-    count: Array,
-    *,
-    training: TrainingConfig,
-    apply_fn: ApplyFn,
+@functools.partial(jax.jit, static_argnames="step", donate_argnames="state")
+def _loop(
+    state: TrainState, objective: Objective, x: Array, first: Array, count: Array, *, step: StepFn
 ) -> TrainState:
     def body(index: Array, state: TrainState) -> TrainState:
-        return _step(state, objective, x, index, training=training, apply_fn=apply_fn)
+        return step(state, objective, x, index)
 
     return jax.lax.fori_loop(first, first + count, body, state)
 
 
-@functools.partial(jax.jit, static_argnames=("training", "apply_fn"), donate_argnames="state")
-def _step(
-    state: TrainState,
-    objective: Objective,
-    x: Array,
-    index: int | Array,
-    *,
-    training: TrainingConfig,
-    apply_fn: ApplyFn,
-) -> TrainState:
-    """One step of every network that is still training."""
-    position = index
-    if training.batch_size is not None:
-        epoch, position = jnp.divmod(index, len(x) // training.batch_size)
-        assert state.permutation is not None
-        order = jax.lax.cond(
-            position == 0, _shuffled, lambda order, *_: order, state.permutation, state.key, epoch
-        )
-        state = dataclasses.replace(state, permutation=order)
+@functools.cache  # settings are hashed once a loop, not in every step
+def _step(training: TrainingConfig, apply_fn: ApplyFn) -> StepFn:
+    """The compiled step of every network that is still training; of one without the axis of
+    networks, or of several.
+    """
 
-    def step_of_one(state: TrainState, objective: Objective) -> TrainState:
+    def step_of_one(
+        state: TrainState, objective: Objective, x: Array, index: int | Array
+    ) -> TrainState:
+        position = index
+        if training.batch_size is not None:
+            epoch, position = jnp.divmod(index, len(x) // training.batch_size)
+            assert state.permutation is not None
+            order = jax.lax.cond(
+                position == 0,
+                _shuffled,
+                lambda order, *_: order,
+                state.permutation,
+                state.key,
+                epoch,
+            )
+            state = dataclasses.replace(state, permutation=order)
         batch = _batch(state, objective, x, position, training)
         value_and_aux = _objective_on(state, objective, batch, training, apply_fn)
         return _update(state, objective, x, value_and_aux, training, apply_fn)
 
-    if len(state.stop) > 1:
-        return jax.vmap(step_of_one, in_axes=(0, _BY_NETWORK))(state, objective)
-    # Without vmap, whose axis of length 1 makes matrix products slower on a CPU.
-    one = jax.tree.map(lambda leaf: leaf[0], state)
-    after = step_of_one(one, _only(objective))
-    return jax.tree.map(lambda leaf: leaf[None], after)
+    @functools.partial(jax.jit, donate_argnames="state")
+    def step(state: TrainState, objective: Objective, x: Array, index: int | Array) -> TrainState:
+        if not state.stop.ndim:
+            return step_of_one(state, objective, x, index)
+        in_axes = (0, _BY_NETWORK, None, None)
+        return jax.vmap(step_of_one, in_axes=in_axes)(state, objective, x, index)
 
-
-def _only(objective: Objective) -> Objective:
-    """The objective of the only network, without the axis of networks."""
-    return jax.tree.map(lambda leaf: leaf[0] if leaf.ndim else leaf, objective)
+    return step
 
 
 def _batch(
@@ -327,8 +324,11 @@ def _sum_losses(
         outputs = apply_fn(params, model_state, batch.points)
         return jnp.sum(training.loss(_centred(outputs, initial_outputs), targets))
 
-    total_and_gradient = jax.vmap(jax.value_and_grad(total))
-    return _Sums(*total_and_gradient(params, model_state, batch.targets, batch.initial_outputs))
+    total_and_gradient = jax.value_and_grad(total)
+    of_networks = params, model_state, batch.targets, batch.initial_outputs
+    if len(batch.targets) > 1:
+        return _Sums(*jax.vmap(total_and_gradient)(*of_networks))
+    return jax.tree.map(lambda leaf: leaf[None], _Sums(*total_and_gradient(*_only(of_networks))))
 
 
 @functools.partial(jax.jit, static_argnames="training")

@@ -188,7 +188,7 @@ def pictures(shape):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("network", ["mlp", *network_study.NETWORKS])
+@pytest.mark.parametrize("network", ["mlp", "strided", *network_study.NETWORKS])
 def test_every_data_set_works_with_every_network(network, shape):
     study = dataclasses.replace(
         STUDY, network=network, train=12, held_out=6, test=6, batch_size=6, rounds=1, seeds=1

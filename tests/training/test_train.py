@@ -238,7 +238,7 @@ def test_points_in_parts_and_steps_one_by_one_change_nothing(monkeypatch):
     np.testing.assert_allclose(parts.loss, plain.loss, rtol=1e-12)
     np.testing.assert_allclose(parts.grad_norm, plain.grad_norm, rtol=1e-12)
     monkeypatch.setattr(steps, "_has_convolutions", lambda *_: True)
-    monkeypatch.setattr(steps, "_steps", None)  # the compiled loop
+    monkeypatch.setattr(steps, "_loop", None)  # the compiled loop
     one_by_one = train(build, KEYS[:1], X, Y, settings)
     np.testing.assert_allclose(
         one_by_one.ensemble.outputs(X), plain.ensemble.outputs(X), rtol=1e-12
@@ -249,13 +249,13 @@ def test_points_in_parts_and_steps_one_by_one_change_nothing(monkeypatch):
 @pytest.mark.parametrize("convolves", [False, True])
 def test_only_convolutions_are_kept_out_of_the_compiled_loop(monkeypatch, convolves):
     """On a CPU."""
-    loops, compiled_loop = [], steps._steps
+    loops, compiled_loop = [], steps._loop
 
     def counted(*arguments, **static):
         loops.append(1)
         return compiled_loop(*arguments, **static)
 
-    monkeypatch.setattr(steps, "_steps", counted)
+    monkeypatch.setattr(steps, "_loop", counted)
     network = convolutional(1) if convolves else fully_connected(1)
 
     def build_images(rngs):
