@@ -16,11 +16,13 @@ import matplotlib as mpl
 import typer
 from filelock import FileLock, Timeout
 
-from benchmarks import report
+from benchmarks import report, study_figures, study_tables
 from sdntk.datasets.named import load_any
 from sdntk.experiments import network_study
 from sdntk.experiments.network_study import NetworkStudy
 from sdntk.experiments.records import Records
+from sdntk.reports.plotting import save_figures
+from sdntk.training.rounds import Targets
 
 KEPT = report.RESULTS / "study"
 #: Shares of wrong labels.
@@ -52,8 +54,8 @@ DATA: dict[str, dict[str, Any]] = {
         "test": 2000,
     },
 }
-#: Of every data set at most.
-LOSSES_AND_TARGETS = (
+#: Beside the squared loss with soft targets.
+LOSSES_AND_TARGETS: tuple[tuple[str, Targets], ...] = (
     ("squared", "hard"),
     ("cross-entropy", "soft"),
     ("cross-entropy", "hard"),
@@ -113,13 +115,21 @@ def main(
         list[str] | None, typer.Argument(help="Runs whose names begin so. [default: all]")
     ] = None,
     out: Annotated[Path, typer.Option(help="Where the runs are.")] = Path("study"),
+    gather: Annotated[
+        bool, typer.Option("--gather", help="Run nothing: put the finished runs together.")
+    ] = False,
 ) -> None:
-    """Run what is missing of the study."""
+    """Run what is missing of the study, or put together what is finished."""
     mpl.use("agg")
     out.mkdir(parents=True, exist_ok=True)
-    for study in studies():
-        if names is None or name_of(study).startswith(tuple(names)):
-            run(study, out / name_of(study))
+    chosen = [s for s in studies() if not names or name_of(s).startswith(tuple(names))]
+    if gather:
+        folders = [out / name_of(study) for study in chosen]
+        finished = [folder for folder in folders if (folder / "comparison.csv").exists()]
+        save_figures(study_figures.plot(study_tables.gather(finished, KEPT)), KEPT)
+        return
+    for study in chosen:
+        run(study, out / name_of(study))
 
 
 if __name__ == "__main__":
