@@ -2,10 +2,10 @@
 
 Must hold: every preset starts, runs two steps and stops cleanly: figure 6, which has both networks
 and early stopping, at the paper's full size in shapes (batch size aside), the others, which differ
-in loss, targets and classes, with a small network. The presets' settings are those of theory.md, section 6. A network stopped early
-is the one that a training of its own, told to stop at that loss, gives; killed, it is resumed and
-ends with the same table. Data: subset, noise and scale as asked for. Verdicts and figures say what
-the tables say.
+in loss, targets and classes, with a small network. The presets' settings are those of theory.md,
+section 6. A network stopped early is the one that a training of its own, told to stop at that loss,
+gives; killed, it is resumed and ends with the same table. Data: subset, noise and scale as asked
+for. Verdicts and figures say what the tables say.
 """
 
 import dataclasses
