@@ -17,6 +17,7 @@ import typer
 from filelock import FileLock, Timeout
 
 from benchmarks import report, study_figures, study_tables
+from sdntk._progress import track
 from sdntk.datasets.named import load_any
 from sdntk.experiments import network_study
 from sdntk.experiments.network_study import NetworkStudy
@@ -101,11 +102,12 @@ def run(study: NetworkStudy, folder: Path) -> None:
     try:
         with FileLock(f"{folder}.lock", timeout=0):
             records = Records(folder, study.configuration(data))
-            units = network_study.run_networks(data, study, records)
+            units, number = network_study.run_networks(data, study, records), study.number_of_units
             if takes_the_kernel(study):
                 units = itertools.chain(units, network_study.run_kernel(data, study, records))
-            for done in units:
-                print(folder.name, done, flush=True)
+                number += study.seeds
+            for _ in track(units, folder.name, number):
+                pass
     except Timeout:
         pass
 

@@ -227,7 +227,8 @@ def networks(options: NetworksOptions) -> None:
     with hold(options.out):
         records = Records(options.out, study.configuration(data))
         units = network_study.run(data, study, records)
-        for _ in track(units, f"Chains and their rivals on {data.name}", study.number_of_units):
+        number = study.number_of_units + study.seeds * (study.network == "mlp")
+        for _ in track(units, f"Chains and their rivals on {data.name}", number):
             pass
         _print(
             report.rounds_table(records),

@@ -125,9 +125,8 @@ class NetworkStudy:
 
     @property
     def number_of_units(self) -> int:
-        """How often :func:`run` yields."""
-        of_kernel = self.network == "mlp"
-        return self.seeds * (len(self.weight_decays) + len(self.single_decays) + 1 + of_kernel)
+        """How often :func:`run_networks` yields; :func:`run_kernel` yields once a seed."""
+        return self.seeds * (len(self.weight_decays) + len(self.single_decays) + 1)
 
     @property
     def look_every(self) -> int:

@@ -1,0 +1,110 @@
+"""The tables of all runs of the study, put together and kept: every round of every chain, the
+kernel's, and a row for each chain that says what it did and whether it paid.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sdntk.experiments.paired import whole_chains
+from sdntk.experiments.records import Records
+from sdntk.reports.best_rounds import best_rounds
+
+#: What tells one run from another.
+SETTING = ["dataset", "noise_rate", "steps", "loss", "targets"]
+_ACCURACIES = ["train_accuracy", "noisy_train_accuracy", "held_out_accuracy", "test_accuracy"]
+_ROUNDS = ["weight_decay", "seed", "round", *_ACCURACIES, "test_loss"]
+_KERNEL = ["tolerance", "seed", "round", *_ACCURACIES, "active_classes"]
+#: An accuracy so near chance counts as collapsed.
+_NEAR_CHANCE = 0.05
+#: Of accuracies and losses in the tables.
+_DIGITS = 4
+
+
+def gather(folders: list[Path], kept: Path) -> dict[str, pd.DataFrame]:
+    """Read the finished runs in these folders, and write their tables as ``kept/NAME.csv``, and all
+    configurations as ``kept/config.json``.
+
+    The tables are ``rounds`` (every round of every chain of networks), ``chains`` (see
+    :func:`summary`), ``comparison`` (:func:`sdntk.experiments.paired.compare_chains`), ``kernel``
+    and ``kernel_comparison`` (of the tangent kernel, for each data set and noise).
+    """
+    tables: dict[str, list[pd.DataFrame]] = {}
+    configurations = {}
+    for folder in folders:
+        records = Records.open(folder)
+        text = (folder / "config.json").read_text()
+        configurations[folder.name] = json.loads(text)
+        for name, table in _tables_of(records).items():
+            tables.setdefault(name, []).append(table)
+    kept.mkdir(parents=True, exist_ok=True)
+    joined = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+    for name, table in joined.items():
+        table.round(_DIGITS).to_csv(kept / f"{name}.csv", index=False)
+    (kept / "config.json").write_text(json.dumps(configurations, indent=1) + "\n")
+    return joined
+
+
+def _tables_of(records: Records) -> dict[str, pd.DataFrame]:
+    setting = {name: records.configuration[name] for name in SETTING}
+    rounds = whole_chains(records["rounds"])
+    chance = 1 / int(records.configuration["num_classes"])
+    tables = {
+        "rounds": rounds[_ROUNDS],
+        "chains": summary(rounds, records["comparison"], chance),
+        "comparison": records["comparison"],
+    }
+    kernel = records.folder / "kernel"
+    if (kernel / "config.json").exists():
+        of_kernel = Records.open(kernel)
+        tables["kernel"] = of_kernel["rounds"][_KERNEL]
+        tables["kernel_comparison"] = of_kernel["comparison"]
+    return {name: _with(table, setting) for name, table in tables.items()}
+
+
+def _with(table: pd.DataFrame, setting: Mapping[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame({**setting, **dict(table.items())}, index=table.index)
+
+
+def summary(rounds: pd.DataFrame, comparison: pd.DataFrame, chance: float) -> pd.DataFrame:
+    """A row for each weight decay: means over seeds, with standard errors where ``_error`` says so.
+
+    Columns: weight_decay; first, last (accuracy of round 0 and of the last round); highest (of the
+    mean course) and its highest_round; best_round (the round that is best for each seed) and
+    best_round_error; censored (seeds whose best round is their last); collapsed_round (the first
+    one at chance, nan where there is none); chosen_round and chosen (of the round that held-out
+    images choose); and for each rival its accuracy, the difference to it and its verdict.
+    """
+    best = best_rounds(rounds)
+    rows = []
+    for decay, chain in rounds.groupby("weight_decay"):
+        course = chain.groupby("round")["test_accuracy"].mean()
+        own = best[best["weight_decay"] == decay]
+        at_chance = course.index[course <= chance + _NEAR_CHANCE]
+        row = {
+            "weight_decay": decay,
+            "first": course.iloc[0],
+            "last": course.iloc[-1],
+            "highest": course.max(),
+            "highest_round": int(course.idxmax()),
+            "best_round": own["best_round"].mean(),
+            "best_round_error": own["best_round"].sem(),
+            "censored": int(own["censored"].sum()),
+            "collapsed_round": at_chance[0] if len(at_chance) else np.nan,
+        }
+        for rival in comparison[comparison["weight_decay"] == decay].itertuples():
+            name = str(rival.rival).replace(" ", "_")
+            row |= {
+                "chosen_round": rival.chosen_round,
+                "chosen": rival.test_accuracy,
+                name: rival.rival_accuracy,
+                f"over_{name}": rival.difference,
+                f"over_{name}_error": rival.standard_error,
+                f"over_{name}_verdict": rival.verdict,
+            }
+        rows.append(row)
+    return pd.DataFrame(rows)
