@@ -80,8 +80,10 @@ def _chains(ax: Axes, rounds: pd.DataFrame, by: str, values: Sequence[float], na
 
 
 def _finish(figure: Figure, axes: np.ndarray, title: str) -> Figure:
-    for ax in axes[-1]:
+    for ax in axes.flat:
         label_rounds(ax)
+        if ax not in axes[-1]:
+            ax.set(xlabel="")
     _name_below(figure, axes)
     figure.suptitle(title, fontsize="medium")
     return figure

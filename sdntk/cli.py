@@ -23,10 +23,9 @@ from sdntk.cli_network_options import NetworksOptions
 from sdntk.cli_options import (
     CompareOptions,
     IllustrateOptions,
-    Noise,
     NtkOptions,
 )
-from sdntk.datasets import CIFAR10_FLIPS
+from sdntk.datasets.labels import flips_of
 from sdntk.datasets.named import DatasetName, load_any, load_named
 
 if TYPE_CHECKING:
@@ -103,9 +102,6 @@ def ntk(options: NtkOptions) -> None:
     from sdntk.experiments.records import Records
     from sdntk.reports import kernel_classification as report
 
-    flips = None
-    if options.dataset is DatasetName.CIFAR10 and options.noise is Noise.ASYMMETRIC:
-        flips = CIFAR10_FLIPS
     rtol = options.rtol
     if options.accuracy is not None:
         _warn("--accuracy has been renamed to --rtol; the old name goes in version 0.4.")
@@ -118,7 +114,7 @@ def ntk(options: NtkOptions) -> None:
         rounds=options.rounds,
         noise_rate=options.label_noise,
         noise_kind=options.noise.value,
-        flips=flips,
+        flips=flips_of(options.dataset.value, options.noise.value),
         outputs=options.outputs.value,
         unit_norm=options.unit_norm,
         method=options.method.value,

@@ -30,6 +30,14 @@ CIFAR10_FLIPS: Mapping[int, int] = {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}
 NoiseKind = Literal["symmetric", "asymmetric"]
 
 
+def flips_of(dataset: str, kind: NoiseKind) -> Mapping[int, int] | None:
+    """The classes that asymmetric noise on the data set of this name usually turns into others;
+    None where there is no custom, and the next class is taken.
+    """
+    is_cifar10 = dataset in ("cifar10", "CIFAR-10")
+    return CIFAR10_FLIPS if is_cifar10 and kind == "asymmetric" else None
+
+
 def one_hot(
     labels: ArrayLike, num_classes: int, *, centred: bool = False, dtype: Any = None
 ) -> Float[Array, "K Q"]:

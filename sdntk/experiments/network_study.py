@@ -22,7 +22,7 @@ from sdntk import kernels, networks
 from sdntk._arguments import as_count, as_number, as_unit_interval
 from sdntk.architectures import fully_connected
 from sdntk.datasets import Dataset
-from sdntk.datasets.labels import NoiseKind
+from sdntk.datasets.labels import NoiseKind, flips_of
 from sdntk.experiments import kernel_classification, network_classification, rivals
 from sdntk.experiments.data import Split, most_balanced
 from sdntk.experiments.network_runs import NetworkChainSpec
@@ -155,6 +155,7 @@ class NetworkStudy:
             rounds=self.rounds,
             noise_rate=self.noise_rate,
             noise_kind=self.noise_kind,
+            flips=flips_of(self.dataset, self.noise_kind),
             seeds=tuple(range(self.seeds)),
         )
 

@@ -18,7 +18,7 @@ from flax import nnx
 import sdntk
 from sdntk import kernels, networks
 from sdntk.architectures import fully_connected
-from sdntk.datasets import Dataset
+from sdntk.datasets import CIFAR10_FLIPS, Dataset
 from sdntk.experiments import kernel_classification, network_study, rivals
 from sdntk.experiments.network_study import NetworkStudy, split_of
 from sdntk.experiments.records import Records
@@ -214,6 +214,22 @@ def test_convolutional_networks_see_all_pixels_enlarged(shape):
     ]
     np.testing.assert_array_equal(inner, np.broadcast_to(images, (*images.shape[:3], 3)))
     assert np.sum(np.abs(seen) > 0) == factor**2 * np.sum(np.abs(inner) > 0)
+
+
+@pytest.mark.parametrize("name", ["CIFAR-10", "cifar10", "another"])
+def test_asymmetric_noise_on_cifar10_is_the_usual_one(name):
+    """As `sdntk ntk --noise asymmetric` has it: cat <-> dog, and so on; else the next class."""
+    images = np.random.default_rng(0).integers(0, 255, (100, 4, 4, 3)).astype(np.uint8)
+    labels = np.arange(100, dtype=np.int32) % 10
+    data = Dataset(name, images, labels, images, labels, tuple("abcdefghij"))
+    study = dataclasses.replace(
+        STUDY, dataset=name, noise_kind="asymmetric", noise_rate=1.0, train=50, held_out=20
+    )
+    split = split_of(data, study, 0)
+    clean = np.asarray(split.clean_labels)
+    usual = np.array([CIFAR10_FLIPS.get(a, a) for a in range(10)])[clean]
+    expected = (clean + 1) % 10 if name == "another" else usual
+    np.testing.assert_array_equal(split.noisy_labels, expected)
 
 
 def test_points_that_are_no_images_go_with_an_mlp_only():
