@@ -6,6 +6,7 @@ processes may share the work) and ``--gather`` puts the tables of all runs toget
 benchmarks/results/study, with figures.
 """
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import typer
 from filelock import FileLock, Timeout
 
 from benchmarks import report, study_figures, study_tables
+from sdntk._folders import hold
 from sdntk._progress import track
 from sdntk.datasets.named import load_any
 from sdntk.experiments import network_study
@@ -99,17 +101,19 @@ def name_of(study: NetworkStudy) -> str:
 def run(study: NetworkStudy, folder: Path) -> None:
     """Run what the folder lacks; nothing where another process is at it."""
     data = load_any(study.dataset, None, False)
-    try:
-        with FileLock(f"{folder}.lock", timeout=0):
-            records = Records(folder, study.configuration(data))
-            units, number = network_study.run_networks(data, study, records), study.number_of_units
-            if takes_the_kernel(study):
-                units = itertools.chain(units, network_study.run_kernel(data, study, records))
-                number += study.seeds
-            for _ in track(units, folder.name, number):
-                pass
-    except Timeout:
-        pass
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(f"{folder}.lock").acquire(blocking=False))
+        except Timeout:
+            return
+        stack.enter_context(hold(folder))
+        records = Records(folder, study.configuration(data))
+        units, number = network_study.run_networks(data, study, records), study.number_of_units
+        if takes_the_kernel(study):
+            units = itertools.chain(units, network_study.run_kernel(data, study, records))
+            number += study.seeds
+        for _ in track(units, folder.name, number):
+            pass
 
 
 def main(
@@ -125,9 +129,16 @@ def main(
     mpl.use("agg")
     out.mkdir(parents=True, exist_ok=True)
     chosen = [s for s in studies() if not names or name_of(s).startswith(tuple(names))]
+    if not chosen:
+        known = ", ".join(map(name_of, studies()))
+        raise typer.BadParameter(f"no run's name begins with {' or '.join(names or [])}: {known}")
     if gather:
+        if names:
+            raise typer.BadParameter("--gather takes all runs, hence no names.")
         folders = [out / name_of(study) for study in chosen]
         finished = [folder for folder in folders if (folder / "comparison.csv").exists()]
+        if not finished:
+            raise typer.BadParameter(f"no run is finished in {out}.")
         save_figures(study_figures.plot(study_tables.gather(finished, KEPT)), KEPT)
         return
     for study in chosen:

@@ -10,7 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sdntk.reports.plotting import label_rounds, plot_envelope, plot_level, round_colours
+from sdntk.reports.plotting import label_rounds, plot_envelope, round_colours
 
 _NAMES = {
     "digits": "digits, 1,000 images,\nmlp 2 x 256",
@@ -29,10 +29,10 @@ def plot(tables: dict[str, pd.DataFrame]) -> dict[str, Figure]:
     squared, rivals = _where(rounds, **plain), _where(comparison, **plain)
     most = squared[squared["steps"] == squared.groupby("dataset")["steps"].transform("max")]
     fewer = squared.drop(most.index)
-    figures = {
-        "rounds": _grid_of_noise(most, rivals),
-        "best_rounds": _best_rounds(_where(chains, **plain)),
-    }
+    figures = {}
+    if len(squared):
+        figures["rounds"] = _grid_of_noise(most, rivals)
+        figures["best_rounds"] = _best_rounds(_where(chains, **plain))
     if len(fewer):
         figures["rounds_fewer_steps"] = _grid_of_noise(fewer, rivals)
     if len(rounds) > len(squared):
@@ -117,11 +117,12 @@ def _grid_of_noise(rounds: pd.DataFrame, rivals: pd.DataFrame) -> Figure:
             own_rivals = _where(rivals, **setting)
             for rival, label, colour in (
                 ("single network", "one network, steps and decay chosen", "C3"),
-                ("ensemble", "the mean of as many networks, decay 0.001", "C1"),
+                ("ensemble", "the mean of as many networks, decay {decay:g}", "C1"),
             ):
-                level = _where(own_rivals, rival=rival)["rival_accuracy"].head(1)
-                plot_level(ax, level, color=colour, label=label)
-    return _finish(figure, axes, _title("squared loss of the softmax, soft targets"))
+                row = _where(own_rivals, rival=rival).iloc[0]
+                label = label.format(decay=row["weight_decay"])
+                ax.axhline(row["rival_accuracy"], color=colour, linestyle="--", label=label)
+    return _finish(figure, axes, _title("squared loss of the softmax, soft targets", rounds))
 
 
 def _best_rounds(chains: pd.DataFrame) -> Figure:
@@ -142,12 +143,13 @@ def _best_rounds(chains: pd.DataFrame) -> Figure:
             place = group["weight_decay"].map({decay: i for i, decay in enumerate(decays)})
             line = {"color": colour, "linestyle": style, "label": label, "capsize": 2}
             above.errorbar(place, group["best_round"], group["best_round_error"], **line)
-            cut = group["censored"] > 0
-            above.plot(place[cut], group["best_round"][cut], "^", color=colour, markersize=7)
+            censored = group[group["censored"] > 0]
+            mark = {"color": colour, "marker": "^", "markersize": 7, "linestyle": "none"}
+            above.plot(place[censored.index], censored["best_round"], **mark)
             gain, error = group["over_round_0"], group["over_round_0_error"]
             below.errorbar(place, gain, error, **line)
         above.plot([], [], "^", color="0.4", label="some seeds are best in their last round")
-        above.set(title=_NAMES[name])
+        above.set(title=f"{_NAMES[name]}, {own['steps'].max():,} steps")
         for ax in (above, below):
             ax.set_xticks(range(len(decays)), [f"{decay:g}" for decay in decays])
             ax.set(xlabel="weight decay")
@@ -156,19 +158,20 @@ def _best_rounds(chains: pd.DataFrame) -> Figure:
     axes[0, 0].set(ylabel="round with the highest test accuracy")
     axes[1, 0].set(ylabel="accuracy of the held-out choice\nof the round, above round 0")
     _name_below(figure, axes[0])
-    figure.suptitle("Means over 8 seeds with their standard errors", fontsize="medium")
+    seeds = chains["seeds"].max()
+    figure.suptitle(f"Means over {seeds} seeds with their standard errors", fontsize="medium")
     return figure
 
 
 def _lines(chains: pd.DataFrame) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
-    """Label, colour and style of the chains of one data set with the same steps and noise."""
-    colours = {0.0: "C2", 0.2: "C0", 0.4: "C3"}
-    for (steps, noise), group in chains.groupby(["steps", "noise_rate"]):
-        style = ":" if steps == 200 else "-"
+    """Label, colour and style of the chains of one data set with the same noise and steps."""
+    noises = sorted(chains["noise_rate"].unique())
+    for (noise, steps), group in chains.groupby(["noise_rate", "steps"]):
+        is_most = steps == chains["steps"].max()
         yield (
-            f"{noise:.0%} wrong, {steps:,} steps",
-            colours[noise],
-            style,
+            f"{noise:.0%} wrong labels" + ("" if is_most else f", {steps:,} steps"),
+            f"C{noises.index(noise)}",
+            "-" if is_most else ":",
             group.sort_values("weight_decay"),
         )
 
@@ -189,7 +192,7 @@ def _losses_and_targets(rounds: pd.DataFrame) -> Figure:
             _chains(ax, own, "weight_decay", decays, "weight decay")
             ax.set(title=f"{loss} loss, {targets} targets")
             ax.title.set_fontsize("medium")
-    return _finish(figure, axes, _title(f"{_NOISE:.0%} wrong labels"))
+    return _finish(figure, axes, _title(f"{_NOISE:.0%} wrong labels", rounds))
 
 
 def _beside_the_kernel(rounds: pd.DataFrame, kernel: pd.DataFrame) -> Figure:
@@ -204,11 +207,13 @@ def _beside_the_kernel(rounds: pd.DataFrame, kernel: pd.DataFrame) -> Figure:
         own = _where(rounds, dataset=name, noise_rate=_NOISE)
         _chains(left, own, "weight_decay", decays, "weight decay")
         of_kernel = _where(kernel, dataset=name, noise_rate=_NOISE)
+        of_kernel = of_kernel[of_kernel["active_classes"] > 0]
         _chains(right, of_kernel, "tolerance", tolerances, "tolerance")
         left.set(title="networks")
-        right.set(title="kernel: NTK of two hidden layers")
-    return _finish(figure, axes, _title(f"{_NOISE:.0%} wrong labels"))
+        right.set(title="kernel: fully connected NTK, two hidden layers")
+    return _finish(figure, axes, _title(f"{_NOISE:.0%} wrong labels", rounds))
 
 
-def _title(what: str) -> str:
-    return f"{what}; mean over 8 seeds, and one standard deviation"
+def _title(what: str, rounds: pd.DataFrame) -> str:
+    seeds = rounds["seed"].nunique()
+    return f"{what}; chains: mean over {seeds} seeds, and one standard deviation"

@@ -7,20 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from sdntk.experiments.paired import whole_chains
 from sdntk.experiments.records import Records
-from sdntk.reports.best_rounds import best_rounds
+from sdntk.reports.best_rounds import best_rounds, collapsed_round
 
 #: What tells one run from another.
 SETTING = ["dataset", "noise_rate", "steps", "loss", "targets"]
+#: Columns that tell rows apart, and are written as they are.
+_KEYS = [*SETTING, "weight_decay", "tolerance", "seed", "round"]
 _ACCURACIES = ["train_accuracy", "noisy_train_accuracy", "held_out_accuracy", "test_accuracy"]
 _ROUNDS = ["weight_decay", "seed", "round", *_ACCURACIES, "test_loss"]
 _KERNEL = ["tolerance", "seed", "round", *_ACCURACIES, "active_classes"]
-#: An accuracy so near chance counts as collapsed.
-_NEAR_CHANCE = 0.05
 #: Of accuracies and losses in the tables.
 _DIGITS = 4
 
@@ -44,7 +43,8 @@ def gather(folders: list[Path], kept: Path) -> dict[str, pd.DataFrame]:
     kept.mkdir(parents=True, exist_ok=True)
     joined = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
     for name, table in joined.items():
-        table.round(_DIGITS).to_csv(kept / f"{name}.csv", index=False)
+        measured = [column for column in table if column not in _KEYS]
+        table.round(dict.fromkeys(measured, _DIGITS)).to_csv(kept / f"{name}.csv", index=False)
     (kept / "config.json").write_text(json.dumps(configurations, indent=1) + "\n")
     return joined
 
@@ -61,8 +61,11 @@ def _tables_of(records: Records) -> dict[str, pd.DataFrame]:
     kernel = records.folder / "kernel"
     if (kernel / "config.json").exists():
         of_kernel = Records.open(kernel)
-        tables["kernel"] = of_kernel["rounds"][_KERNEL]
-        tables["kernel_comparison"] = of_kernel["comparison"]
+        asked = of_kernel.configuration
+        count = len(asked["seeds"]) * len(asked["tolerances"]) * asked["rounds"]
+        if len(of_kernel["rounds"]) == count:  # its rows are written seed by seed
+            tables["kernel"] = of_kernel["rounds"][_KERNEL]
+            tables["kernel_comparison"] = of_kernel["comparison"]
     return {name: _with(table, setting) for name, table in tables.items()}
 
 
@@ -73,20 +76,23 @@ def _with(table: pd.DataFrame, setting: Mapping[str, Any]) -> pd.DataFrame:
 def summary(rounds: pd.DataFrame, comparison: pd.DataFrame, chance: float) -> pd.DataFrame:
     """A row for each weight decay: means over seeds, with standard errors where ``_error`` says so.
 
-    Columns: weight_decay; first, last (accuracy of round 0 and of the last round); highest (of the
-    mean course) and its highest_round; best_round (the round that is best for each seed) and
-    best_round_error; censored (seeds whose best round is their last); collapsed_round (the first
-    one at chance, nan where there is none); chosen_round and chosen (of the round that held-out
-    images choose); and for each rival its accuracy, the difference to it and its verdict.
+    Columns: weight_decay; seeds (those that did not diverge, of which all else is); first, last
+    (accuracy of round 0 and of the last round); highest (of the mean course) and its highest_round;
+    best_round (the round that is best for each seed) and best_round_error; censored (seeds whose
+    best round is their last); collapsed_round (from which on the mean course stays at chance, nan
+    where it ends above); chosen_round and chosen (of the round that held-out images choose); and
+    for each rival its accuracy, the difference to it and its verdict.
     """
     best = best_rounds(rounds)
     rows = []
     for decay, chain in rounds.groupby("weight_decay"):
         course = chain.groupby("round")["test_accuracy"].mean()
         own = best[best["weight_decay"] == decay]
-        at_chance = course.index[course <= chance + _NEAR_CHANCE]
+        of_decay = comparison[comparison["weight_decay"] == decay]
+        chosen = of_decay[of_decay["rival"] == "round 0"].iloc[0]
         row = {
             "weight_decay": decay,
+            "seeds": len(own),
             "first": course.iloc[0],
             "last": course.iloc[-1],
             "highest": course.max(),
@@ -94,13 +100,13 @@ def summary(rounds: pd.DataFrame, comparison: pd.DataFrame, chance: float) -> pd
             "best_round": own["best_round"].mean(),
             "best_round_error": own["best_round"].sem(),
             "censored": int(own["censored"].sum()),
-            "collapsed_round": at_chance[0] if len(at_chance) else np.nan,
+            "collapsed_round": collapsed_round(course, chance),
+            "chosen_round": chosen["chosen_round"],
+            "chosen": chosen["test_accuracy"],
         }
-        for rival in comparison[comparison["weight_decay"] == decay].itertuples():
+        for rival in of_decay.itertuples():
             name = str(rival.rival).replace(" ", "_")
             row |= {
-                "chosen_round": rival.chosen_round,
-                "chosen": rival.test_accuracy,
                 name: rival.rival_accuracy,
                 f"over_{name}": rival.difference,
                 f"over_{name}_error": rival.standard_error,

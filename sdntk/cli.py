@@ -106,6 +106,7 @@ def ntk(options: NtkOptions) -> None:
     if options.accuracy is not None:
         _warn("--accuracy has been renamed to --rtol; the old name goes in version 0.4.")
         rtol = options.accuracy
+    data = load_named(options.dataset, options.folder, options.download)
     experiment = Experiment(
         train=options.train,
         held_out=options.held_out,
@@ -114,7 +115,7 @@ def ntk(options: NtkOptions) -> None:
         rounds=options.rounds,
         noise_rate=options.label_noise,
         noise_kind=options.noise.value,
-        flips=flips_of(options.dataset.value, options.noise.value),
+        flips=flips_of(data.class_names, options.noise.value),
         outputs=options.outputs.value,
         unit_norm=options.unit_norm,
         method=options.method.value,
@@ -127,7 +128,6 @@ def ntk(options: NtkOptions) -> None:
         depth = DEFAULT_DEPTH[options.architecture]
     architecture = named_architecture(options.architecture, depth, options.activation)
     name = f"{options.architecture.value} NTK ({options.activation}, depth {depth})"
-    data = load_named(options.dataset, options.folder, options.download)
 
     configuration = {
         "dataset": options.dataset.value,

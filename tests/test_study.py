@@ -24,12 +24,12 @@ def test_every_run_has_a_name_and_labels_their_kernel():
 
 
 def test_a_chain_in_a_row():
-    """Two seeds: one best in round 1, one in its last round; at chance from nowhere on; and a chain
+    """Two seeds: one best in round 1, one in its last round, near chance in between; and a chain
     that collapses in round 2.
     """
     courses = {
-        (1e-3, 0): [0.5, 0.8, 0.7, 0.6],
-        (1e-3, 1): [0.5, 0.6, 0.7, 0.8],
+        (1e-3, 0): [0.1, 0.8, 0.7, 0.6],
+        (1e-3, 1): [0.1, 0.6, 0.7, 0.8],
         (1e-2, 0): [0.9, 0.5, 0.1, 0.1],
         (1e-2, 1): [0.7, 0.3, 0.14, 0.1],
     }
@@ -40,18 +40,19 @@ def test_a_chain_in_a_row():
     )
     comparison = pd.DataFrame(
         {
-            "weight_decay": [1e-3, 1e-2],
-            "rival": ["single network", "round 0"],
-            "chosen_round": [1.5, 0.0],
-            "test_accuracy": [0.75, 0.8],
-            "rival_accuracy": [0.7, 0.8],
-            "difference": [0.05, 0.0],
-            "standard_error": [0.02, 0.0],
-            "verdict": ["better", "no evidence"],
+            "weight_decay": [1e-3, 1e-3, 1e-2],
+            "rival": ["round 0", "single network", "round 0"],
+            "chosen_round": [1.5, 1.0, 0.0],
+            "test_accuracy": [0.75, 0.7, 0.8],
+            "rival_accuracy": [0.1, 0.65, 0.8],
+            "difference": [0.65, 0.05, 0.0],
+            "standard_error": [0.01, 0.02, 0.0],
+            "verdict": ["better", "better", "no evidence"],
         }
     )
     weak, strong = study_tables.summary(rounds, comparison, chance=0.1).to_dict("records")
-    assert (weak["first"], weak["highest"], weak["highest_round"]) == (0.5, 0.7, 1)
+    assert (weak["first"], weak["highest"], weak["highest_round"]) == (0.1, 0.7, 1)
+    assert weak["seeds"] == strong["seeds"] == 2
     assert (weak["best_round"], weak["best_round_error"], weak["censored"]) == (2, 1, 1)
     assert np.isnan(weak["collapsed_round"])
     assert strong["collapsed_round"] == 2

@@ -8,6 +8,7 @@ from jaxtyping import Int32, UInt8
 from sdntk._arguments import PathLike, as_flag
 from sdntk.datasets._files import File, Source, read_files
 from sdntk.datasets.images import Dataset
+from sdntk.datasets.labels import CIFAR10_CLASSES
 
 _URL = "https://www.cs.toronto.edu/~kriz/"
 
@@ -48,7 +49,6 @@ _CIFAR100 = Source(
     folder="cifar-100-binary",
 )
 
-_CLASSES10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())  # noqa: SIM905
 _COARSE = (
     "aquatic_mammals",
     "fish",
@@ -108,8 +108,8 @@ def cifar10(folder: PathLike | None = None, *, download: bool = False) -> Datase
         >>> data.train_images.shape  # doctest: +SKIP
         (50000, 32, 32, 3)
     """
-    *train, test = _read(_CIFAR10, folder, download, (_CLASSES10,))
-    return _dataset("CIFAR-10", np.concatenate(train), test, 0, _CLASSES10)
+    *train, test = _read(_CIFAR10, folder, download, (CIFAR10_CLASSES,))
+    return _dataset("CIFAR-10", np.concatenate(train), test, 0, CIFAR10_CLASSES)
 
 
 def cifar100(

@@ -1,6 +1,6 @@
 """Labels: as rows that a kernel method can learn, and with noise."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import jax
@@ -23,6 +23,8 @@ from sdntk._arguments import (
 from sdntk.datasets._checks import as_class_labels
 from sdntk.datasets.images import random_order
 
+#: Of CIFAR-10, in the order of its labels.
+CIFAR10_CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())  # noqa: SIM905
 #: Asymmetric noise for CIFAR-10 (Patrini et al. 2017): truck -> automobile, bird -> airplane, deer
 #: -> horse, cat <-> dog.
 CIFAR10_FLIPS: Mapping[int, int] = {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}
@@ -30,11 +32,11 @@ CIFAR10_FLIPS: Mapping[int, int] = {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}
 NoiseKind = Literal["symmetric", "asymmetric"]
 
 
-def flips_of(dataset: str, kind: NoiseKind) -> Mapping[int, int] | None:
-    """The classes that asymmetric noise on the data set of this name usually turns into others;
-    None where there is no custom, and the next class is taken.
+def flips_of(class_names: Sequence[str], kind: NoiseKind) -> Mapping[int, int] | None:
+    """The classes that asymmetric noise usually turns into others, where there is a custom: on
+    CIFAR-10, told by its classes' names. None elsewhere: the next class is taken.
     """
-    is_cifar10 = dataset in ("cifar10", "CIFAR-10")
+    is_cifar10 = tuple(class_names) == CIFAR10_CLASSES
     return CIFAR10_FLIPS if is_cifar10 and kind == "asymmetric" else None
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -67,7 +67,8 @@ class NetworkStudy:
         weight_decays: a chain for each; added to the gradient, as the gradient of a penalty is.
         train, held_out: images, balanced by class.
         test: test images, the first ones.
-        noise_rate, noise_kind: of training and held-out labels.
+        noise_rate, noise_kind, flips: of training and held-out labels, see
+            :func:`sdntk.datasets.label_noise`.
         tolerances: of the kernel's chains, as fractions of the labels' mean square.
     """
 
@@ -87,6 +88,7 @@ class NetworkStudy:
     test: int = 360
     noise_rate: float = 0.4
     noise_kind: NoiseKind = "symmetric"
+    flips: Mapping[int, int] | None = None
     tolerances: tuple[float, ...] = (0.01, 0.05, 0.2)
 
     def __post_init__(self) -> None:
@@ -155,18 +157,22 @@ class NetworkStudy:
             rounds=self.rounds,
             noise_rate=self.noise_rate,
             noise_kind=self.noise_kind,
-            flips=flips_of(self.dataset, self.noise_kind),
+            flips=self.flips,
             seeds=tuple(range(self.seeds)),
         )
 
 
 def study_of(data: Dataset, **given: Any) -> NetworkStudy:
-    """The study of a data set, with fewer images than by default where it has fewer."""
+    """The study of a data set, with fewer images than by default where it has fewer, and with its
+    usual asymmetric noise.
+    """
     most = most_balanced(data)
     if "train" not in given and "held_out" not in given:
         given["held_out"] = min(NetworkStudy.held_out, most // 4)
         given["train"] = min(NetworkStudy.train, most - given["held_out"])
     given.setdefault("test", min(len(data.test_labels), MOST_TEST_IMAGES))
+    kind = given.get("noise_kind", NetworkStudy.noise_kind)
+    given.setdefault("flips", flips_of(data.class_names, kind))
     train = given.get("train", NetworkStudy.train)
     given.setdefault("batch_size", min(NetworkStudy.batch_size, train))
     return NetworkStudy(data.name, **given)
@@ -220,7 +226,9 @@ def run_networks(data: Dataset, study: NetworkStudy, records: Records) -> Iterat
 
 
 def run_kernel(data: Dataset, study: NetworkStudy, records: Records) -> Iterator[str]:
-    """The chains of the tangent kernel of the study's mlp, in the records' folder ``kernel``."""
+    """The chains of the tangent kernel of the fully connected network with as many hidden layers as
+    the study's mlp, in the records' folder ``kernel``.
+    """
     experiment, depth = study.for_kernel, len(study.widths)
     own = Records(
         records.folder / "kernel",
@@ -251,8 +259,8 @@ def as_network_input(images: np.ndarray, network: str) -> np.ndarray:
     height, width, channels = images.shape[1:]
     if height == 1 or channels not in (1, 3):
         raise ValueError(
-            f"network must be mlp for points of shape {images.shape[1:]}; {network} takes images "
-            "of one or three colours."
+            f"network must be mlp or strided for points of shape {images.shape[1:]}; {network} "
+            "takes images of one or three colours."
         )
     if channels == 1:
         images = np.repeat(images, 3, axis=-1)

@@ -7,8 +7,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sdntk._arguments import ArrayLike, as_count, as_real_array, as_sequence, require_type
-from sdntk.networks.blocks import as_counts
+from sdntk._arguments import (
+    MOST_CLASSES,
+    ArrayLike,
+    as_count,
+    as_real_array,
+    as_sequence,
+    require_type,
+)
+from sdntk.networks.blocks import MOST, as_counts
 
 
 class StridedCNN(nnx.Module):
@@ -44,7 +51,9 @@ class StridedCNN(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         require_type("rngs", rngs, nnx.Rngs, "a Flax NNX random state, nnx.Rngs(0)")
-        self.shape = tuple(as_count("shape", n, at_least=1) for n in as_sequence("shape", shape))
+        self.shape = tuple(
+            as_count("shape", n, at_least=1, at_most=MOST) for n in as_sequence("shape", shape)
+        )
         if len(self.shape) != 3:
             raise ValueError(f"shape must be (height, width, channels); got {self.shape}.")
         height, width, inputs = self.shape
@@ -54,7 +63,7 @@ class StridedCNN(nnx.Module):
             layers.append(nnx.Conv(inputs, outputs, (3, 3), strides=2, kernel_init=init, rngs=rngs))
             height, width, inputs = math.ceil(height / 2), math.ceil(width / 2), outputs
         self.convolutions = nnx.List(layers)
-        num_outputs = as_count("num_outputs", num_outputs, at_least=1)
+        num_outputs = as_count("num_outputs", num_outputs, at_least=1, at_most=MOST_CLASSES)
         self.head = nnx.Linear(height * width * inputs, num_outputs, kernel_init=init, rngs=rngs)
 
     def __call__(self, x: ArrayLike) -> Float[Array, "n Q"]:
@@ -64,10 +73,10 @@ class StridedCNN(nnx.Module):
             TypeError, ValueError: no numbers, or images of another shape.
         """
         x = jnp.asarray(as_real_array("x", x))
-        if x.shape[1:] != self.shape or not x.ndim:
+        if x.shape[1:] != self.shape:
             sizes = ", ".join(map(str, self.shape))
             raise ValueError(f"x must have shape (n, {sizes}); its shape is {x.shape}.")
         x = x.astype(self.head.kernel.dtype)
         for convolution in self.convolutions:
             x = nnx.relu(convolution(x))
-        return self.head(x.reshape(len(x), -1))
+        return self.head(x.reshape(len(x), math.prod(x.shape[1:])))

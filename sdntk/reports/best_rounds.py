@@ -9,6 +9,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+#: An accuracy so near chance counts as chance.
+NEAR_CHANCE = 0.05
+
+
+def collapsed_round(course: pd.Series, chance: float) -> int | None:
+    """The first round from which on the accuracy stays within :data:`NEAR_CHANCE` of chance; None
+    where it ends above.
+
+    Args:
+        course: accuracies, by round.
+        chance: the accuracy of guessing.
+    """
+    above = course.index[course > chance + NEAR_CHANCE]
+    later = course.index if above.empty else course.index[course.index > above[-1]]
+    return int(later[0]) if len(later) else None
+
 
 def best_rounds(rounds: pd.DataFrame) -> pd.DataFrame:
     """The round with the highest test accuracy, the first of equal ones, of each chain.

@@ -30,8 +30,6 @@ _RIVALS = {
 }
 #: Weight decays that the best round is shown against.
 _SEVERAL = 3
-#: A round has collapsed where its accuracy is within so much of chance.
-_NEAR_CHANCE = 0.05
 
 
 def rounds_table(records: Records) -> Table:
@@ -99,7 +97,8 @@ def _course(chain: pd.DataFrame, chance: float) -> str:
     """How a chain's mean test accuracy moves."""
     mean = chain.groupby("round")["test_accuracy"].mean()
     best, last = int(mean.idxmax()), int(mean.index[-1])
-    if (mean <= chance + _NEAR_CHANCE).all():
+    collapsed = best_rounds.collapsed_round(mean, chance)
+    if collapsed == 0:
         return "is at chance throughout"
     start = f"starts at {mean[0]:.3f}"
     if last == 0:
@@ -110,9 +109,8 @@ def _course(chain: pd.DataFrame, chance: float) -> str:
         text = f"{start}, rises to {mean[best]:.3f} in round {best}"
         if best == last:
             return f"{text}, the last one: more rounds may be better"
-    collapsed = mean.index[mean <= chance + _NEAR_CHANCE]
-    if len(collapsed):
-        return f"{text}, and is at chance from round {int(collapsed[0])} on: collapsed"
+    if collapsed is not None:
+        return f"{text}, and is at chance from round {collapsed} on: collapsed"
     return f"{text}, and ends at {mean[last]:.3f}"
 
 

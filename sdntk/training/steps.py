@@ -81,23 +81,32 @@ def take_steps(
     One compiled loop, but on a CPU for networks with convolutions a loop of compiled steps: XLA
     makes convolutions an order of magnitude slower there within loops.
     """
-    in_one_loop = jax.default_backend() != "cpu" or not _has_convolutions(state, x, apply_fn)
     step = _step(training, apply_fn)
+    if jax.default_backend() != "cpu" or not _has_convolutions(state, x, apply_fn):
+        return _loop(state, objective, x, first, count, step=step)
     is_one = len(state.stop) == 1
-    if is_one:  # vmap over an axis of length 1 makes matrix products and convolutions slower
-        state, objective = _only((state, objective))
-    if in_one_loop:
-        state = _loop(state, objective, x, first, count, step=step)
-    else:
-        for index in range(first, first + count):
-            state = step(state, objective, x, index)
-    return jax.tree.map(lambda leaf: leaf[None], state) if is_one else state
+    if is_one:
+        group = state
+        state, objective = _only((group, objective))
+        for leaf in jax.tree.leaves(group):
+            leaf.delete()
+    for index in range(first, first + count):
+        state = step(state, objective, x, index)
+    return _as_group(state) if is_one else state
 
 
 @jax.jit
 def _only(networks: Any) -> Any:
-    """What belongs to the only network, without the axis of networks."""
+    """What belongs to the only network, without the axis of networks: ``jax.vmap`` over an axis of
+    length 1 makes matrix products and convolutions slower on a CPU.
+    """
     return jax.tree.map(lambda leaf: leaf[0] if leaf.ndim else leaf, networks)
+
+
+@jax.jit
+def _as_group(network: Any) -> Any:
+    """What belongs to one network, with an axis of networks."""
+    return jax.tree.map(lambda leaf: leaf[None], network)
 
 
 def _shuffled(order: Int[Array, " K"], key: Key[Array, ""], epoch: int | Array) -> Int[Array, " K"]:
@@ -130,10 +139,14 @@ def _loop(
     def body(index: Array, state: TrainState) -> TrainState:
         return step(state, objective, x, index)
 
-    return jax.lax.fori_loop(first, first + count, body, state)
+    is_one = len(state.stop) == 1
+    if is_one:
+        state, objective = _only((state, objective))
+    state = jax.lax.fori_loop(first, first + count, body, state)
+    return _as_group(state) if is_one else state
 
 
-@functools.cache  # settings are hashed once a loop, not in every step
+@functools.lru_cache(maxsize=256)  # settings are hashed once a loop, not in every step
 def _step(training: TrainingConfig, apply_fn: ApplyFn) -> StepFn:
     """The compiled step of every network that is still training; of one without the axis of
     networks, or of several.
@@ -328,7 +341,7 @@ def _sum_losses(
     of_networks = params, model_state, batch.targets, batch.initial_outputs
     if len(batch.targets) > 1:
         return _Sums(*jax.vmap(total_and_gradient)(*of_networks))
-    return jax.tree.map(lambda leaf: leaf[None], _Sums(*total_and_gradient(*_only(of_networks))))
+    return _as_group(_Sums(*total_and_gradient(*_only(of_networks))))
 
 
 @functools.partial(jax.jit, static_argnames="training")

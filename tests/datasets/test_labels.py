@@ -82,7 +82,7 @@ def test_asymmetric_noise_follows_the_map(rate, flips):
 
 def test_the_pairs_of_patrini():
     """By name, from the paper's section 5, against the class names of the loader."""
-    from sdntk.datasets.cifar import _CLASSES10 as names
+    from sdntk.datasets.labels import CIFAR10_CLASSES as names
 
     assert {names[a]: names[b] for a, b in CIFAR10_FLIPS.items()} == {
         "truck": "automobile",

@@ -45,6 +45,11 @@ def test_outputs_are_sums_over_windows(shape):
     np.testing.assert_allclose(network(images), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_of_no_images_there_are_no_outputs():
+    network = networks.StridedCNN((8, 8, 3), 5, rngs=nnx.Rngs(0))
+    assert network(jnp.ones((0, 8, 8, 3))).shape == (0, 5)
+
+
 def test_initial_weights():
     network = networks.StridedCNN((32, 32, 3), 10, channels=(64, 128), rngs=nnx.Rngs(1))
     fans = (3 * 9, 64 * 9, 8 * 8 * 128)
@@ -83,7 +88,9 @@ def test_other_images_are_refused(shape):
     [
         ({"shape": (8, 8)}, r"shape must be \(height, width, channels\)"),
         ({"shape": (8, 0, 3)}, "shape must be"),
+        ({"shape": (2**31 - 1, 2, 3)}, "shape must be"),
         ({"num_outputs": 0}, "num_outputs must be"),
+        ({"num_outputs": 2**31 - 1}, "num_outputs must be"),
         ({"channels": ()}, "channels must not be empty"),
     ],
 )

@@ -267,6 +267,20 @@ def test_only_convolutions_are_kept_out_of_the_compiled_loop(monkeypatch, convol
     assert bool(loops) != convolves
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("convolves", [False, True])
+def test_steps_use_the_memory_of_the_state_again(monkeypatch, convolves, count):
+    """Donated, so that no two states are in memory at once."""
+    monkeypatch.setattr(steps, "_has_convolutions", lambda *_: convolves)
+    settings = TrainingConfig(steps=3, batch_size=2)
+    targets = jnp.broadcast_to(Y, (count, *Y.shape))
+    none = jnp.zeros(count, bool)
+    run = course.init(build, KEYS[:count], X, targets, settings, jnp.zeros(()), none)
+    after = course.advance(run, X, settings, every=3)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(run.state))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(after.state))
+
+
 def test_points_are_ordered_by_other_keys_than_weights_are_drawn_with():
     networks, data_keys = course.fresh_networks(build, KEYS, X, TrainingConfig())
     by_data_keys = ensemble.initialise(build, data_keys, X)
