@@ -117,7 +117,7 @@ class TrainingConfig:
 @pytree
 class TrainState:
     """What changes from step to step. Every leaf has a leading axis s, one entry per network,
-    except where a single network is handled under ``jax.vmap``.
+    except within a step, which handles a single network.
 
     Attributes:
         params, model_state: the trained numbers, and all others (batch statistics, say).
