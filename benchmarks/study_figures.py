@@ -210,7 +210,7 @@ def _beside_the_kernel(rounds: pd.DataFrame, kernel: pd.DataFrame) -> Figure:
         of_kernel = of_kernel[of_kernel["active_classes"] > 0]
         _chains(right, of_kernel, "tolerance", tolerances, "tolerance")
         left.set(title="networks")
-        right.set(title="kernel: fully connected NTK, two hidden layers")
+        right.set(title="kernel: NTK, fully connected")
     return _finish(figure, axes, _title(f"{_NOISE:.0%} wrong labels", rounds))
 
 
