@@ -76,6 +76,7 @@ def nonnegative(a):
 SMALL_NETWORK = networks.small_cnn(3, rngs=nnx.Rngs(0))
 FINITE_WIDTH = build(nnx.Rngs(0))
 MLP = networks.MLP(2, 1, widths=(4,), rngs=nnx.Rngs(0))
+STRIDED = networks.StridedCNN((4, 4, 1), 3, channels=(2,), rngs=nnx.Rngs(0))
 TRAINED = sdntk.train(build, KEYS, X2, Y2, TRAINING)
 
 SCALE = with_axes(1.0, lambda a: a > 0, axes=(0, 1))
@@ -256,6 +257,13 @@ CALLS: dict[str, tuple] = {
         {"num_inputs": count(2), "num_outputs": count(1), "widths": counts((4,)), "rngs": RNGS},
     ),
     "networks.MLP.__call__": (MLP.__call__, {"x": points(X2)}),
+    "networks.StridedCNN": (
+        networks.StridedCNN,
+        {"shape": counts((4, 4, 1)), "num_outputs": count(3), "channels": counts((2,))}
+        | {"rngs": RNGS},
+        "costly",
+    ),
+    "networks.StridedCNN.__call__": (STRIDED.__call__, {"x": only(np.ones((1, 4, 4, 1)))}),
     "networks.VGG": (
         networks.VGG,
         {"stages": only(((4,), (4,))), **CLASSIFIER},
