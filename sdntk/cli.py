@@ -223,7 +223,7 @@ def networks(options: NetworksOptions) -> None:
     with hold(options.out):
         records = Records(options.out, study.configuration(data))
         units = network_study.run(data, study, records)
-        number = study.number_of_units + study.seeds * (study.network == "mlp")
+        number = study.number_of_units + study.seeds * study.has_kernel
         for _ in track(units, f"Chains and their rivals on {data.name}", number):
             pass
         _print(

@@ -131,6 +131,11 @@ class NetworkStudy:
         return self.seeds * (len(self.weight_decays) + len(self.single_decays) + 1)
 
     @property
+    def has_kernel(self) -> bool:
+        """Whether the chains of its own tangent kernel belong to it."""
+        return self.network == "mlp"
+
+    @property
     def look_every(self) -> int:
         """Steps from one look at a single network to the next."""
         return math.ceil(self.steps / LOOKS)
@@ -185,7 +190,7 @@ def run(data: Dataset, study: NetworkStudy, records: Records) -> Iterator[str]:
     :mod:`sdntk.experiments.kernel_classification`, where the network is an mlp.
     """
     yield from run_networks(data, study, records)
-    if study.network == "mlp":
+    if study.has_kernel:
         yield from run_kernel(data, study, records)
 
 
