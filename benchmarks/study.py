@@ -2,11 +2,12 @@
 loss and targets, on three data sets, beside their rivals and a kernel's chains.
 
 ``python -m benchmarks.study`` runs what its folder lacks (hours on two cores; any number of
-processes may share the work) and ``--gather`` puts the tables of all runs together in
-benchmarks/results/study, with figures.
+processes may share the work) and ``--gather`` puts the tables of the finished runs in
+benchmarks/results/study, beside those kept there, with figures.
 """
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator
@@ -94,8 +95,7 @@ def takes_the_kernel(study: NetworkStudy) -> bool:
 
 def name_of(study: NetworkStudy) -> str:
     """Of a run's folder."""
-    noise = f"{study.noise_rate:.0%}"
-    return f"{study.dataset}_{noise[:-1]}_{study.steps}_{study.loss}_{study.targets}"
+    return study_tables.name_of(dataclasses.asdict(study))
 
 
 def run(study: NetworkStudy, folder: Path) -> None:
@@ -122,10 +122,10 @@ def main(
     ] = None,
     out: Annotated[Path, typer.Option(help="Where the runs are.")] = Path("study"),
     gather: Annotated[
-        bool, typer.Option("--gather", help="Run nothing: put the finished runs together.")
+        bool, typer.Option("--gather", help="Run nothing: keep the tables of finished runs.")
     ] = False,
 ) -> None:
-    """Run what is missing of the study, or put together what is finished."""
+    """Run what is missing of the study, or keep what is finished."""
     mpl.use("agg")
     out.mkdir(parents=True, exist_ok=True)
     chosen = [s for s in studies() if not names or name_of(s).startswith(tuple(names))]
@@ -139,7 +139,8 @@ def main(
         finished = [folder for folder in folders if (folder / "comparison.csv").exists()]
         if not finished:
             raise typer.BadParameter(f"no run is finished in {out}.")
-        save_figures(study_figures.plot(study_tables.gather(finished, KEPT)), KEPT)
+        order = [folder.name for folder in folders]
+        save_figures(study_figures.plot(study_tables.gather(finished, KEPT, order)), KEPT)
         return
     for study in chosen:
         run(study, out / name_of(study))

@@ -3,7 +3,7 @@ kernel's, and a row for each chain that says what it did and whether it paid.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,29 +24,51 @@ _KERNEL = ["tolerance", "seed", "round", *_ACCURACIES, "active_classes"]
 _DIGITS = 4
 
 
-def gather(folders: list[Path], kept: Path) -> dict[str, pd.DataFrame]:
+def name_of(setting: Mapping[str, Any]) -> str:
+    """Of a run's folder."""
+    dataset, noise, steps, loss, targets = (setting[name] for name in SETTING)
+    return f"{dataset}_{round(100 * noise)}_{steps}_{loss}_{targets}"
+
+
+def gather(folders: list[Path], kept: Path, order: Sequence[str]) -> dict[str, pd.DataFrame]:
     """Read the finished runs in these folders, and write their tables as ``kept/NAME.csv``, and all
-    configurations as ``kept/config.json``.
+    configurations as ``kept/config.json``. What is kept there of other runs stays, so that a study
+    of hours may be extended on another day; all runs come in this order of their names.
 
     The tables are ``rounds`` (every round of every chain of networks), ``chains`` (see
     :func:`summary`), ``comparison`` (:func:`sdntk.experiments.paired.compare_chains`), ``kernel``
     and ``kernel_comparison`` (of the tangent kernel, for each data set and noise).
     """
     tables: dict[str, list[pd.DataFrame]] = {}
-    configurations = {}
+    configurations = _kept_configurations(kept)
     for folder in folders:
         records = Records.open(folder)
         text = (folder / "config.json").read_text()
         configurations[folder.name] = json.loads(text)
         for name, table in _tables_of(records).items():
             tables.setdefault(name, []).append(table)
+    for path in sorted(kept.glob("*.csv")):
+        table = pd.read_csv(path)
+        runs = table[SETTING].apply(name_of, axis="columns")
+        tables.setdefault(path.stem, []).append(table[~runs.isin([f.name for f in folders])])
     kept.mkdir(parents=True, exist_ok=True)
-    joined = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+    joined = {name: _in_order(pd.concat(parts), order) for name, parts in tables.items()}
     for name, table in joined.items():
         measured = [column for column in table if column not in _KEYS]
         table.round(dict.fromkeys(measured, _DIGITS)).to_csv(kept / f"{name}.csv", index=False)
+    configurations = {name: configurations[name] for name in order if name in configurations}
     (kept / "config.json").write_text(json.dumps(configurations, indent=1) + "\n")
     return joined
+
+
+def _kept_configurations(kept: Path) -> dict[str, Any]:
+    path = kept / "config.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _in_order(table: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
+    places = table[SETTING].apply(name_of, axis="columns").map(order.index)
+    return table.iloc[places.argsort(kind="stable")].reset_index(drop=True)
 
 
 def _tables_of(records: Records) -> dict[str, pd.DataFrame]:

@@ -2,11 +2,12 @@
 
 Must hold: every run has a name of its own, and the kernel's chains are run once for the same
 labels; a row of `chains` says what the course of its chain is; the tables of finished runs hold
-their records' rows; there is a figure of each kind.
+their records' rows, and those kept before of other runs; there is a figure of each kind.
 """
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -70,7 +71,14 @@ def test_tables_and_figures_of_finished_runs(tmp_path):
     folders = [tmp_path / study.name_of(run) for run in runs]
     for run, folder in zip(runs, folders, strict=True):
         study.run(run, folder)
-    tables = study_tables.gather(folders, tmp_path / "kept")
+    order = [folder.name for folder in folders]
+    study_tables.gather(folders[::2], tmp_path / "kept", order)
+    before = pd.read_csv(tmp_path / "kept" / "comparison.csv")
+    shutil.rmtree(folders[0])  # kept, hence no longer needed
+    tables = study_tables.gather(folders[1:], tmp_path / "kept", order)
+    after = pd.read_csv(tmp_path / "kept" / "comparison.csv")
+    others = after[after["steps"] == 25].reset_index(drop=True)
+    pd.testing.assert_frame_equal(others, before)
     written = pd.read_csv(tmp_path / "kept" / "rounds.csv")
     assert len(written) == 3 * 2 * 2 * 3  # runs, weight decays, seeds, rounds
     own = pd.read_parquet(folders[2] / "rounds.parquet")
