@@ -21,6 +21,11 @@ from sdntk._pytrees import pytree
 from sdntk._summary import rounds_as_frame, rounds_as_text, span
 from sdntk.spectra.base import AbstractSpectrum, ErrorBounds
 from sdntk.spectra.choose import Method
+from sdntk.spectra.degrees_of_freedom import (
+    ChainOnSpectrum,
+    multiplier_responses,
+    traces_of_filters,
+)
 from sdntk.spectra.fit import Predictor, SpectralFit, kernel_name
 from sdntk.spectra.padding import compiled_rounds, padded, trimmed
 from sdntk.spectra.replay import Rounds, replay
@@ -100,6 +105,56 @@ class Distillation(Predictor):
         """
         return trimmed(_replayed_targets(*self._to_replay()), len(self.status))
 
+    @property
+    def degrees_of_freedom(self) -> Float[Array, "T *Q"]:
+        """Degrees of freedom df_t = sum_k d f_t(x_k)/d y_k, shape (T,) or (T, Q); with "joint",
+        those of all outputs together.
+
+        With a multiplier df_t = tr F_t. A tolerance, taken as a number that does not depend on the
+        labels, chooses multipliers by the labels, and they count as well (docs/theory.md, section
+        9). 0 once collapsed, nan once infeasible.
+
+        Raises:
+            ValueError: a Krylov run, which knows no trace, or several runs, stacked by
+                ``jax.vmap``. :func:`sdntk.selection.degrees_of_freedom` has the former, and those
+                of tolerances that are a fraction of the labels' mean square.
+
+        Example:
+            >>> from sdntk import datasets, distill, kernels
+            >>> x, y = datasets.mobahi_example()
+            >>> run = distill(kernels.cubic_spline(), x, y, tolerance=0.045, rounds=5)
+            >>> run.degrees_of_freedom.round(2).tolist()
+            [7.49, 3.59, 2.51, 1.79, 0.0]
+        """
+        if not self.spectrum.has_all_eigenvalues:
+            raise ValueError(
+                "a Krylov run knows no trace, hence no degrees of freedom: "
+                "sdntk.selection.degrees_of_freedom(run, key=...) estimates them by random probes."
+            )
+        chain = self.with_known_multipliers()
+        traces = traces_of_filters(self.spectrum.eigenvalues, chain)
+        return trimmed(traces, len(self.status)) + self.multiplier_responses(relative=False)
+
+    def multiplier_responses(self, *, relative: bool) -> Float[Array, "T *Q"]:
+        """What degrees of freedom have beyond tr F_t, of the same shape: 0 where multipliers were
+        given.
+
+        Args:
+            relative: whether the tolerance is a fraction of the labels' mean square.
+        """
+        chosen = self.iterations > 0  # a multiplier that is given takes no steps
+        if not is_traced(chosen) and not chosen.any():
+            return jnp.zeros_like(self.multipliers)
+        responses = multiplier_responses(self.with_known_multipliers(), relative=relative)
+        return jnp.where(chosen, trimmed(responses, len(self.status)), 0)
+
+    def with_known_multipliers(self) -> ChainOnSpectrum:
+        """The chain as its spectrum, labels and multipliers, these for a number of rounds that few
+        others share.
+        """
+        self.require_one()
+        return ChainOnSpectrum(*self._to_replay())
+
     def compute_duals(self) -> Float[Array, "T K *P"]:
         """Dual coefficients a_t = V^T (c_t I + D)^-1 z_t, shape (T, K) or (T, K, Q): f_t(x) = g_x^T
         a_t (Prop. 1). 0 once collapsed.
@@ -109,7 +164,7 @@ class Distillation(Predictor):
     @property
     def fits(self) -> list[SpectralFit]:
         """Every round as a fit, with ``fitted``, ``dual_coefficients`` and ``predict``."""
-        self._require_one()
+        self.require_one()
         fitted, duals = _replay(*self._to_replay())
         return [
             SpectralFit(
@@ -138,7 +193,7 @@ class Distillation(Predictor):
             >>> run.to_frame()[["round", "status"]].tail(2).values.tolist()
             [[3, 'active'], [4, 'collapsed']]
         """
-        self._require_one()
+        self.require_one()
         columns = {
             "status": self._status_names(),
             "multiplier": self.multipliers,
@@ -189,7 +244,12 @@ class Distillation(Predictor):
         """Whether these are several runs, as ``jax.vmap`` stacks them."""
         return jnp.ndim(self.ground_truth_weight) > 0
 
-    def _require_one(self) -> None:
+    def require_one(self) -> None:
+        """Refuse several runs in one.
+
+        Raises:
+            ValueError: several runs, stacked by ``jax.vmap``.
+        """
         if self._is_stacked:
             raise ValueError(
                 "this run holds several, stacked by jax.vmap: take one of them, such as "
@@ -207,7 +267,7 @@ class Distillation(Predictor):
         Raises:
             ValueError: several runs, stacked by ``jax.vmap``.
         """
-        self._require_one()
+        self.require_one()
         super().save(path)
 
     def _status_names(self) -> np.ndarray:
