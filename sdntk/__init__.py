@@ -5,7 +5,7 @@ networks.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from sdntk import architectures, datasets, kernels
+from sdntk import architectures, datasets, kernels, selection
 from sdntk._warnings import warn_renamed
 from sdntk.distillation import distill, distill_spectrum
 from sdntk.gram_matrices.compute import gram
@@ -23,6 +23,7 @@ from sdntk.spectra.tridiagonal import TridiagonalSpectrum, tridiagonalise
 from sdntk.storage import load
 from sdntk.theory import bounds, filters
 from sdntk.theory.multiplier import Multiplier, Status, solve_multiplier
+from sdntk.tuning import Tuning, UndecidedWarning, tune
 
 if TYPE_CHECKING:
     from sdntk import networks
@@ -54,6 +55,8 @@ __all__ = [
     "TrainingConfig",
     "TrainingResult",
     "TridiagonalSpectrum",
+    "Tuning",
+    "UndecidedWarning",
     "advise",
     "architectures",
     "as_operator",
@@ -75,9 +78,11 @@ __all__ = [
     "losses",
     "networks",
     "optimisers",
+    "selection",
     "solve_multiplier",
     "train",
     "tridiagonalise",
+    "tune",
 ]
 
 #: The networks' side is imported on use: Flax and optax take long to import.

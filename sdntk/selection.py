@@ -29,6 +29,7 @@ from sdntk.spectra.chain import Distillation, trimmed
 from sdntk.spectra.degrees_of_freedom import traces_of_filters
 from sdntk.spectra.fit import check_spectrum
 from sdntk.spectra.probes import Traces, traces_by_coordinates, traces_by_own_block
+from sdntk.theory.criteria import generalised_cross_validation, unbiased_risk
 from sdntk.theory.recurrence import num_residuals
 from sdntk.theory.units import in_unit, linearly, mean_square, out_of_unit, unit_of
 
@@ -135,7 +136,9 @@ def degrees_of_freedom(
 def _coordinates_of(run: Distillation, probes: ArrayLike) -> Float[Array, "M n"]:
     """Of probes that are among the labels of the run."""
     vectors = as_float_array("probes", probes, dtype=run.spectrum.dtype)
-    labels = linearly(run.spectrum.unrotate, run.rotated_labels).reshape(run.spectrum.num_points, -1)
+    labels = linearly(run.spectrum.unrotate, run.rotated_labels).reshape(
+        run.spectrum.num_points, -1
+    )
     if vectors.ndim != 2 or len(vectors) != len(labels) or vectors.shape[1] < 2:
         raise ValueError(
             f"probes must have shape ({len(labels)}, n), n >= 2, or be a number, with a key; their "
@@ -183,8 +186,7 @@ def gcv(
     """
     _require_run(run)
     df = _as_degrees_of_freedom(run, degrees_of_freedom)
-    left = 1 - df / _count(run)
-    return jnp.where(left > 0, training_error(run) / jnp.where(left > 0, left, 1) ** 2, jnp.inf)
+    return generalised_cross_validation(training_error(run), df, _count(run))
 
 
 def sure(
@@ -222,7 +224,7 @@ def sure(
     df = _as_degrees_of_freedom(run, degrees_of_freedom)
     if variance.ndim:
         variance = variance[None]
-    return training_error(run) + variance * (2 * df / _count(run) - 1)
+    return unbiased_risk(training_error(run), df, _count(run), variance)
 
 
 def leave_one_out(

@@ -325,7 +325,8 @@ def test_a_second_call_compiles_nothing(caplog):
     assert not compiled()
 
 
-def test_float32_has_no_nan(single_precision):
+@pytest.mark.usefixtures("single_precision")
+def test_float32_has_no_nan():
     rng = np.random.default_rng(7)
     G = np.asarray(random_gram(rng, K), np.float32)
     y = rng.normal(size=(K, 2)).astype(np.float32)
@@ -339,7 +340,8 @@ def test_float32_has_no_nan(single_precision):
     assert np.isfinite(selection.leave_one_out(spectrum, y, 0.1)).all()
 
 
-def test_bad_input_is_named(as_users_call):
+@pytest.mark.usefixtures("as_users_call")
+def test_bad_input_is_named():
     kernel, x, y = problem(30)
     run = distill(kernel, x, y, tolerance=0.3, rounds=2)
     of_krylov = distill(kernel, x, y, tolerance=0.3, rounds=2, method="krylov")

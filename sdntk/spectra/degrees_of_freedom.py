@@ -15,6 +15,7 @@ where s is a fraction of |z_0|. A and q commute with every filter of G, so a spe
 and ``resolvent`` are all that is needed, in whatever basis (docs/theory.md, section 9).
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -51,10 +52,8 @@ class ChainOnSpectrum(NamedTuple):
 
 
 @jax.jit
-def traces_of_filters(
-    d: Float[Array, " K"], chain: ChainOnSpectrum
-) -> Float[Array, "T *Q"]:
-    """tr F_t of every round, of outputs that share a multiplier together.
+def traces_of_filters(d: Float[Array, " K"], chain: ChainOnSpectrum) -> Float[Array, "T *Q"]:
+    """The trace of F_t of every round, of outputs that share a multiplier together.
 
     Args:
         d: all eigenvalues of G but zeros.
@@ -110,21 +109,8 @@ def _responses(chain: ChainOnSpectrum, relative: bool) -> Float[Array, " T"]:
     rounds = len(multipliers)
     weights = jnp.broadcast_to(alpha, (rounds,))
     numbers = jnp.arange(rounds)
-
-    def fit(c: Float[Array, ""], targets: Float[Array, "m *n"]) -> Float[Array, "m *n"]:
-        """A times targets; 0 of a collapsed round."""
-        collapsed = jnp.isinf(c)
-        fitted = spectrum.apply(spectrum.resolvent(jnp.where(collapsed, 1, c), targets))
-        return jnp.where(collapsed, 0, fitted)
-
-    def filter_targets(t: Array, w: Float[Array, "m P"]) -> Float[Array, "m P"]:
-        """P of round t times w: the targets of a chain with these multipliers that starts there."""
-
-        def one_round(targets: Float[Array, "m P"], now: _Round) -> tuple[Array, None]:
-            following = mix_targets(w, fit(now.multiplier, targets), now.following_weight)
-            return jnp.where(now.number < t, following, targets), None
-
-        return lax.scan(one_round, w, _Round(numbers, multipliers, weights))[0]
+    fit = partial(_fit, spectrum)
+    filter_of_targets = _filter_of_targets(chain)
 
     def one_round(state: _State, now: _Round) -> tuple[_State, Float[Array, ""]]:
         active = jnp.isfinite(now.multiplier)
@@ -137,7 +123,7 @@ def _responses(chain: ChainOnSpectrum, relative: bool) -> Float[Array, " T"]:
         r = residuals / power_of_two(residuals)
         qr = c * spectrum.resolvent(c, r)
         on_moves = jnp.tensordot(qr, state.moves, 2)
-        through_targets = filter_targets(now.number, qr) + state.gradients @ on_moves
+        through_targets = filter_of_targets(now.number, qr) + state.gradients @ on_moves
         pull = -through_targets
         if relative:
             pull = pull + jnp.sum(residuals * r) * (z / jnp.sum(z**2))
@@ -155,3 +141,42 @@ def _responses(chain: ChainOnSpectrum, relative: bool) -> Float[Array, " T"]:
 
     none = jnp.zeros((*z.shape, rounds), z.dtype)
     return lax.scan(one_round, _State(z, none, none), _Round(numbers, multipliers, weights))[1]
+
+
+def _fit(
+    spectrum: AbstractSpectrum, c: Float[Array, ""], targets: Float[Array, "m *n"]
+) -> Float[Array, "m *n"]:
+    """A times targets; 0 of a collapsed round."""
+    collapsed = jnp.isinf(c)
+    fitted = spectrum.apply(spectrum.resolvent(jnp.where(collapsed, 1, c), targets))
+    return jnp.where(collapsed, 0, fitted)
+
+
+def _filter_of_targets(
+    chain: ChainOnSpectrum,
+) -> Callable[[Array, Float[Array, "m P"]], Float[Array, "m P"]]:
+    """The filter P of a round's targets, as a function of the round's number and a vector."""
+    spectrum, _, multipliers, alpha = chain
+    rounds = len(multipliers)
+    weights = jnp.broadcast_to(alpha, (rounds,))
+
+    def in_eigenbasis(t: Array, w: Float[Array, "m P"]) -> Float[Array, "m P"]:
+        return of_targets[t][:, None] * w
+
+    def by_rounds(t: Array, w: Float[Array, "m P"]) -> Float[Array, "m P"]:
+        """The targets of a chain with these multipliers that starts from the vector."""
+
+        def one_round(targets: Float[Array, "m P"], now: _Round) -> tuple[Array, None]:
+            following = mix_targets(
+                w, _fit(spectrum, now.multiplier, targets), now.following_weight
+            )
+            return jnp.where(now.number < t, following, targets), None
+
+        return lax.scan(one_round, w, _Round(jnp.arange(rounds), multipliers, weights))[0]
+
+    if not spectrum.has_eigenvectors:
+        return by_rounds
+    of_fits = filters.distillation(spectrum.eigenvalues, multipliers, alpha)[0]
+    of_first = jnp.ones_like(of_fits[:1])
+    of_targets = jnp.concatenate([of_first, mix_targets(1, of_fits[:-1], weights[:-1, None])])
+    return in_eigenbasis

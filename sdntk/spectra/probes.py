@@ -6,7 +6,7 @@ twice as many degrees as steps. So each probe is worth one number, and their sca
 the mean may be off.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from sdntk.gram_matrices.operator import GramOperator
 from sdntk.spectra.degrees_of_freedom import ChainOnSpectrum
 from sdntk.spectra.krylov_spectrum import KrylovSpectrum, ritz_spectrum
-from sdntk.spectra.lanczos import lanczos_extend, lanczos_init
+from sdntk.spectra.lanczos import Lanczos, lanczos_extend, lanczos_init
 from sdntk.theory import filters
 
 #: Steps before the first look; every following look is after twice as many.
@@ -52,7 +52,7 @@ def traces_by_own_block(
         last, steps = found, 2 * steps
 
 
-def _spectrum(process, operator: GramOperator) -> KrylovSpectrum:
+def _spectrum(process: Lanczos, operator: GramOperator) -> KrylovSpectrum:
     eps = max(float(jnp.finfo(dtype).eps) for dtype in (operator.dtype, process.labels.dtype))
     return ritz_spectrum(process, machine_epsilon=eps, precision=operator.precision)
 
@@ -65,10 +65,14 @@ def traces_by_coordinates(
     of_one = filters.distillation(ritz_values, chain.multipliers, chain.ground_truth_weight)[0]
     by_probe = chain.outputs_with_one_multiplier * jnp.tensordot(of_one, z**2, ((1,), (0,)))
     count = z.shape[1]
-    scatter = jnp.std(by_probe, axis=-1, ddof=1) if count > 1 else jnp.full_like(by_probe[..., 0], jnp.inf)
+    scatter = (
+        jnp.std(by_probe, axis=-1, ddof=1)
+        if count > 1
+        else jnp.full_like(by_probe[..., 0], jnp.inf)
+    )
     return Traces(jnp.mean(by_probe, axis=-1), scatter / count**0.5)
 
 
-def random_signs(key: Array, num_points: int, count: int, dtype) -> Float[Array, "K n"]:
+def random_signs(key: Array, num_points: int, count: int, dtype: Any) -> Float[Array, "K n"]:
     """Probes, of +1 and -1."""
     return jax.random.rademacher(key, (num_points, count), dtype)
