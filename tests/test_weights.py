@@ -9,11 +9,15 @@ Must hold:
 * by the definition, on random instances (hypothesis): targets, losses, states, counts;
 * the literature's closed forms: the family of weighted rounds, iterated Tikhonov;
 * collapse is final for weights in [0, 1] that do not increase, and then costs nothing;
-* jit, vmap, derivatives by the weights (finite differences), files, tables, float32; a number is
-  what an array of equal numbers is; bad weights and infeasible later rounds are named.
+* jit, vmap, derivatives by the weights (finite differences), files, tables, float32, labels of any
+  size; a number is what an array of equal numbers is; bad weights and infeasible later rounds are
+  named.
 
 The Krylov path's are in tests/spectra/test_krylov_weights.py.
 """
+
+from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +94,7 @@ def test_ten_rounds_to_a_tolerance_against_50_digits():
             else:
                 expected = np.isnan if infeasible and t == len(exact) - 1 else np.isposinf
                 assert expected(float(path.multipliers[t]))
-        kinds = list(zip(states, states[1:], strict=False))
+        kinds = list(pairwise(states))
         seen["awake"] += kinds.count((Status.COLLAPSED, Status.ACTIVE))
         seen["infeasible"] += infeasible
         seen["active"] += states.count(Status.ACTIVE)
@@ -156,17 +160,28 @@ def test_ten_rounds_with_a_multiplier_against_50_digits():
         c = 10.0 ** np.random.default_rng(seed).uniform(-3, 0)
         found = run(sdntk.Spectrum(jnp.asarray(d), jnp.eye(K), EPS), z, c, weights)
         known = conditions(d, z, 1.0, weights, multiplier=c)
-        fits = known.filters[0] * z[None]  # in 80 bits: rounding is a thousandth of what is judged
-        errors = np.linalg.norm(np.asarray(found.fitted) - fits, axis=1)
-        assert (errors <= 100 * EPS * known.fit_condition[0] * np.linalg.norm(fits, axis=1)).all()
+        for t, (_, _, fit) in enumerate(exact_chain(d, z, None, weights, multiplier=c)):
+            fit = as_float(fit)
+            allowed = 100 * EPS * float(known.fit_condition[0, t]) * size(fit)
+            assert size(found.fitted[t] - fit) <= allowed
+            assert size(found.filters[t] * z - fit) <= allowed
         assert int(found.active_rounds) == ROUNDS
-        np.testing.assert_allclose(
-            found.filters, known.filters[0].astype(float), rtol=1e-9, atol=1e-12
-        )
 
 
-@pytest.mark.parametrize("method", ["dense", "tridiagonal", "krylov"])
-@pytest.mark.parametrize("outputs", ["separate", "joint", None])
+def slow(*cases):
+    return [pytest.param(*case, marks=pytest.mark.slow) for case in cases]
+
+
+@pytest.mark.parametrize(
+    ("method", "outputs"),
+    [
+        ("dense", "separate"),
+        ("tridiagonal", None),
+        ("krylov", "joint"),
+        *slow(("dense", "joint"), ("dense", None), ("tridiagonal", "separate")),
+        *slow(("tridiagonal", "joint"), ("krylov", "separate"), ("krylov", None)),
+    ],
+)
 def test_a_round_wakes_up_after_a_collapse(method, outputs):
     y = Y[:, 0] if outputs is None else Y
     level = 0.7 * float(jnp.mean(y**2)) if outputs != "separate" else 0.7 * jnp.mean(y**2, axis=0)
@@ -272,9 +287,13 @@ def test_a_number_is_an_array_of_equal_numbers():
 def test_padded_rounds_are_those_of_the_unpadded_chain():
     spectrum = sdntk.decompose(sdntk.gram(KERNEL, X))
     weights = np.array([0.3, -1.0, 2.5, 0.0, 1.0, 0.2, -0.4, 1.5])
-    for rounds in (1, 2, 3, 5, 9):
-        run = lambda y, T=rounds: sdntk.distill_spectrum(
-            spectrum, y, tolerance=0.1, rounds=T, ground_truth_weight=weights[: T - 1]
+    for rounds in (1, 3, 6):
+        run = partial(
+            sdntk.distill_spectrum,
+            spectrum,
+            tolerance=0.1,
+            rounds=rounds,
+            ground_truth_weight=weights[: rounds - 1],
         )
         padded, exact = run(Y), jax.jit(run)(Y)
         assert padded.ground_truth_weight.shape == (rounds - 1,)
@@ -313,9 +332,9 @@ def test_vmap_over_weights_equals_one_by_one():
     for weights in (several, jnp.array([-0.5, 0.3, 1.4])):
         together = jax.vmap(run)(weights)
         assert repr(together) == "Distillation(3 runs, stacked)"
-        with pytest.raises(ValueError, match="stacked by jax.vmap"):
+        with pytest.raises(ValueError, match="stacked by"):
             together.to_frame()
-        with pytest.raises(ValueError, match="stacked by jax.vmap"):
+        with pytest.raises(ValueError, match="stacked by"):
             together.save("nowhere.npz")
         for i, weight in enumerate(weights):
             one, alone = jax.tree.map(lambda leaf, i=i: leaf[i], together), run(weight)
@@ -329,8 +348,13 @@ def test_vmap_over_weights_equals_one_by_one():
     assert repr(with_one_round(Y.T)) == "Distillation(2 runs, stacked)"
 
 
-@pytest.mark.parametrize("method", ["dense", "tridiagonal"])
-@pytest.mark.parametrize("by", ["tolerance", "multiplier"])
+@pytest.mark.parametrize(
+    ("method", "by"),
+    [
+        ("dense", "tolerance"),
+        *slow(("dense", "multiplier"), ("tridiagonal", "tolerance"), ("tridiagonal", "multiplier")),
+    ],
+)
 def test_derivatives_by_the_weights_are_those_of_finite_differences(method, by):
     level = jnp.asarray(0.5 * float(jnp.mean(Y**2)) if by == "tolerance" else 0.05)
 
@@ -360,7 +384,7 @@ def test_derivatives_by_the_weights_are_those_of_finite_differences(method, by):
     difference = jax.tree.map(lambda a, b, c, d: (a - 8 * b + 8 * c - d) / 12e-4, *ends)
     status = np.asarray(moved(0.0)[1])
     if by == "tolerance":  # it collapses, and wakes up
-        kinds = list(zip(status, status[1:], strict=False))
+        kinds = list(pairwise(status))
         assert (Status.COLLAPSED, Status.ACTIVE) in kinds
     for name, found in forward.items():
         scale = float(jnp.max(jnp.abs(found)))
@@ -373,7 +397,7 @@ def test_derivatives_by_the_weights_are_those_of_finite_differences(method, by):
     np.testing.assert_allclose(reverse, exact, rtol=1e-9)
 
 
-@pytest.mark.parametrize("method", ["dense", "tridiagonal"])
+@pytest.mark.parametrize("method", ["dense", *slow(("tridiagonal",))])
 def test_an_infeasible_round_spoils_no_derivative_of_those_before(method):
     """Of a kernel of finite rank: round 2 is infeasible by its weight."""
 
@@ -401,6 +425,27 @@ def test_an_infeasible_round_spoils_no_derivative_of_those_before(method):
     for name, value in short.items():
         assert np.isfinite(value).all(), name
         np.testing.assert_allclose(long[name], value, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("method", ["dense", "tridiagonal"])
+def test_labels_have_no_unit(method):
+    weights = [0.1, -0.4, 1.3, 1.8, 0.6]
+    runs = [
+        sdntk.distill(
+            KERNEL,
+            X,
+            Y * factor,
+            tolerance=0.5 * factor * factor,
+            rounds=6,
+            ground_truth_weight=weights,
+            method=method,
+        )
+        for factor in (1.0, 2.0**-480, 2.0**480)
+    ]
+    for run in runs[1:]:
+        for name in ("status", "multipliers", "active_rounds", "iterations"):
+            np.testing.assert_array_equal(getattr(run, name), getattr(runs[0], name))
+    np.testing.assert_array_equal(runs[1].fitted * 2.0**480, runs[0].fitted)
 
 
 @pytest.mark.parametrize("weight", [1.7, AWAKE])
@@ -467,13 +512,13 @@ def test_weights_that_are_none_are_named():
 def test_a_round_that_weights_make_infeasible_is_named():
     x, y = sdntk.datasets.mobahi_example()
     kernel = kernels.cubic_spline()
+    both = np.stack([np.ravel(y), np.sin(3 * np.ravel(x))], axis=1)
     options = {"tolerance": 0.045, "rounds": 5}
     with pytest.raises(ValueError, match="ground_truth_weight 3 makes round 2 infeasible: "):
         sdntk.distill(kernel, x, y, ground_truth_weight=[0.5, 3.0, 0.2, 3.0], **options)
     with pytest.raises(
-        ValueError, match="ground_truth_weight -1.5 makes round 1 infeasible for output 0"
+        ValueError, match=r"ground_truth_weight -1\.5 makes round 1 infeasible for output 0"
     ):
-        both = np.stack([np.ravel(y), np.sin(3 * np.ravel(x))], axis=1)
         sdntk.distill(kernel, x, both, ground_truth_weight=-1.5, **options)
     with pytest.raises(ValueError, match=r"tolerance 0\.04 is infeasible"):  # at once
         sdntk.distill(kernel, x, y, ground_truth_weight=3.0, rounds=5, tolerance=0.04)
@@ -490,9 +535,7 @@ def test_a_round_that_weights_make_infeasible_is_named():
 @pytest.mark.parametrize("make", [sdntk.decompose, sdntk.tridiagonalise])
 def test_targets_beyond_every_number_are_infeasible(make):
     spectrum = make(np.diag(np.linspace(0.5, 1, 6)))
-    with pytest.raises(
-        ValueError, match=r"ground_truth_weight -1e\+60 makes round [13] infeasible"
-    ):
+    with pytest.raises(ValueError, match=r"ground_truth_weight -1e\+60 makes round [13]"):
         sdntk.distill_spectrum(
             spectrum, np.arange(6.0), tolerance=0.1, rounds=5, ground_truth_weight=-1e60
         )

@@ -187,8 +187,8 @@ class Distillation(Predictor):
 
     @property
     def _is_stacked(self) -> bool:
-        """Whether these are several runs, as ``jax.vmap`` stacks them: of one, a weight is a number,
-        or has a number for each round but the first.
+        """Whether these are several runs, as ``jax.vmap`` stacks them: the weight of one is a
+        number, or one for each round but the first.
         """
         shape = jnp.shape(self.ground_truth_weight)
         return len(shape) > 1 or (len(shape) == 1 and shape[0] != len(self.status) - 1)
