@@ -58,9 +58,9 @@ def distill(
             ``alpha`` is K c).
         rounds: T >= 1; round 0 is ordinary training, so these are t = 0..T-1.
         ground_truth_weight: alpha, any real number, or shape (T - 1,), one for each later round:
-            round t's targets are alpha_t y_0 + (1 - alpha_t) f_{t-1}. With a tolerance a round may
-            be active after a collapsed one, unless weights lie in [0, 1] and do not increase; and
-            |alpha_t| > 1 may make a round infeasible (docs/theory.md, section 8).
+            round t's targets are alpha_t y_0 + (1 - alpha_t) f_{t-1} (docs/theory.md, section 8).
+            With a tolerance a round may be active after a collapsed one, unless weights lie in [0,
+            1] and do not increase; and |alpha_t| > 1 may make a round infeasible.
         outputs: "separate", each output with its own multiplier and its own collapse (the paper's,
             section 3.6), or "joint", one multiplier for all and the loss averaged over points and
             outputs.
