@@ -227,6 +227,19 @@ def as_unit_interval(name: str, value: ArrayLike, *, dtype: DTypeLike) -> Float[
     )
 
 
+def as_round_weights(
+    name: str, value: ArrayLike, rounds: int, *, dtype: DTypeLike
+) -> Float[Array, "*t"]:
+    """``value`` as one real number, or one for each round after the first."""
+    array = as_parameter(name, value, dtype)
+    if array.shape not in ((), (rounds - 1,)):
+        raise ValueError(
+            f"{name} must be a scalar or have shape ({rounds - 1},), a number for each of "
+            f"{rounds} rounds but the first; its shape is {array.shape}."
+        )
+    return array
+
+
 def as_scalar(
     name: str,
     value: ArrayLike,

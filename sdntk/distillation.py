@@ -57,15 +57,19 @@ def distill(
         multiplier: c > 0 in place of the tolerance, the same in each round (scikit-learn's
             ``alpha`` is K c).
         rounds: T >= 1; round 0 is ordinary training, so these are t = 0..T-1.
-        ground_truth_weight: alpha in [0, 1]; round t's targets are alpha y_0 + (1 - alpha) f_{t-1}.
+        ground_truth_weight: alpha, any real number, or shape (T - 1,), one for each later round:
+            round t's targets are alpha_t y_0 + (1 - alpha_t) f_{t-1} (docs/theory.md, section 8).
+            With a tolerance a round may be active after a collapsed one, unless weights lie in [0,
+            1] and do not increase; and |alpha_t| > 1 may make a round infeasible.
         outputs: "separate", each output with its own multiplier and its own collapse (the paper's,
             section 3.6), or "joint", one multiplier for all and the loss averaged over points and
             outputs.
         rank_tolerance: see :func:`sdntk.decompose`.
         method: "dense", by an eigendecomposition; "tridiagonal", as exact and, of many points,
             quicker, but without eigenvectors, hence without ``filters``; "krylov", by products with
-            the Gram matrix alone, as many as its ``rtol`` asks for; or "auto": dense up to 2,000
-            points, of traced arguments and with a rank tolerance, else krylov. Where the Krylov
+            the Gram matrix alone, as many as its ``rtol`` asks for (with a tolerance, for weights
+            in [0, 1]); or "auto": dense up to 2,000 points, of traced arguments, with a rank
+            tolerance and for weights that krylov does not take, else krylov. Where the Krylov
             method does not reach its accuracy, and memory allows it, the dense one takes over.
             ``run.method`` says which it was, ``run.method_reason`` why.
         rtol: of the Krylov method: the largest relative error of every c_t and f_t;
@@ -76,8 +80,9 @@ def distill(
 
     Raises:
         ValueError, TypeError: bad input, each named; an infeasible tolerance, with the smallest
-            feasible one; an indefinite Gram matrix. (Under jit either is a status, INFEASIBLE, and
-            its multipliers and fitted values are nan.) AccuracyError: the Krylov method does not
+            feasible one; weights that make a later round infeasible, with the round; an indefinite
+            Gram matrix. (Under jit each is a status, INFEASIBLE, and multipliers and fitted values
+            are nan from there on.) AccuracyError: the Krylov method does not
             reach its accuracy, and the dense one does not fit into memory.
 
     Warns:
@@ -159,6 +164,7 @@ def distill_spectrum(
         ground_truth_weight=ground_truth_weight,
         outputs=outputs,
     )
+    spectrum.check_chain(chain)
     run = run_on_spectrum(spectrum, labels, chain)
     if not is_traced(run):
         _raise_if_infeasible(run, labels, tolerance)
@@ -168,14 +174,17 @@ def distill_spectrum(
 
 
 def _raise_if_infeasible(run: Distillation, labels: Float[Array, "K *P"], tolerance: Any) -> None:
-    infeasible = (np.asarray(run.status) == Status.INFEASIBLE).any(axis=0)
-    if not infeasible.any():
+    by_round = np.asarray(run.status) == Status.INFEASIBLE
+    if not by_round[-1].any():  # what is infeasible stays so
         return
     if np.isnan(float(run.spectrum.largest)):
         raise ValueError(
             "spectrum must be that of a positive semi-definite matrix; its eigenvalues are nan, "
             "which stands for an indefinite one where it was traced (jit, vmap, derivatives)."
         )
+    infeasible = by_round[0]
+    if not infeasible.any():
+        _raise_for_later_round(run, by_round, tolerance)
     floor = np.asarray(run.spectrum.floor(labels))
     first = int(np.argmax(infeasible))
     worst, which = float(floor.mean()), ""
@@ -187,6 +196,20 @@ def _raise_if_infeasible(run: Distillation, labels: Float[Array, "K *P"], tolera
         f"closer to the labels than a mean squared error of {format_number(worst)}, because "
         f"{run.spectrum.describe_null_space()} eigenvalues of the Gram matrix are zero. The "
         f"smallest feasible tolerance lies just above {format_number(worst)}."
+    )
+
+
+def _raise_for_later_round(run: Distillation, infeasible: np.ndarray, tolerance: Any) -> None:
+    """Of rounds (and outputs) that the weights have made infeasible, name the first."""
+    t, *output = (int(index) for index in np.argwhere(infeasible)[0])
+    asked = float(np.broadcast_to(np.asarray(tolerance, float), infeasible.shape[1:])[*output])
+    weight = np.broadcast_to(np.asarray(run.ground_truth_weight), (len(infeasible) - 1,))[t - 1]
+    which = f" for output {output[0]}" if output else ""
+    raise ValueError(
+        f"ground_truth_weight {format_number(float(weight))} makes round {t} infeasible{which}: "
+        "the part of its targets that no function of this space can express, or that rounding "
+        f"hides, has outgrown the tolerance {format_number(asked)}. With weights between 0 and 1 "
+        "targets do not outgrow the labels."
     )
 
 

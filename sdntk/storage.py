@@ -123,7 +123,8 @@ def _check_rounds(run: Distillation) -> None:
         of_rounds += run.error_bounds
     _require(all(array.shape == run.status.shape for array in of_rounds))
     _require(run.active_rounds.shape == run.status.shape[1:])
-    _require(len(run.fitted) == len(run.status) and run.ground_truth_weight.shape == ())
+    _require(len(run.fitted) == len(run.status))
+    _require(run.ground_truth_weight.shape in ((), (len(run.status) - 1,)))
     _require(run.filters is None or len(run.filters) == len(run.status))
     _require(jnp.issubdtype(run.status.dtype, jnp.integer))
     _require(run.method is None or isinstance(run.method, Method))

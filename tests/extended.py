@@ -22,7 +22,8 @@ EXTENDED = np.longdouble
 
 @dataclass
 class Chains:
-    """B chains of T rounds on spectra of K eigenvalues; after its end, a chain has no multipliers.
+    """B chains of T rounds on spectra of K eigenvalues; rounds that are not active have no
+    multipliers.
 
     Attributes:
         status: a Status, shape (B, T).
@@ -30,7 +31,8 @@ class Chains:
         filters: shape (B, T, K).
         fit_condition, loss_condition, norm_condition: shape (B, T).
         loss: |y_t - f_t|^2 in all, shape (B, T); squared_norm: f_t . a_t, likewise.
-        margin: of the state, in units of rounding; below 1 it is undecidable, shape (B, T).
+        margin: of the state, in units of rounding; below 1 it is undecidable, shape (B, T);
+            infinite where it follows from the state before.
     """
 
     status: np.ndarray
@@ -52,17 +54,20 @@ def chains(d, squares, s2, alpha, rounds, *, eps, multiplier=None):
         d: eigenvalues, shape (B, K).
         squares: z_0^2, of joint outputs their sum, shape (B, K).
         s2: K eps, shape (B,).
-        alpha: shape (B,).
+        alpha: any real numbers, shape (B,), or (B, T - 1), one for each later round.
         rounds: T.
         eps: the machine_eps of what is to be judged.
         multiplier: c, shape (B,), in place of s2.
     """
     d, squares, alpha = (np.asarray(v, EXTENDED) for v in (d, squares, alpha))
+    alpha = np.broadcast_to(alpha.reshape(len(d), -1), (len(d), max(rounds - 1, 1)))
+    # Weights with which no round wakes up after a collapse.
+    final = np.all((alpha >= 0) & (alpha <= 1), axis=1) & np.all(np.diff(alpha) <= 0, axis=1)
     P, e = np.ones_like(d), np.zeros_like(d)  # filter of the targets, and what a unit does to it
     kept, found = d > 0, []
     ended = np.zeros(len(d), np.int32)
     slack = 4 * eps * (4 + np.sqrt(d.shape[1]))
-    for _ in range(rounds):
+    for t in range(rounds):
         w = P**2 * squares
         if multiplier is None:
             status, margin = _status(w, kept, s2, e, eps, slack)
@@ -86,9 +91,12 @@ def chains(d, squares, s2, alpha, rounds, *, eps, multiplier=None):
                 **{name: v for name, v in one.items() if name not in ("a", "e")},
             }
         )
-        following = alpha[:, None] + (1 - alpha[:, None]) * F
-        share = np.divide((1 - alpha[:, None]) * F, following, where=following > 0, out=0 * F)
-        P, e, ended = following, share * one["e"] + 1, np.where(active, ended, status)
+        weight = alpha[:, min(t, alpha.shape[1] - 1), None]
+        following = weight + (1 - weight) * F
+        share = np.divide((1 - weight) * F, following, where=following != 0, out=0 * F)
+        share = np.abs(share)  # above 1 where the two parts cancel
+        P, e = following, share * one["e"] + np.maximum(share, 1)
+        ended = np.where((status == Status.INFEASIBLE) | (~active & final), status, ended)
     return Chains(**{name: np.stack([f[name] for f in found], 1) for name in found[0]})
 
 

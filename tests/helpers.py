@@ -11,6 +11,7 @@ import mpmath
 import numpy as np
 from flax import nnx
 
+from sdntk import Status
 from sdntk.architectures import (
     ACTIVATIONS,
     Activation,
@@ -90,6 +91,33 @@ def exact_recurrence(d, z, eps, rounds, digits=50):
             history.append((c, list(z), s2 / slope))
             z = [v * e / (c + e) for v, e in zip(z, d, strict=True)]
         return history, z
+
+
+def exact_chain(d, z, eps, weights, *, multiplier=None, digits=50):
+    """(status, c_t, fit) of rounds 0 .. len(weights) by their definition, each decided afresh, for
+    weights of any size; an infeasible round is the last. With a multiplier in place of eps, all
+    rounds are active.
+    """
+    with mpmath.workdps(digits):
+        d, z, weights = ([mpmath.mpf(float(v)) for v in values] for values in (d, z, weights))
+        s2 = -1 if eps is None else len(z) * mpmath.mpf(float(eps))
+        targets, rounds = list(z), []
+        for weight in [*weights, mpmath.mpf(0)]:
+            null = [v for v, e in zip(targets, d, strict=True) if e == 0]
+            c, fit, status = None, [mpmath.mpf(0)] * len(z), Status.COLLAPSED
+            if multiplier is not None:
+                c, status = mpmath.mpf(float(multiplier)), Status.ACTIVE
+            elif mpmath.fsum(v**2 for v in targets) > s2:
+                status = Status.INFEASIBLE
+                if not null or mpmath.fsum(v**2 for v in null) < s2:
+                    c, status = exact_root(d, targets, s2), Status.ACTIVE
+            if status == Status.ACTIVE:
+                fit = [v * e / (c + e) for v, e in zip(targets, d, strict=True)]
+            rounds.append((status, c, fit))
+            if status == Status.INFEASIBLE:
+                break
+            targets = [weight * v + (1 - weight) * f for v, f in zip(z, fit, strict=True)]
+        return rounds
 
 
 def exact_root(d, z, s2):

@@ -161,12 +161,12 @@ CASES = {
     ),
     "outputs unknown": (lambda: distill(outputs="both"), (ValueError, TypeError), "outputs"),
     "ground truth weight": (
-        lambda: distill(ground_truth_weight=1.5),
+        lambda: distill(ground_truth_weight=jnp.nan),
         ValueError,
-        "ground_truth_weight must lie between 0",
+        "ground_truth_weight must be finite",
     ),
     "ground truth weights": (
-        lambda: distill(ground_truth_weight=[0.1]),
+        lambda: distill(ground_truth_weight=[[0.1]]),
         ValueError,
         "ground_truth_weight must be a scalar",
     ),
@@ -298,10 +298,15 @@ CASES = {
         ValueError,
         "multiplier must be positive",
     ),
-    "filter mixed beyond 1": (
-        lambda: filters.mix([1.0], 1.5),
+    "filter mixed by infinity": (
+        lambda: filters.mix([1.0], jnp.inf),
         ValueError,
-        "ground_truth_weight must lie between 0 and 1",
+        "ground_truth_weight must be finite",
+    ),
+    "filter mixed by several": (
+        lambda: filters.mix([1.0], [1.5]),
+        ValueError,
+        "ground_truth_weight must be a scalar",
     ),
     "a weight for each eigenvalue": (
         lambda: filters.distillation(jnp.ones(3), jnp.ones(2), jnp.full(3, 0.5)),

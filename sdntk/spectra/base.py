@@ -40,7 +40,7 @@ class ErrorBounds(NamedTuple):
 
     Attributes:
         multipliers: |c_t - c| / c, c the multiplier of the exact chain.
-        fitted: |f_t - f| / |f| on the training points; with joint outputs, of all together. 0 once
+        fitted: |f_t - f| / |f| on the training points; with joint outputs, of all together. 0 where
             collapsed.
     """
 
@@ -107,6 +107,13 @@ class AbstractSpectrum(abc.ABC):
 
     # ---- chains ----
 
+    def check_chain(self, chain: ChainSpec) -> None:  # noqa: B027 (most refuse none)
+        """Refuse a chain of which it could not say what it is worth.
+
+        Raises:
+            ValueError: names the argument.
+        """
+
     @abc.abstractmethod
     def multiplier_path(self, z: Float[Array, "m *Q"], chain: ChainSpec) -> MultiplierPath:
         """Multiplier and status of every round of a chain that starts from rotated labels z, both
@@ -123,8 +130,8 @@ class AbstractSpectrum(abc.ABC):
     def filters(
         self, multipliers: Float[Array, "T *Q"], chain: ChainSpec
     ) -> Float[Array, "T m *Q"] | None:
-        """The filter of every round, for multipliers that are infinite once collapsed; None where
-        there are no eigenvectors.
+        """The filter of every round, for multipliers that are infinite where collapsed and nan once
+        infeasible; None where there are no eigenvectors.
         """
         return None
 
@@ -256,9 +263,12 @@ class Eigenbasis(AbstractSpectrum):
 
 @jax.jit
 def _filters(
-    d: Float[Array, " m"], multipliers: Float[Array, "T *Q"], weight: Float[Array, ""]
+    d: Float[Array, " m"], multipliers: Float[Array, "T *Q"], weight: Float[Array, "*t"]
 ) -> Float[Array, "T m *Q"]:
-    return filters.distillation(d, multipliers, weight)[0]
+    infeasible = jnp.isnan(multipliers)  # and all after it
+    c = jnp.where(infeasible, jnp.inf, multipliers)
+    values = filters.distillation(d, c, weight)[0]
+    return jnp.where(jnp.expand_dims(infeasible, 1), jnp.nan, values)
 
 
 def as_shifted(

@@ -27,7 +27,7 @@ from sdntk.spectra.degrees_of_freedom import (
     traces_of_filters,
 )
 from sdntk.spectra.fit import Predictor, SpectralFit, kernel_name
-from sdntk.spectra.padding import compiled_rounds, padded, trimmed
+from sdntk.spectra.padding import compiled_rounds, padded, padded_weight, trimmed
 from sdntk.spectra.replay import Rounds, replay
 from sdntk.theory.multiplier import Status
 from sdntk.theory.recurrence import ChainSpec, MultiplierPath, num_residuals
@@ -52,10 +52,11 @@ class Distillation(Predictor):
         multipliers: c_t, shape (T,) or (T, Q), in the units of G; nan where the round is not
             active.
         status: a :class:`sdntk.Status` for each round, same shape, int32.
-        active_rounds: rounds before collapse, shape () or (Q,).
-        filters: the diagonal of B_t (eq. 45), shape (T, K) or (T, K, Q); 0 once collapsed. None on
+        active_rounds: rounds before the first that is not active, shape () or (Q,). Weights outside
+            [0, 1], or that increase, may make later ones active again.
+        filters: the diagonal of B_t (eq. 45), shape (T, K) or (T, K, Q); 0 where collapsed. None on
             the tridiagonal path.
-        fitted: f_t on the training points, shape (T, K) or (T, K, Q); 0 once collapsed.
+        fitted: f_t on the training points, shape (T, K) or (T, K, Q); 0 where collapsed.
         training_loss: mean squared distance of f_t to round t's own targets, shape (T,) or (T, Q);
             equals the tolerance in an active round. With "joint", the mean is over points and
             outputs.
@@ -63,7 +64,7 @@ class Distillation(Predictor):
         iterations: Newton steps that each multiplier took, shape (T,) or (T, Q).
         spectrum: the decomposed Gram matrix.
         rotated_labels: z_0 = V y_0, shape (K,) or (K, Q).
-        ground_truth_weight: alpha.
+        ground_truth_weight: alpha as it was given, shape () or (T - 1,).
         error_bounds: of a Krylov run, how far multipliers and fitted values are from the exact
             chain's at most.
         kernel: the kernel, if known (then :meth:`predict` works).
@@ -84,7 +85,7 @@ class Distillation(Predictor):
     iterations: Int[Array, "T *Q"]
     spectrum: AbstractSpectrum
     rotated_labels: Float[Array, "m *P"]
-    ground_truth_weight: Float[Array, ""]
+    ground_truth_weight: Float[Array, "*t"]
     error_bounds: ErrorBounds | None = None
     kernel: Any = None
     x: Float[Array, "K ..."] | None = None
@@ -100,8 +101,8 @@ class Distillation(Predictor):
 
     @property
     def targets(self) -> Float[Array, "T K *P"]:
-        """Each round's own targets, y_0 first and then alpha y_0 + (1 - alpha) f_{t-1}, shape (T,
-        K) or (T, K, Q).
+        """Each round's own targets, y_0 first and then alpha_t y_0 + (1 - alpha_t) f_{t-1}, shape
+        (T, K) or (T, K, Q); nan after an infeasible round.
         """
         return trimmed(_replayed_targets(*self._to_replay()), len(self.status))
 
@@ -157,7 +158,7 @@ class Distillation(Predictor):
 
     def compute_duals(self) -> Float[Array, "T K *P"]:
         """Dual coefficients a_t = V^T (c_t I + D)^-1 z_t, shape (T, K) or (T, K, Q): f_t(x) = g_x^T
-        a_t (Prop. 1). 0 once collapsed.
+        a_t (Prop. 1). 0 where collapsed.
         """
         return trimmed(_replayed_duals(*self._to_replay()), len(self.status))
 
@@ -214,7 +215,7 @@ class Distillation(Predictor):
 
     def _as_text(self) -> str:
         if self._is_stacked:
-            return f"Distillation({len(self.ground_truth_weight)} runs, stacked)"
+            return f"Distillation({len(self.status)} runs, stacked)"
         rounds, points = len(self.status), self.spectrum.num_points
         parts = [f"{points} points", f"{rounds} rounds"]
         if self.rotated_labels.ndim == 2:
@@ -241,8 +242,11 @@ class Distillation(Predictor):
 
     @property
     def _is_stacked(self) -> bool:
-        """Whether these are several runs, as ``jax.vmap`` stacks them."""
-        return jnp.ndim(self.ground_truth_weight) > 0
+        """Whether these are several runs, as ``jax.vmap`` stacks them: the weight of one is a
+        number, or one for each round but the first.
+        """
+        shape = jnp.shape(self.ground_truth_weight)
+        return len(shape) > 1 or (len(shape) == 1 and shape[0] != len(self.status) - 1)
 
     def require_one(self) -> None:
         """Refuse several runs in one.
@@ -286,7 +290,8 @@ class Distillation(Predictor):
             return spectrum, z, c, weight
         # On the host, where nothing is compiled.
         multipliers = np.asarray(self.multipliers)
-        missing = compiled_rounds(len(multipliers)) - len(multipliers)
+        rounds = compiled_rounds(len(multipliers))
+        missing, weight = rounds - len(multipliers), padded_weight(weight, rounds)
         further = np.full((missing, *multipliers.shape[1:]), np.inf, multipliers.dtype)
         collapsed = np.asarray(self.status) == Status.COLLAPSED
         known = np.where(collapsed, np.inf, multipliers)
@@ -349,7 +354,7 @@ class _Outcome(NamedTuple):
 
     per_round: _PerRound
     active_rounds: Int[Array, "*Q"]
-    recurrence_multipliers: Float[Array, "T *Q"]  # infinite once collapsed
+    recurrence_multipliers: Float[Array, "T *Q"]  # infinite where collapsed, nan once infeasible
     rotated_labels: Float[Array, "m *P"]
 
 
@@ -394,7 +399,8 @@ def _run_chain(
     )
 
     t = jnp.arange(len(c)).reshape(-1, *(1 for _ in active.shape[1:]))
-    active_rounds = jnp.sum(active & (t < rounds_asked), axis=0, dtype=jnp.int32)
+    up_to_here = jnp.cumprod(active & (t < rounds_asked), axis=0, dtype=jnp.int32)
+    active_rounds = jnp.sum(up_to_here, axis=0, dtype=jnp.int32)
     return _Outcome(per_round, active_rounds, c, out_of_unit(z, unit))
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from jaxtyping import Array, Float
 
 from sdntk import _memory
-from sdntk._arguments import ArrayLike, as_choice, is_traced
+from sdntk._arguments import ArrayLike, as_choice, as_parameter, every, is_traced
 from sdntk.gram_matrices.compute import compute_gram
 from sdntk.gram_matrices.operator import GramOperator, tiled_operator
 from sdntk.kernels.base import KernelFunction, LibraryKernel, kernel_precision
@@ -76,7 +76,7 @@ def choose_spectrum(
         def traced() -> bool:
             return is_traced(_leaves(kernel, x), x, y, chain)
 
-        asked = _suitable(len(x), rank_tolerance is not None, traced)
+        asked = _suitable(len(x), rank_tolerance is not None, traced, lambda: _unproved(**chain))
     else:
         asked = _Asked(Method(method), "as asked for")
     if asked.method is not Method.DENSE and rank_tolerance is not None:
@@ -111,7 +111,12 @@ class _Asked(NamedTuple):
     reason: str
 
 
-def _suitable(num_points: int, rank_tolerance: bool, traced: Callable[[], bool]) -> _Asked:
+def _suitable(
+    num_points: int,
+    rank_tolerance: bool,
+    traced: Callable[[], bool],
+    unproved: Callable[[], bool],
+) -> _Asked:
     """What ``method="auto"`` takes."""
     if num_points <= DENSE_POINTS:
         return _Asked(Method.DENSE, f"{num_points} points are few")
@@ -120,7 +125,17 @@ def _suitable(num_points: int, rank_tolerance: bool, traced: Callable[[], bool])
         return _Asked(Method.DENSE, f"{many}, but rank_tolerance is given")
     if traced():
         return _Asked(Method.DENSE, f"{many}, but traced")
+    if unproved():
+        return _Asked(Method.DENSE, f"{many}, but ground_truth_weight leaves [0, 1]")
     return _Asked(Method.KRYLOV, many)
+
+
+def _unproved(
+    *, tolerance: ArrayLike | None, ground_truth_weight: ArrayLike, **_others: Any
+) -> bool:
+    """Whether the Krylov method would refuse the weights of the chain."""
+    alpha = as_parameter("ground_truth_weight", ground_truth_weight)
+    return tolerance is not None and not every(lambda a: (a >= 0) & (a <= 1), alpha)
 
 
 def krylov_or_dense(

@@ -24,7 +24,11 @@ from sdntk._arguments import (
 from sdntk._progress import Bar
 from sdntk._warnings import renamed_arguments
 from sdntk.gram_matrices.operator import GramOperator
-from sdntk.spectra.krylov_spectrum import KrylovSpectrum, ritz_spectrum
+from sdntk.spectra.krylov_spectrum import (
+    KrylovSpectrum,
+    require_proved_weight,
+    ritz_spectrum,
+)
 from sdntk.spectra.lanczos import Lanczos, lanczos_extend, lanczos_init
 from sdntk.theory.recurrence import ChainSpec, MultiplierPath, Outputs
 from sdntk.theory.units import in_unit, unit_of
@@ -70,7 +74,8 @@ def krylov(
             chains; steps are taken until all of them are accurate.
         multiplier: in place of the tolerance, likewise.
         rounds: T.
-        ground_truth_weight: alpha.
+        ground_truth_weight: alpha, as :func:`sdntk.distill` takes it; with a tolerance between 0
+            and 1, since bounds are proved for such weights only.
         outputs: "separate" or "joint".
         rtol: the largest relative error.
         max_steps: the most Lanczos steps, each of which takes as many vectors as labels are
@@ -114,6 +119,8 @@ def krylov(
         ground_truth_weight=ground_truth_weight,
         outputs=outputs,
     )
+    for chain in chains:
+        require_proved_weight(chain)
     process = lanczos_init(labels)
     if max_steps is None:
         most = _agreed(operator, min, _affordable_steps(process))

@@ -25,6 +25,7 @@ from sdntk._linalg import matmul
 from sdntk.spectra.base import ErrorBounds
 from sdntk.spectra.lanczos import ROUNDING
 from sdntk.theory import filters
+from sdntk.theory.mixing import weights_handed_on, weights_within_unit
 from sdntk.theory.multiplier import Status
 from sdntk.theory.units import power_of_two
 
@@ -72,8 +73,8 @@ class FixedRound(NamedTuple):
     Attributes:
         t: its number.
         status: a :class:`sdntk.Status`.
-        c: the multiplier; 1 once the chain has ended.
-        of_teacher: 1 - alpha_t, the weight of the last fit in the targets; 0 in round 0.
+        c: the multiplier; 1 where the round is not active.
+        of_teacher: |1 - alpha_t|, of the weight of the last fit in the targets; 0 in round 0.
         targets: u_t.
         residual: p_t.
         errors: bounds on those of the residual and of the fit.
@@ -96,8 +97,8 @@ class Inherited(NamedTuple):
     """What a round's bound takes over from the rounds before it.
 
     Attributes:
-        shifts: bounds on |log c - log c_i| of every round i so far, c the exact chain's; 0 for the
-            rounds to come; infinite where there is no bound.
+        shifts: bounds on |log c - log c_i| of every round i so far since the last collapse, c the
+            exact chain's; 0 for all others; infinite where there is no bound.
         fit_error: of the last fit.
     """
 
@@ -114,21 +115,22 @@ def error_bounds(
     multipliers: Float[Array, " T"],
     status: Int[Array, " T"],
     s: Float[Array, ""],
-    alpha: Float[Array, ""],
+    alpha: Float[Array, "*t"],
     *,
     by_tolerance: bool,
 ) -> ErrorBounds:
-    """Bounds for P outputs that share their multipliers.
+    """Bounds for P outputs that share their multipliers. By tolerance they are proved for weights
+    alpha in [0, 1] only, and infinite for others.
 
     Args:
         d: the Ritz values of a :class:`sdntk.spectra.krylov_spectrum.KrylovSpectrum`.
         z: its rotated labels, in a unit in which the largest are about 1.
         residuals: of its Ritz pairs.
         perturbation: the norm of the perturbation that rounding amounts to.
-        multipliers: c_t of the chain on it, infinite once collapsed.
+        multipliers: c_t of the chain on it, infinite where collapsed.
         status: of its rounds.
         s: sqrt(K eps), the radius of every round, in the same unit.
-        alpha: the ground truth's weight, in [0, 1].
+        alpha: the ground truth's weight, or one for each later round, shape (T - 1,).
         by_tolerance: whether the multipliers came from the tolerance, or were given and are exact.
     """
     # Relative to the largest eigenvalue, since squares of duals are asked for.
@@ -141,20 +143,23 @@ def error_bounds(
         shifts = before.shifts
         if by_tolerance:
             shift = multiplier_shift(ritz, rounds.c, now, s, shifts)
-            shifts = shifts.at[now.t].set(shift)
+            shifts = shifts.at[now.t].set(jnp.where(proved, shift, jnp.inf))
         error = fit_error(ritz, rounds.c, now, shifts)
         relative = relative_fit_error(error, jnp.linalg.norm(now.targets - now.residual))
         relative = jnp.where(jnp.any(z != 0), relative, 0.0)  # fits to zeros are zeros
 
         certain = collapse_is_certain(now, before.fit_error, s) & (now.status == Status.COLLAPSED)
-        once_ended = jnp.where(certain, 0.0, jnp.inf)
+        unless_active = jnp.where(certain, 0.0, jnp.inf)
         active = now.status == Status.ACTIVE
         bounds = ErrorBounds(
-            multipliers=jnp.where(active, multiplier_error(shifts[now.t]), once_ended),
-            fitted=jnp.where(active, relative, once_ended),
+            multipliers=jnp.where(active, multiplier_error(shifts[now.t]), unless_active),
+            fitted=jnp.where(active, relative, unless_active),
         )
-        return Inherited(shifts, jnp.where(active, error, once_ended)), bounds
+        # A certain collapse starts the chain anew, from labels; after another nothing is known.
+        shifts = jnp.where(active, shifts, jnp.where(certain, 0.0, shifts.at[now.t].set(jnp.inf)))
+        return Inherited(shifts, jnp.where(active, error, unless_active)), bounds
 
+    proved = weights_within_unit(weights_handed_on(alpha, len(rounds.c)))
     start = Inherited(jnp.zeros_like(rounds.c), jnp.zeros_like(s))
     return lax.scan(next_round, start, rounds)[1]
 
@@ -164,12 +169,16 @@ def fixed_rounds(
     z: Float[Array, "M P"],
     multipliers: Float[Array, " T"],
     status: Int[Array, " T"],
-    alpha: Float[Array, ""],
+    alpha: Float[Array, "*t"],
 ) -> FixedRound:
     """Every round of the chain with multipliers c_t, stacked."""
     active = status == Status.ACTIVE
     c = jnp.where(active, multipliers, 1.0)
-    of_teacher = jnp.full_like(c, 1 - alpha).at[0].set(0)
+    # alpha_t; alpha_0 is 1.
+    of_labels = jnp.roll(weights_handed_on(alpha, len(c)), 1).at[0].set(1)
+    of_teacher = jnp.abs(1 - of_labels)
+    # What a collapsed round hands on is 0, and has no error.
+    shares = teacher_shares(of_teacher * jnp.roll(active, 1))
     filter_of_targets = filters.distillation(
         ritz.d, jnp.where(active, multipliers, jnp.inf), alpha
     )[1]
@@ -183,8 +192,8 @@ def fixed_rounds(
         of_teacher=of_teacher,
         targets=targets,
         residual=residual,
-        errors=accumulated_errors(ritz, c, targets, of_teacher),
-        fit_error=fixed_fit_errors(ritz, c, z, of_teacher),
+        errors=accumulated_errors(ritz, c, targets, shares),
+        fit_error=fixed_fit_errors(ritz, c, z, shares * jnp.abs(of_labels)[None]),
         overlap=overlaps(ritz, c, residual),
     )
 
@@ -212,19 +221,18 @@ def accumulated_errors(
     ritz: RitzPairs,
     c: Float[Array, " T"],
     targets: Float[Array, "T M P"],
-    of_teacher: Float[Array, " T"],
+    shares: Float[Array, "T T"],
 ) -> Errors:
     """Bounds on the errors of residuals and fits, multipliers fixed; docs/krylov_bounds.md, (3).
 
-    A round inherits 1 - alpha_t times the error of the round before, and adds its resolvent's.
+    A round inherits |1 - alpha_t| times the error of the round before, and adds its resolvent's.
     """
     own = jax.vmap(partial(resolvent_errors, ritz))(targets, c)
-    shares = teacher_shares(of_teacher)
     return Errors(matmul(shares, own.lanczos), matmul(shares, own.rounding))
 
 
 def teacher_shares(of_teacher: Float[Array, " T"]) -> Float[Array, "T T"]:
-    """What share of fit i is left in the targets of round t: prod over j = i+1..t of 1 - alpha_j.
+    """What share of fit i is left in the targets of round t: prod over j = i+1..t of |1 - alpha_j|.
 
     Shape (t, i); 1 for i = t and 0 for i > t.
     """
@@ -237,16 +245,16 @@ def fixed_fit_errors(
     ritz: RitzPairs,
     c: Float[Array, " T"],
     z: Float[Array, "M P"],
-    of_teacher: Float[Array, " T"],
+    weights: Float[Array, "T T"],
 ) -> Float[Array, " T"]:
     """Bounds on the error of every fit, multipliers fixed; docs/krylov_bounds.md, (4).
 
-    The fit is a mean of products A_t .. A_k of filters, with weights alpha_k times the teacher's
-    share. Late filters are applied first: their large multipliers smooth what follows.
+    The fit is a sum of products A_t .. A_k of filters, with weights of size w_tk: |alpha_k| times
+    the teacher's share. Late filters are applied first: their large multipliers smooth what
+    follows.
     """
     every_z = jnp.broadcast_to(z, (len(c), *z.shape))
     a = filters.ridge(ritz.d[None], c[:, None])
-    weights = teacher_shares(of_teacher) * (1 - of_teacher)[None]
     return jnp.sum(weights * product_errors(ritz, c, every_z, own=a).total, axis=1)
 
 
@@ -379,5 +387,6 @@ def collapse_is_certain(
     cannot.
     """
     noise = ROUNDING * jnp.finfo(s.dtype).eps
-    size = jnp.linalg.norm(now.targets) + now.of_teacher * last_fit_error
+    inherited = jnp.where(now.of_teacher > 0, now.of_teacher * last_fit_error, 0)
+    size = jnp.linalg.norm(now.targets) + inherited
     return size * (1 + noise) <= s

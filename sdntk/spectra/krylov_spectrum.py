@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sdntk._arguments import as_columns, format_number, is_traced
+from sdntk._arguments import as_columns, format_number, is_traced, require_every
 from sdntk._linalg import matmul
 from sdntk._pytrees import pytree
 from sdntk.spectra.base import Eigenbasis, ErrorBounds, as_column
@@ -109,6 +109,10 @@ class KrylovSpectrum(Eigenbasis):
         )
         total = sum(matmul(piece.T, part) for piece, part in zip(self.basis, inner, strict=True))
         return jnp.asarray(total).reshape(-1, *z.shape[1:])
+
+    def check_chain(self, chain: ChainSpec) -> None:
+        """Refuse weights for which no error bound is proved; traced ones get infinite bounds."""
+        require_proved_weight(chain)
 
     def error_bounds(
         self, z: Float[Array, "M *Q"], path: MultiplierPath, chain: ChainSpec
@@ -204,6 +208,23 @@ def _ritz_pairs(process: Lanczos, machine_epsilon: float, precision: float) -> _
     dropped = np.abs(d[zero]).max(initial=0) + float(process.discarded)
     perturbation = jnp.asarray(ROUNDING * eps * size + dropped, d.dtype)
     return _RitzPairs(np.where(zero, 0, d), vectors, perturbation)
+
+
+def require_proved_weight(chain: ChainSpec) -> None:
+    """Refuse weights outside [0, 1] together with a tolerance (docs/krylov_bounds.md, "Weights
+    outside [0, 1]").
+
+    Raises:
+        ValueError: with the ways out.
+    """
+    if chain.radius is not None:
+        require_every(
+            "ground_truth_weight",
+            chain.ground_truth_weight,
+            lambda alpha: (alpha >= 0) & (alpha <= 1),
+            "must lie between 0 and 1 where the Krylov method solves for a tolerance, whose error "
+            'bounds hold for no others (with a multiplier, or with method="dense", any weights do)',
+        )
 
 
 def chain_error_bounds(

@@ -4,8 +4,9 @@ import dataclasses
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from sdntk._arguments import is_traced
 from sdntk.theory.recurrence import ChainSpec
@@ -28,7 +29,21 @@ def compiled_rounds(rounds: int) -> int:
 
 def padded(chain: ChainSpec) -> ChainSpec:
     """The chain with as many rounds as code is compiled for."""
-    return dataclasses.replace(chain, rounds=compiled_rounds(chain.rounds))
+    rounds = compiled_rounds(chain.rounds)
+    weight = padded_weight(chain.ground_truth_weight, rounds)
+    return dataclasses.replace(chain, rounds=rounds, ground_truth_weight=weight)
+
+
+def padded_weight(weight: Float[Array, "..."], rounds: int) -> Float[Array, "..."]:
+    """The ground truth's weight in a chain of more rounds; further ones are 0, with which collapse
+    stays as final as it was.
+    """
+    missing = rounds - 1 - weight.size
+    if weight.ndim == 0 or missing == 0:
+        return weight
+    if not weight.is_fully_addressable:
+        return jnp.pad(weight, (0, missing))
+    return jax.device_put(np.pad(np.asarray(weight), (0, missing)))
 
 
 def trimmed(per_round: _Tree, rounds: int) -> _Tree:

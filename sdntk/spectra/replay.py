@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from sdntk._linalg import matmul
 from sdntk.spectra.base import AbstractSpectrum
-from sdntk.theory.mixing import mix_targets
+from sdntk.theory.mixing import mix_targets, weights_handed_on
 from sdntk.theory.multiplier import implicit_root, radius_as_unit
 from sdntk.theory.newton import Residual
 
@@ -29,10 +29,10 @@ class Rounds(NamedTuple):
     """Every round's fit, in the basis of a spectrum.
 
     Attributes:
-        multipliers: c_t, shape (T,) or (T, Q); infinite once collapsed.
-        targets: V y_t, shape (T, m) or (T, m, Q).
-        duals: V a_t, likewise; 0 once collapsed.
-        fitted: V f_t, likewise; 0 once collapsed.
+        multipliers: c_t, shape (T,) or (T, Q); infinite where collapsed, nan once infeasible.
+        targets: V y_t, shape (T, m) or (T, m, Q); nan after an infeasible round.
+        duals: V a_t, likewise; 0 where collapsed, nan once infeasible.
+        fitted: V f_t, likewise; 0 where collapsed, nan once infeasible.
     """
 
     multipliers: Float[Array, "T *Q"]
@@ -45,6 +45,7 @@ class _Given(NamedTuple):
     """What a round is given: leaves have a leading axis T."""
 
     multiplier: Float[Array, "T *Q"]
+    weight: Float[Array, " T"]  # in the targets of the next round
     shift: Float[Array, "T m *P"]  # V e_t
 
 
@@ -53,7 +54,6 @@ class _Chain(NamedTuple):
 
     spectrum: AbstractSpectrum
     z: Float[Array, "m *P"]
-    ground_truth_weight: Float[Array, ""]
     s: Float[Array, "*Q"] | None
 
 
@@ -61,7 +61,7 @@ def replay(
     spectrum: AbstractSpectrum,
     z: Float[Array, "m *P"],
     multipliers: Float[Array, "T *Q"],
-    ground_truth_weight: Float[Array, ""],
+    ground_truth_weight: Float[Array, "*t"],
     s: Float[Array, "*Q"] | None = None,
 ) -> Rounds:
     """Every round's fit with multipliers that are known.
@@ -69,29 +69,32 @@ def replay(
     Args:
         spectrum: any; one that carries its Gram matrix gives derivatives by it.
         z: the rotated labels.
-        multipliers: c_t, infinite once collapsed.
-        ground_truth_weight: alpha.
+        multipliers: c_t, infinite where collapsed, nan once infeasible.
+        ground_truth_weight: alpha, or one for each later round, shape (T - 1,).
         s: sqrt(K eps), when the multipliers solve for it and are to have the derivatives that this
             gives them; None when they have theirs.
     """
     unmoved = jnp.zeros((len(multipliers), *z.shape), z.dtype)
+    weights = weights_handed_on(ground_truth_weight, len(multipliers))
     if spectrum.matrix is None:
-        chain = _Chain(spectrum, z, ground_truth_weight, s)
-        return _all_rounds(chain, _Given(multipliers, unmoved))
+        chain = _Chain(spectrum, z, s)
+        return _nan_once_infeasible(_all_rounds(chain, _Given(multipliers, weights, unmoved)))
 
     constant: Any = lax.stop_gradient(spectrum)  # the matrix says all about it
-    chain = _Chain(constant, z, ground_truth_weight, s)
-    rounds = _all_rounds(chain, _Given(multipliers, unmoved))
+    chain = _Chain(constant, z, s)
+    rounds = _all_rounds(chain, _Given(multipliers, weights, unmoved))
 
     # V e_t for every round: V (G - G_0) V^T times the duals.
     duals = jnp.moveaxis(rounds.duals, 1, 0)
     on_points = constant.unrotate(duals).reshape(constant.num_points, -1)
     change = _change_times(spectrum.matrix, on_points)
     shifts = constant.rotate(change).reshape(duals.shape)
-    return _all_rounds(chain, _Given(multipliers, jnp.moveaxis(shifts, 0, 1)))
+    moved = _Given(multipliers, weights, jnp.moveaxis(shifts, 0, 1))
+    return _nan_once_infeasible(_all_rounds(chain, moved))
 
 
 def _all_rounds(chain: _Chain, given: _Given) -> Rounds:
+    """Every round, with fits of 0 wherever there is no multiplier."""
     spectrum, z = chain.spectrum, chain.z
 
     def one_round(
@@ -102,15 +105,36 @@ def _all_rounds(chain: _Chain, given: _Given) -> Rounds:
         if chain.s is not None:
             c = _with_derivatives(spectrum, c, moved, chain.s)
 
-        active = ~jnp.isinf(c)  # not collapsed
+        active = jnp.isfinite(c)
         columns = active[None] if c.ndim else active
         duals = spectrum.resolvent(jnp.where(active, c, 1), moved)
         duals = jnp.where(columns, duals, 0)
         fitted = jnp.where(columns, spectrum.apply(duals) + now.shift, 0)
-        following = mix_targets(z, fitted, chain.ground_truth_weight)
+        following = mix_targets(z, fitted, now.weight)
         return following, Rounds(c, targets, duals, fitted)
 
     return lax.scan(one_round, z, given)[1]
+
+
+def _nan_once_infeasible(rounds: Rounds) -> Rounds:
+    """The rounds, with nan for what an infeasible round and those after it do not have.
+
+    Last of all, since nan on the way would spoil the derivatives of the rounds before.
+    """
+    lost = jnp.isnan(rounds.multipliers)  # and all after it
+    before = jnp.concatenate([jnp.zeros_like(lost[:1]), lost[:-1]])
+
+    def where(missing: Bool[Array, "T *Q"], values: Float[Array, "T m *P"]) -> Array:
+        outputs = (1,) * (values.ndim - 1 - missing.ndim)
+        rows = missing.reshape(len(missing), 1, *missing.shape[1:], *outputs)
+        return jnp.where(rows, jnp.nan, values)
+
+    return Rounds(
+        rounds.multipliers,
+        targets=where(before, rounds.targets),
+        duals=where(lost, rounds.duals),
+        fitted=where(lost, rounds.fitted),
+    )
 
 
 def _with_derivatives(

@@ -306,13 +306,15 @@ def _to_tolerance(
     def solve_round(targets: Float[Array, "K P"], guess: Float[Array, ""]) -> Multiplier:
         return _solve(spectrum, targets, s, guess)
 
-    def next_targets(targets: Float[Array, "K P"], found: Multiplier) -> Float[Array, "K P"]:
+    def next_targets(
+        targets: Float[Array, "K P"], found: Multiplier, weight: Float[Array, ""]
+    ) -> Float[Array, "K P"]:
         solved = found.status == Status.ACTIVE
         duals = spectrum.resolvent(jnp.where(solved, found.value, 1), targets)
         fitted = jnp.where(solved, spectrum.apply(duals), 0)
-        return mix_targets(z, fitted, chain.ground_truth_weight)
+        return mix_targets(z, fitted, weight)
 
-    return solve_rounds(z, solve_round, next_targets, chain.rounds, s.dtype)
+    return solve_rounds(z, solve_round, next_targets, chain.weights, s.dtype)
 
 
 class _Problem(NamedTuple):
@@ -337,7 +339,8 @@ def _solve(
     least = spectrum.machine_epsilon * spectrum.largest
     smallest_residual = jnp.linalg.norm(least * spectrum.resolvent(least, targets) / s)
     collapsed = n <= s * (1 + 2 * eps * targets.size**0.5)
-    status = as_status(collapsed, smallest_residual >= 1)
+    reachable = (smallest_residual < 1) & jnp.isfinite(n)
+    status = as_status(collapsed, ~reachable)
     active = status == Status.ACTIVE
     problem = _Problem(targets, n, radius_as_unit(s, active))
 

@@ -19,13 +19,14 @@ from sdntk._arguments import (
     as_columns,
     as_count,
     as_float_array,
-    as_unit_interval,
+    as_round_weights,
+    as_scalar,
     every,
     format_number,
     is_traced,
     require_every,
 )
-from sdntk.theory.mixing import mix_targets
+from sdntk.theory.mixing import mix_targets, weights_handed_on
 
 
 def ridge(eigenvalues: ArrayLike, multiplier: ArrayLike) -> Float[Array, "..."]:
@@ -55,17 +56,21 @@ def mix(filters: ArrayLike, ground_truth_weight: ArrayLike) -> Float[Array, "...
     """The filter of a round's targets, alpha y_0 + (1 - alpha) f: P = alpha I + (1 - alpha) F
     (Borup & Andersen 2021).
 
-    With alpha = 0 the targets are the last round's predictions (the paper's self-distillation).
+    With alpha = 0 the targets are the last round's predictions (the paper's self-distillation). Any
+    real alpha is allowed (docs/theory.md, section 8).
 
     Raises:
-        ValueError, TypeError: not real numbers, or a weight outside [0, 1].
+        ValueError, TypeError: not real numbers, or a weight that is not one number.
 
     Example:
         >>> mix(jnp.array([0.0, 0.5]), 0.25).tolist()
         [0.25, 0.625]
     """
     values = as_float_array("filters", filters)
-    alpha = as_unit_interval("ground_truth_weight", ground_truth_weight, dtype=values.dtype)
+    weight = ground_truth_weight
+    alpha = as_scalar(
+        "ground_truth_weight", weight, lambda a: a == a, "must be a number", dtype=values.dtype
+    )
     return mix_targets(1, values, alpha)
 
 
@@ -75,14 +80,15 @@ def distillation(
     """Every round's filter, and the filter of every round's targets, given every round's
     multiplier.
 
-    F_t = A_t P_t with P_t = alpha I + (1 - alpha) F_{t-1}, P_0 = I and A_t = D (c_t I + D)^-1. With
-    alpha = 0, F_t = B_t = prod_{i=0..t} A_i (Mobahi et al. 2020, eqs. 31, 45); with equal
+    F_t = A_t P_t with P_t = alpha_t I + (1 - alpha_t) F_{t-1}, P_0 = I and A_t = D (c_t I + D)^-1.
+    With alpha = 0, F_t = B_t = prod_{i=0..t} A_i (Mobahi et al. 2020, eqs. 31, 45); with equal
     multipliers too, (D/(c + D))^{t+1}.
 
     Args:
         eigenvalues: d, shape (m,) or (m, Q), not negative.
         multipliers: c_t, positive, shape (T,) or (T, Q); infinity for a collapsed round.
-        ground_truth_weight: alpha, a scalar in [0, 1].
+        ground_truth_weight: alpha, a scalar or shape (T - 1,), one for each later round; any real
+            numbers (docs/theory.md, section 8).
 
     Returns:
         F and P, each of shape (T, m) or (T, m, Q).
@@ -97,25 +103,28 @@ def distillation(
     """
     d = _eigenvalues(eigenvalues)
     c_t = _multipliers(multipliers).astype(d.dtype)
-    alpha = as_unit_interval("ground_truth_weight", ground_truth_weight, dtype=d.dtype)
     one_of_each = d.ndim in (1, 2) and c_t.ndim in (1, 2) and d.size > 0 and c_t.size > 0
     if not one_of_each or (d.ndim == c_t.ndim == 2 and d.shape[1] != c_t.shape[1]):
         raise ValueError(
             "eigenvalues and multipliers must have shapes (m,) or (m, Q) and (T,) or (T, Q); "
             f"theirs are {d.shape} and {c_t.shape}."
         )
+    rounds = len(c_t)
+    alpha = as_round_weights("ground_truth_weight", ground_truth_weight, rounds, dtype=d.dtype)
     if d.ndim < c_t.ndim:
         d = d[:, None]
 
     def round_(
-        targets: Float[Array, "m *p"], c: Float[Array, "*Q"]
+        targets: Float[Array, "m *p"], now: tuple[Float[Array, "*Q"], Float[Array, ""]]
     ) -> tuple[Float[Array, "m *p"], tuple[Array, Array]]:
+        c, weight = now
         column = c.reshape((1,) * (d.ndim - c.ndim) + c.shape)
         fitted = ridge(d, column) * targets
-        return mix(fitted, alpha), (fitted, targets)
+        return mix_targets(1, fitted, weight), (fitted, targets)
 
     shape = jnp.broadcast_shapes(d.shape, (1, *c_t.shape[1:]))
-    _, (filters, targets) = lax.scan(round_, jnp.ones(shape, d.dtype), c_t)
+    given = c_t, weights_handed_on(alpha, rounds)
+    _, (filters, targets) = lax.scan(round_, jnp.ones(shape, d.dtype), given)
     return filters, targets
 
 

@@ -46,7 +46,8 @@ class Status(enum.IntEnum):
         eps >= ||y||^2 / K: the zero function is good enough, f = 0 (eq. 10). Tested first.
     INFEASIBLE
         eps <= floor: the labels have a part that no function of this space can express. Also where
-        a traced Gram matrix is indefinite, which has no such space.
+        a traced Gram matrix is indefinite, which has no such space, and where weights outside [0,
+        1] have made a round's targets so large that their squares overflow.
     """
 
     ACTIVE = 0
@@ -170,7 +171,8 @@ def deflate(support: Support, z2: SquaredLabels, radius: Float[Array, ""]) -> De
 
     slack = 2 * jnp.finfo(z2.kept.dtype).eps * z2.kept.size**0.5
     collapsed = norm <= radius * (1 + slack)
-    infeasible = ~support.kept.all() & (radius <= n0 + slack * norm)
+    beyond_floor = ~support.kept.all() & (radius <= n0 + slack * norm)
+    infeasible = beyond_floor | ~jnp.isfinite(norm)
     return Deflated(n, s, gap, as_status(collapsed, infeasible))
 
 

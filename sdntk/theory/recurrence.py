@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sdntk._arguments import (
     MOST_ROUNDS,
@@ -24,12 +24,12 @@ from sdntk._arguments import (
     as_choice,
     as_count,
     as_positive,
-    as_unit_interval,
+    as_round_weights,
 )
 from sdntk._linalg import safe_sqrt
 from sdntk._pytrees import pytree
 from sdntk.theory import filters, units
-from sdntk.theory.mixing import mix_targets
+from sdntk.theory.mixing import collapse_is_final, mix_targets, weights_handed_on
 from sdntk.theory.multiplier import Multiplier, Status, solve, support_of, without_root
 
 #: "separate": each output has its own multiplier and its own collapse; "joint": one for all.
@@ -47,14 +47,14 @@ class ChainSpec:
             round, shape () or (Q,), in the labels' unit; None if the multiplier is given. Of joint
             outputs, sqrt(K Q eps).
         multiplier: c of every round, likewise; None if the tolerance is given.
-        ground_truth_weight: alpha.
+        ground_truth_weight: alpha, any number; or one for each later round, shape (T - 1,).
         rounds: T.
         joint: whether all outputs share one multiplier.
     """
 
     radius: Any  # shape () or (Q,); None if the multiplier is given
     multiplier: Float[Array, "*Q"] | None
-    ground_truth_weight: Float[Array, ""]
+    ground_truth_weight: Float[Array, "*t"]
     rounds: int = dataclasses.field(metadata={"static": True})
     joint: bool = dataclasses.field(metadata={"static": True})
 
@@ -77,7 +77,7 @@ class ChainSpec:
         rounds = as_count("rounds", rounds, at_least=1, at_most=MOST_ROUNDS)
         joint = as_choice("outputs", outputs, get_args(Outputs)) == "joint"
         shape, dtype = () if joint else labels.shape[1:], labels.dtype
-        alpha = as_unit_interval("ground_truth_weight", ground_truth_weight, dtype=dtype)
+        alpha = as_round_weights("ground_truth_weight", ground_truth_weight, rounds, dtype=dtype)
         if tolerance is not None and multiplier is None:
             eps = as_positive("tolerance", tolerance, shape, dtype=dtype)
             s = units.radius(eps, num_residuals(labels, len(labels), joint=joint))
@@ -94,6 +94,11 @@ class ChainSpec:
             return self
         return dataclasses.replace(self, radius=self.radius / unit)
 
+    @property
+    def weights(self) -> Float[Array, " T"]:
+        """alpha_{t+1} of every round t: how it is mixed into the targets of the next."""
+        return weights_handed_on(self.ground_truth_weight, self.rounds)
+
 
 def num_residuals(labels: Float[Array, "m *Q"], num_points: int, *, joint: bool) -> int:
     """How many residuals a training loss averages over, for labels of K points, rotated or not."""
@@ -105,7 +110,7 @@ class MultiplierPath:
     """The multiplier of every round, and how it was found; each of shape (T,) or (T, Q).
 
     Attributes:
-        multipliers: c_t; infinity once collapsed, nan once infeasible.
+        multipliers: c_t; infinity where collapsed, nan once infeasible.
         status: a :class:`sdntk.Status`.
         iterations: Newton steps that the multiplier took.
     """
@@ -129,70 +134,80 @@ class _State(NamedTuple):
         extrapolated = self.last * (self.last / self.last_but_one)
         return jnp.where(self.last_but_one > 0, extrapolated, self.last)
 
+    def goes_on(self, final: Bool[Array, ""]) -> Bool[Array, ""]:
+        """Whether there is a next round to solve: not after an infeasible one, nor after a
+        collapsed one where that is final.
+        """
+        may_wake = (self.status == Status.COLLAPSED) & ~final
+        return (self.status == Status.ACTIVE) | may_wake
+
 
 def solve_rounds(
     first_targets: _Targets,
     solve_round: Callable[[_Targets, Float[Array, ""]], Multiplier],
-    next_targets: Callable[[_Targets, Multiplier], _Targets],
-    rounds: int,
+    next_targets: Callable[[_Targets, Multiplier, Float[Array, ""]], _Targets],
+    weights: Float[Array, " T"],
     dtype: Any,
 ) -> MultiplierPath:
     """Every round solved, its multiplier warm-started from the two rounds before.
 
-    The chain stops working at the first round that is not active: with weights in [0, 1] such a
-    round is final, since alpha |z_0| never exceeds the targets alpha z_0 + (1 - alpha) F z_0 that
-    were within s already.
+    The chain stops working at the first round that is infeasible, and at the first that has
+    collapsed where :func:`sdntk.theory.mixing.collapse_is_final` says that none will be active
+    again; otherwise each round's state is decided afresh.
 
     Args:
         first_targets: of round 0, a pytree.
         solve_round: targets and a guess (0 where there is none) to the round's multiplier.
-        next_targets: targets and their multiplier to the targets of the following round.
-        rounds: T.
+        next_targets: targets, their multiplier and a weight alpha to the targets of the following
+            round; what it makes of an infeasible round is never looked at.
+        weights: alpha_{t+1} of every round t (:func:`sdntk.theory.mixing.weights_handed_on`).
         dtype: of the multipliers.
     """
+    final = collapse_is_final(weights)
 
-    def active_round(state: _State) -> tuple[_State, MultiplierPath]:
+    def solved_round(state: _State, weight: Float[Array, ""]) -> tuple[_State, MultiplierPath]:
         found = solve_round(state.targets, state.guess)
-        following = _State(
-            next_targets(state.targets, found), found.value, state.last, found.status
-        )
+        c = jnp.where(found.status == Status.ACTIVE, found.value, 0)
+        targets = next_targets(state.targets, found, weight)
+        following = _State(targets, c, state.last, found.status)
         return following, MultiplierPath(found.value, found.status, found.iterations)
 
-    def ended_round(state: _State) -> tuple[_State, MultiplierPath]:
+    def ended_round(state: _State, _: Any) -> tuple[_State, MultiplierPath]:
         c = without_root(state.status).astype(dtype)
         return state, MultiplierPath(c, state.status, jnp.int32(0))
 
-    def one_round(state: _State, _: None) -> tuple[_State, MultiplierPath]:
-        return lax.cond(state.status == Status.ACTIVE, active_round, ended_round, state)
+    def one_round(state: _State, weight: Float[Array, ""]) -> tuple[_State, MultiplierPath]:
+        return lax.cond(state.goes_on(final), solved_round, ended_round, state, weight)
 
     zero = jnp.zeros((), dtype)
     start = _State(first_targets, zero, zero, jnp.int32(Status.ACTIVE))
-    return lax.scan(one_round, start, None, length=rounds)[1]
+    return lax.scan(one_round, start, weights)[1]
 
 
 class _Filter(NamedTuple):
     """The filter P_t of a round's targets."""
 
     support: Float[Array, " m"]  # where d_k > 0
-    null: Float[Array, ""]  # where d_k = 0, hence A_t = 0: P_0 = 1, then alpha
+    null: Float[Array, ""]  # where d_k = 0, hence A_t = 0: P_0 = 1, then alpha_t
 
 
 def distill_to_tolerance(
     d: Float[Array, " m"],
     z: Float[Array, " m"],
     s: Float[Array, ""],
-    ground_truth_weight: Float[Array, ""],
+    ground_truth_weight: Float[Array, "*t"],
     rounds: int,
 ) -> MultiplierPath:
     """The recurrence in the eigenbasis: every round solved to the radius s = sqrt(K eps).
 
-    Targets are filters: z_t = P_t z_0, P_{t+1} = alpha I + (1 - alpha) A_t P_t.
+    Targets are filters: z_t = P_t z_0, P_{t+1} = alpha_{t+1} I + (1 - alpha_{t+1}) A_t P_t. After a
+    collapsed round, where A_t = 0, P_{t+1} = alpha_{t+1} I.
 
     Args:
         d: eigenvalues.
         z: rotated labels of one output, in a unit in which the largest are about 1.
         s: sqrt(K eps), in the same unit.
-        ground_truth_weight: alpha.
+        ground_truth_weight: alpha, or one for each later round, shape (T - 1,).
         rounds: T.
     """
     support = support_of(d)
@@ -202,12 +217,14 @@ def distill_to_tolerance(
         z2_t = z2._replace(kept=targets.support**2 * z2.kept, null=targets.null**2 * z2.null)
         return solve(support, z2_t, s, guess)
 
-    def next_targets(targets: _Filter, found: Multiplier) -> _Filter:
-        fitted = filters.ridge(support.d, found.value) * targets.support
-        return _Filter(mix_targets(1, fitted, ground_truth_weight), ground_truth_weight)
+    def next_targets(targets: _Filter, found: Multiplier, weight: Float[Array, ""]) -> _Filter:
+        c = jnp.where(found.status == Status.ACTIVE, found.value, jnp.inf)
+        fitted = filters.ridge(support.d, c) * targets.support
+        return _Filter(mix_targets(1, fitted, weight), weight)
 
     first = _Filter(jnp.ones_like(z), jnp.ones_like(s))
-    return solve_rounds(first, solve_round, next_targets, rounds, s.dtype)
+    weights = weights_handed_on(ground_truth_weight, rounds)
+    return solve_rounds(first, solve_round, next_targets, weights, s.dtype)
 
 
 def distill_with_multiplier(multiplier: Float[Array, "*Q"], rounds: int) -> MultiplierPath:

@@ -73,6 +73,10 @@ def nonnegative(a):
     return a >= 0
 
 
+def real(good):
+    return number(good, np.isfinite)
+
+
 SMALL_NETWORK = networks.small_cnn(3, rngs=nnx.Rngs(0))
 FINITE_WIDTH = build(nnx.Rngs(0))
 MLP = networks.MLP(2, 1, widths=(4,), rngs=nnx.Rngs(0))
@@ -82,6 +86,8 @@ TRAINED = sdntk.train(build, KEYS, X2, Y2, TRAINING)
 SCALE = with_axes(1.0, lambda a: a > 0, axes=(0, 1))
 SPECTRA = only(SPECTRUM, type(SPECTRUM))
 OUTPUTS = choice("separate", "joint")
+#: One, or one for each later round: how many is none of its own business.
+WEIGHTS = with_axes(0.5, lambda a: np.isfinite(a) & (a.dtype != bool), axes=(0, 1), least=0)
 RNGS = only(nnx.Rngs(0), nnx.Rngs)
 FOLDER = optional(path("nowhere"), "nowhere")
 DOWNLOAD = flag(False, never=["true"])  # it would ask the network
@@ -89,7 +95,7 @@ ASKED = {
     "tolerance": per_output(0.3),
     "multiplier": optional(per_output(0.1)),
     "rounds": count(2, 1, 10**6),
-    "ground_truth_weight": unit(0.0),
+    "ground_truth_weight": WEIGHTS,
     "outputs": OUTPUTS,
 }
 DECAY = {"eigenvalues": any_shape(D, nonnegative)}
@@ -375,10 +381,10 @@ CALLS: dict[str, tuple] = {
         {"equivalent": with_axes(Z, nonnegative, range(1, 9))},
     ),
     "filters.ridge": (filters.ridge, DECAY | {"multiplier": multipliers(0.5)}),
-    "filters.mix": (filters.mix, {"filters": any_shape(D), "ground_truth_weight": unit(0.5)}),
+    "filters.mix": (filters.mix, {"filters": any_shape(D), "ground_truth_weight": real(0.5)}),
     "filters.distillation": (
         filters.distillation,
-        {"eigenvalues": with_axes(D, nonnegative, (1, 2)), "ground_truth_weight": unit(0.5)}
+        {"eigenvalues": with_axes(D, nonnegative, (1, 2)), "ground_truth_weight": WEIGHTS}
         | {"multipliers": multipliers(Z, [1, 2])},
     ),
     "filters.iterated_tikhonov": (

@@ -52,6 +52,7 @@ EXEMPT = {
     | {"Status", "Stop"},
     "handed by training to an optimiser": {"GaussNewton", "LeastSquares"},
     "between chains and spectra": {
+        "AbstractSpectrum.check_chain",
         "AbstractSpectrum.without_null_space",
         "Eigenbasis.filters",
         "Eigenbasis.multiplier_path",
@@ -60,6 +61,7 @@ EXEMPT = {
         "AbstractSpectrum.eigenvalues_for",
         "AbstractSpectrum.filters",
         "KrylovSpectrum.eigenvalues_for",
+        "KrylovSpectrum.check_chain",
         "KrylovSpectrum.error_bounds",
         "TridiagonalSpectrum.multiplier_path",
     },

@@ -1,6 +1,6 @@
 """Random chains against extended precision: labels and kernels of all sizes, null spaces, ties,
-many outputs, condition numbers to 1e12, ground truth mixed in, tolerances and multipliers, in
-float64 and in float32.
+many outputs, condition numbers to 1e12, ground truth mixed in by weights of any size that change
+from round to round, tolerances and multipliers, in float64 and in float32.
 
 Wrong is another state where the margin exceeds rounding, or a multiplier, fit, loss or norm off by
 more than 100 machine_eps times its condition number (tests/extended.py), where a hundred times the
@@ -34,6 +34,7 @@ class Shape(NamedTuple):
     outputs: int = 0
     joint: bool = False
     by_tolerance: bool = True
+    weights: bool = False  # one for each later round, in place of one for all
 
 
 SHAPES = [
@@ -46,6 +47,9 @@ SHAPES = [
     Shape(8, 5, outputs=3, joint=True),
     Shape(10, 8, by_tolerance=False),
     Shape(6, 4, outputs=3, by_tolerance=False),
+    Shape(5, 7, weights=True),
+    Shape(7, 5, outputs=2, joint=True, weights=True),
+    Shape(8, 6, outputs=2, by_tolerance=False, weights=True),
 ]
 
 
@@ -71,7 +75,7 @@ class Problems(NamedTuple):
     d: np.ndarray  # (B, K)
     z: np.ndarray  # (B, K) or (B, K, Q)
     level: np.ndarray  # tolerance or multiplier, (B,) or (B, Q)
-    alpha: np.ndarray  # (B,)
+    alpha: np.ndarray  # (B,) or (B, T - 1)
 
 
 def eigenvalues(rng, size, count, limits):
@@ -108,6 +112,14 @@ def shares(rng, shape, digits):
     return np.where(kind < 0.03, -(10.0 ** -rng.uniform(0, digits / 2, shape)), share)
 
 
+def weights(rng, shape):
+    """Weights inside and outside [0, 1], exact zeros and ones among them; in some chains sorted."""
+    alpha = rng.normal(0.5, rng.choice([0.3, 1.5], (shape[0], 1)), shape)
+    alpha = np.where(rng.uniform(size=shape) < 0.3, rng.integers(0, 2, shape), alpha)
+    falling = -np.sort(-np.clip(alpha, 0, 1), axis=1)
+    return np.where(rng.uniform(size=(shape[0], 1)) < 0.2, falling, alpha)
+
+
 def draw(rng, shape, count, dtype):
     """A batch of problems."""
     limits, tiny = LIMITS[dtype], float(np.finfo(dtype).tiny)
@@ -137,6 +149,8 @@ def draw(rng, shape, count, dtype):
     each = scale.reshape(count, 1, *scale.shape[1:], *(1 for _ in z.shape[1 + scale.ndim :]))
     z = z * 10.0**each
     alpha = np.where(rng.uniform(size=count) < 0.7, 0, rng.choice([1e-6, 0.3, 0.9, 1.0], count))
+    if shape.weights:
+        alpha = weights(rng, (count, shape.rounds - 1))
     z = np.where(np.abs(z) < tiny, 0, z)  # as XLA takes them
     return Problems(*(np.asarray(v, dtype) for v in (d, z, level, alpha)))
 

@@ -144,6 +144,11 @@ found = {}
 krylov = {"tolerance": 0.02, "rounds": 4, "method": "krylov"}
 found["krylov"] = [counted(**krylov, rtol=rtol) for rtol in (1e-2, 1e-8, 1e-5)]
 found["rounds"] = [counted(tolerance=0.1, rounds=rounds) for rounds in (8, 7, 5, 6)]
+weights = lambda rounds: jnp.asarray([-0.5, 1.5, 0.2, 1.0, 0.3, 0.0, 2.0][: rounds - 1])
+found["weights"] = [
+    counted(multiplier=0.1, rounds=rounds, ground_truth_weight=weights(rounds))
+    for rounds in (8, 7, 5, 6)
+]
 print(json.dumps(found))
 """
 
@@ -157,9 +162,10 @@ def test_other_steps_and_other_rounds_compile_nothing_anew():
     assert first > 0
     assert len({few, some, many}) == 3
     assert second == third == 0
-    first, *others = (compilations for compilations, _ in found["rounds"])
-    assert first > 0
-    assert others == [0, 0, 0]
+    for name in ("rounds", "weights"):
+        first, *others = (compilations for compilations, _ in found[name])
+        assert first > 0
+        assert others == [0, 0, 0]
 
 
 def test_warnings_name_the_users_line():
