@@ -83,7 +83,7 @@ def degrees_of_freedom(
 
     Returns:
         Shape (T,) or (T, Q); with joint outputs, of all of them together. Of a Krylov run an
-        :class:`Estimate`. 0 once collapsed, nan once infeasible.
+        :class:`Estimate`. 0 where collapsed, nan once infeasible.
 
     Raises:
         ValueError, TypeError: bad input, each named; a Krylov run without key and probes, or

@@ -113,7 +113,7 @@ class Distillation(Predictor):
 
         With a multiplier df_t = tr F_t. A tolerance, taken as a number that does not depend on the
         labels, chooses multipliers by the labels, and they count as well (docs/theory.md, section
-        9). 0 once collapsed, nan once infeasible.
+        9). 0 where collapsed, nan once infeasible.
 
         Raises:
             ValueError: a Krylov run, which knows no trace, or several runs, stacked by

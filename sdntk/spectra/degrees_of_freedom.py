@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 
 from sdntk.spectra.base import AbstractSpectrum
 from sdntk.theory import filters
-from sdntk.theory.mixing import mix_targets
+from sdntk.theory.mixing import mix_targets, weights_handed_on
 from sdntk.theory.units import in_unit, power_of_two, unit_of
 
 
@@ -36,14 +36,14 @@ class ChainOnSpectrum(NamedTuple):
     Attributes:
         spectrum: of G.
         z: the rotated labels.
-        multipliers: c_t, infinite once collapsed; one for all outputs where there is no axis Q.
-        ground_truth_weight: alpha.
+        multipliers: c_t, infinite where collapsed; one for all outputs where there is no axis Q.
+        ground_truth_weight: alpha, or one for each later round, shape (T - 1,).
     """
 
     spectrum: AbstractSpectrum
     z: Float[Array, "m *P"]
     multipliers: Float[Array, "T *Q"]
-    ground_truth_weight: Float[Array, "..."]
+    ground_truth_weight: Float[Array, "*t"]
 
     @property
     def outputs_with_one_multiplier(self) -> int:
@@ -66,7 +66,7 @@ def traces_of_filters(d: Float[Array, " K"], chain: ChainOnSpectrum) -> Float[Ar
 @partial(jax.jit, static_argnames="relative")
 def multiplier_responses(chain: ChainOnSpectrum, *, relative: bool) -> Float[Array, "T *Q"]:
     """sum_i v_i . g_i of every round: what labels do to a fit by way of the multipliers that a
-    tolerance chooses. 0 once collapsed.
+    tolerance chooses. 0 where collapsed.
 
     Args:
         chain: with multipliers that a tolerance has chosen.
@@ -107,7 +107,7 @@ def _responses(chain: ChainOnSpectrum, relative: bool) -> Float[Array, " T"]:
     """:func:`multiplier_responses` for outputs that share a multiplier."""
     spectrum, z, multipliers, alpha = chain
     rounds = len(multipliers)
-    weights = jnp.broadcast_to(alpha, (rounds,))
+    weights = weights_handed_on(alpha, rounds)
     numbers = jnp.arange(rounds)
     fit = partial(_fit, spectrum)
     filter_of_targets = _filter_of_targets(chain)
@@ -158,7 +158,7 @@ def _filter_of_targets(
     """The filter P of a round's targets, as a function of the round's number and a vector."""
     spectrum, _, multipliers, alpha = chain
     rounds = len(multipliers)
-    weights = jnp.broadcast_to(alpha, (rounds,))
+    weights = weights_handed_on(alpha, rounds)
 
     def in_eigenbasis(t: Array, w: Float[Array, "m P"]) -> Float[Array, "m P"]:
         return of_targets[t][:, None] * w
@@ -176,7 +176,5 @@ def _filter_of_targets(
 
     if not spectrum.has_eigenvectors:
         return by_rounds
-    of_fits = filters.distillation(spectrum.eigenvalues, multipliers, alpha)[0]
-    of_first = jnp.ones_like(of_fits[:1])
-    of_targets = jnp.concatenate([of_first, mix_targets(1, of_fits[:-1], weights[:-1, None])])
+    of_targets = filters.distillation(spectrum.eigenvalues, multipliers, alpha)[1]
     return in_eigenbasis
