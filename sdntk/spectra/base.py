@@ -137,6 +137,13 @@ class AbstractSpectrum(abc.ABC):
     # ---- what a chain and its messages need to know ----
 
     @property
+    def has_all_eigenvalues(self) -> bool:
+        """Whether ``eigenvalues`` are all of G that are not zero, so that their filter has its
+        trace.
+        """
+        return True
+
+    @property
     def has_eigenvectors(self) -> bool:
         """Whether a filter of the eigenvalues can be applied in its basis."""
         return False

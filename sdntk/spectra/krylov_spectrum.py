@@ -76,6 +76,11 @@ class KrylovSpectrum(Eigenbasis):
     def matrix(self) -> None:
         """There are no derivatives by the Gram matrix."""
 
+    @property
+    def has_all_eigenvalues(self) -> bool:
+        """A Ritz value stands for several."""
+        return False
+
     def rotate(self, y: Float[Array, "K *Q"]) -> Float[Array, "M *Q"]:
         """The coordinates z of the labels that the spectrum was made from, in any unit of theirs.
 
