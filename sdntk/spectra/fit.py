@@ -295,7 +295,7 @@ def refusing_derivatives(matrix: Float[Array, "K K"]) -> Float[Array, ""]:
 @refusing_derivatives.defjvp
 def _refusing_derivatives_jvp(primals: Any, tangents: Any) -> Any:
     raise NotImplementedError(
-        "Derivatives of a filter's fit, and of retraining, with respect to the Gram matrix (kernel "
+        "Derivatives of retraining and of a filter's fit with respect to the Gram matrix (kernel "
         "hyperparameters, points) are not available: those of distill and distill_spectrum are."
     )
 

@@ -57,7 +57,7 @@ class RoundMap(NamedTuple):
 def round_maps(
     spectrum: AbstractSpectrum,
     kernel: KernelFunction,
-    designs: list[Float[Array, "n ..."]],
+    designs: list[Float[Array, "_ ..."]],
     multiplier: Float[Array, ""],
     keep: Keep,
 ) -> list[RoundMap]:
@@ -88,7 +88,8 @@ def round_maps(
 
 
 def _decompose(kernel: KernelFunction, x: Float[Array, "n ..."]) -> AbstractSpectrum:
-    return decompose_checked(in_full_precision(compute_gram(kernel, x), kernel_precision(kernel, x)))
+    matrix = in_full_precision(compute_gram(kernel, x), kernel_precision(kernel, x))
+    return decompose_checked(matrix)
 
 
 @jax.jit
@@ -112,9 +113,7 @@ def _require_spectrum_of(spectrum: AbstractSpectrum, gram: Float[Array, "K K"]) 
 
 
 @jax.jit
-def _relative_difference(
-    spectrum: AbstractSpectrum, gram: Float[Array, "K K"]
-) -> Float[Array, ""]:
+def _relative_difference(spectrum: AbstractSpectrum, gram: Float[Array, "K K"]) -> Float[Array, ""]:
     identity = jnp.eye(len(gram), dtype=gram.dtype)
     known = spectrum.unrotate(spectrum.apply(spectrum.rotate(identity)))
     size = jnp.max(jnp.abs(gram))

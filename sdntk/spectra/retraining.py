@@ -166,7 +166,9 @@ def _squared_bias(
     fit: Callable[[Array], Array],
     spec: RetrainingSpec,
 ) -> Float[Array, " T"]:
-    lost = lost_signal(spec.multiplier * spectrum.resolvent(spec.multiplier, z), fit, spec)
+    c = spec.multiplier
+    unfitted = (c[None] if c.ndim else c) * spectrum.resolvent(c, z)
+    lost = lost_signal(unfitted, fit, spec)
     axes = tuple(range(1, lost.ndim))
     bias = mean_square(lost, signal.size, over=axes)
     if len(z) >= spectrum.num_points:
