@@ -112,8 +112,8 @@ def for_every_draw(
     key: Array | None,
     draws: int,
 ) -> Float[Array, "n T K *P"]:
-    """The rounds of every draw of the noise: on a CPU one after another, as matrices then stay in
-    its caches; side by side elsewhere.
+    """The rounds of every draw of the noise: on the CPU one after another, beside the result in the
+    memory of one; side by side elsewhere.
 
     Args:
         fitted_with: from the noise of all rounds, shape (T, K) or (T, K, Q), to their fits.
