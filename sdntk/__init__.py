@@ -12,6 +12,7 @@ from sdntk.gram_matrices.compute import gram
 from sdntk.gram_matrices.operator import GramOperator, as_operator, kernel_operator
 from sdntk.gram_matrices.operator import products as products  # an old name, which warns
 from sdntk.gram_matrices.store import GramStore
+from sdntk.retraining import Retraining, retrain
 from sdntk.spectra.base import ErrorBounds, PrecisionWarning
 from sdntk.spectra.chain import Distillation
 from sdntk.spectra.choose import Method
@@ -48,6 +49,7 @@ __all__ = [
     "Method",
     "Multiplier",
     "PrecisionWarning",
+    "Retraining",
     "SpectralFit",
     "Spectrum",
     "Status",
@@ -78,6 +80,7 @@ __all__ = [
     "losses",
     "networks",
     "optimisers",
+    "retrain",
     "selection",
     "solve_multiplier",
     "train",

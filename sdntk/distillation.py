@@ -215,10 +215,13 @@ def _raise_for_later_round(run: Distillation, infeasible: np.ndarray, tolerance:
 
 def _warn_if_imprecise(run: Distillation) -> None:
     multipliers = np.asarray(run.multipliers)[np.asarray(run.status) == Status.ACTIVE]
-    if multipliers.size == 0:
-        return
-    c_min, eps = float(multipliers.min()), run.spectrum.machine_epsilon
-    d_max = float(run.spectrum.largest)
+    if multipliers.size > 0:
+        warn_of_rounding(float(multipliers.min()), run.spectrum)
+
+
+def warn_of_rounding(c_min: float, spectrum: AbstractSpectrum) -> None:
+    """Warn if the smallest multiplier is so small against d_max that rounding decides it."""
+    eps, d_max = spectrum.machine_epsilon, float(spectrum.largest)
     ratio = eps * d_max / c_min if c_min > 0 else np.inf
     if ratio <= PRECISION_TOLERANCE:
         return

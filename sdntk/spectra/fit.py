@@ -280,23 +280,23 @@ def fit_filter(
             f"y must be smaller: rotated labels overflow in {labels.dtype}. Divide it by a number."
         )
     if spectrum.matrix is not None:
-        z = z * _refusing_derivatives(spectrum.matrix)
+        z = z * refusing_derivatives(spectrum.matrix)
     by_output = values.reshape(*values.shape, *(1 for _ in range(z.ndim - values.ndim)))
     duals = divided_by_eigenvalues(by_output, d) * z
     return SpectralFit(spectrum, by_output * z, duals, values, as_pytree_kernel(kernel), points)
 
 
 @jax.custom_jvp
-def _refusing_derivatives(matrix: Float[Array, "K K"]) -> Float[Array, ""]:
+def refusing_derivatives(matrix: Float[Array, "K K"]) -> Float[Array, ""]:
     """1, as a factor of what would have wrong derivatives by the Gram matrix."""
     return jnp.ones((), matrix.dtype)
 
 
-@_refusing_derivatives.defjvp
+@refusing_derivatives.defjvp
 def _refusing_derivatives_jvp(primals: Any, tangents: Any) -> Any:
     raise NotImplementedError(
-        "Derivatives of a filter's fit with respect to the Gram matrix (kernel hyperparameters, "
-        "points) are not available: those of distill and distill_spectrum are."
+        "Derivatives of retraining and of a filter's fit with respect to the Gram matrix (kernel "
+        "hyperparameters, points) are not available: those of distill and distill_spectrum are."
     )
 
 

@@ -134,6 +134,27 @@ CALLS: dict[str, tuple] = {
         | {"tolerances": optional(with_axes([0.3], lambda a: (a > 0) & (a < 1)), [0.3])},
         "costly",
     ),
+    "retrain": (
+        sdntk.retrain,
+        {"spectrum": SPECTRA, "signal": labels(Y), "multiplier": per_output(0.1)}
+        | {"rounds": count(2, 1, 10**6), "noise": number(0.1, nonnegative)}
+        | {"keep": choice("accumulate", "replace"), "real_share": unit(0.5)}
+        | {"key": optional(one_key(KEYS[0]), KEYS[0]), "draws": count(2)}
+        | {"points": optional(only(None)), "kernel": optional(only(None))},
+    ),
+    "retrain.points": (
+        lambda points, kernel: sdntk.retrain(
+            SPECTRUM,
+            Y,
+            multiplier=0.1,
+            rounds=2,
+            noise=0.1,
+            key=KEYS[0],
+            points=points,
+            kernel=kernel,
+        ),
+        {"points": with_axes(np.stack([X, X]), axes=(2,)), "kernel": function(KERNEL)},
+    ),
     "krylov": (
         sdntk.krylov,
         {"operator": only(sdntk.as_operator(G), sdntk.GramOperator), "y": labels(Y), **ASKED}

@@ -42,6 +42,7 @@ EXEMPT = {
         "GramStore",
         "KrylovSpectrum",
         "Multiplier",
+        "Retraining",
         "SpectralFit",
         "Spectrum",
         "TrainingResult",
