@@ -5,7 +5,7 @@ networks.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from sdntk import architectures, datasets, kernels
+from sdntk import architectures, datasets, kernels, mixing
 from sdntk._warnings import warn_renamed
 from sdntk.distillation import distill, distill_spectrum
 from sdntk.gram_matrices.compute import gram
@@ -73,6 +73,7 @@ __all__ = [
     "krylov",
     "load",
     "losses",
+    "mixing",
     "networks",
     "optimisers",
     "solve_multiplier",

@@ -141,6 +141,11 @@ class AbstractSpectrum(abc.ABC):
         """Whether a filter of the eigenvalues can be applied in its basis."""
         return False
 
+    @property
+    def knows_traces(self) -> bool:
+        """Whether its basis holds all labels, so that sums over its eigenvalues are traces of G."""
+        return True
+
     def eigenvalues_for(self, z: Float[Array, "m *Q"]) -> Float[Array, "m *q"]:
         """d, as a run with these rotated labels shows it."""
         return self.eigenvalues

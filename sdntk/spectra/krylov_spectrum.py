@@ -111,6 +111,11 @@ class KrylovSpectrum(Eigenbasis):
         """What Lanczos knows of the error, for each round (and output)."""
         return chain_error_bounds(self, z, path, chain)
 
+    @property
+    def knows_traces(self) -> bool:
+        """Never: a Ritz value stands for several eigenvalues."""
+        return False
+
     def eigenvalues_for(self, z: Float[Array, "M *Q"]) -> Float[Array, "M *Q"]:
         """The Ritz values, for each output where there are several."""
         return jnp.broadcast_to(as_column(self.eigenvalues, z), z.shape)
