@@ -59,7 +59,7 @@ def mix_filters(
 
 def _weighted_sum(
     values: Float[Array, "T m *P"], weights: Float[Array, "T *q"]
-) -> Float[Array, "m *P"]:
+) -> Float[Array, "m *p"]:
     """Without the nan of rounds that have no weight."""
     missing = (1,) * (values.ndim - 1 - weights.ndim)
     w = weights.reshape(len(weights), 1, *weights.shape[1:], *missing)

@@ -6,10 +6,11 @@ With one multiplier c, A = D (c + D)^-1, the mixtures of T rounds whose weights 
 
 (docs/theory.md, section 8). Powers of A are close to dependent: their Gram matrix's condition
 passes 1e7 at T = 4, so that normal equations for w drown in rounding at five or six rounds. Here
-the powers are replaced, one after the other, by polynomials that are orthonormal on the problem
-itself (:func:`orthonormal_powers`: Arnoldi's process). In these every problem has a closed
-solution; only the last step, back to powers, multiplies rounding by the condition, once and not
-twice. Powers that cannot be told from the earlier ones get no say.
+they are replaced by products (A - t_0) .. (A - t_j), each t the eigenvalue where the last product
+is largest (Leja's order), which are far from dependent and keep the digits of every entry; these
+are made orthonormal one after the other, and every problem has a closed solution
+(:func:`orthonormal_polynomials`). Back in powers, the coefficients of a product alternate in sign,
+so that they cancel nowhere. Rounds that cannot be told from the earlier ones get no say.
 """
 
 from collections.abc import Callable
@@ -41,84 +42,105 @@ class Solution(NamedTuple):
     rounding: Float[Array, ""]
 
 
-class Powers(NamedTuple):
-    """Orthonormal combinations of v, A v, A^2 v, ..: polynomials p_i(A) v.
+class Operator(NamedTuple):
+    """A, on vectors of N entries.
+
+    Attributes:
+        times: v -> A v.
+        values: the eigenvalue that belongs to each entry, shape (N,); None where A is not diagonal.
+    """
+
+    times: Callable[[Array], Array]
+    values: Float[Array, " N"] | None
+
+    def product(
+        self, v: Float[Array, " N"], counted: Float[Array, " N"]
+    ) -> tuple[Float[Array, " N"], Float[Array, ""]]:
+        """(A - t) v and t, which makes it small: an eigenvalue, or Rayleigh's quotient."""
+        if self.values is not None:
+            t = self.values[jnp.argmax(counted * jnp.abs(v))]
+            return (self.values - t) * v, t
+        image = self.times(v)
+        t = jnp.sum(counted * v * image)  # of a vector of norm 1
+        return image - t * v, t
+
+
+class Polynomials(NamedTuple):
+    """Polynomials p_i of degree i for which p_i(A) v are orthonormal.
 
     Attributes:
         vectors: p_i(A) v, shape (n, N); zero from the first i on that rounding forbids.
-        polynomials: row i holds the coefficients of p_i, lowest first, shape (n, n), of powers
-            that are divided by their norms.
+        rows: the coefficients of p_i, lowest first, shape (n, n), of powers A^j v divided by their
+            norms.
         norms: |A^j v|, shape (n,).
-        condition: of all n powers.
+        condition: of all n powers, divided by their norms.
     """
 
     vectors: Float[Array, "n N"]
-    polynomials: Float[Array, "n n"]
+    rows: Float[Array, "n n"]
     norms: Float[Array, " n"]
     condition: Float[Array, ""]
 
-    def coefficients(self, on_vectors: Float[Array, " n"]) -> Float[Array, " n"]:
-        """Of the polynomial sum_i g_i p_i, in powers of A, lowest first."""
-        scaled = matmul(self.polynomials.T, on_vectors)
+    def in_powers(self, coefficients: Float[Array, " n"]) -> Float[Array, " n"]:
+        """The polynomial sum_i g_i p_i in powers of A, lowest first."""
+        scaled = matmul(self.rows.T, coefficients)
         return jnp.where(self.norms > 0, scaled / jnp.where(self.norms > 0, self.norms, 1), 0)
 
 
-def orthonormal_powers(
-    times: Callable[[Array], Array],
-    start: Float[Array, " N"],
-    counted: Float[Array, " N"],
-    count: int,
-) -> Powers:
-    """Arnoldi's process with coefficients: powers made orthonormal one by one, twice over.
+def orthonormal_polynomials(
+    operator: Operator, start: Float[Array, " N"], counted: Float[Array, " N"], count: int
+) -> Polynomials:
+    """Products of shifted operators, made orthonormal one by one, twice over.
 
     Args:
-        times: v -> A v.
+        operator: A.
         start: v.
         counted: 1 for entries that inner products sum over, 0 for those that are only carried
             along.
-        count: n, how many powers.
+        count: n, how many.
     """
     eps = float(jnp.finfo(start.dtype).eps)
-    dependent = (16 + len(start) ** 0.5) * eps  # what rounding leaves of a vector
+    dependent = (16 + len(start) ** 0.5) * eps  # what rounding leaves of a vector of norm 1
 
     def norm(v: Float[Array, " N"]) -> Float[Array, ""]:
         return safe_sqrt(jnp.sum(counted * v**2))
 
     def step(state: _Process, i: Array) -> tuple[_Process, Float[Array, ""]]:
-        vector, row = state.vector, state.row
+        vector, row = state.product, state.row
         for _ in range(2):
             along = matmul(state.vectors, counted * vector)
             vector = vector - matmul(state.vectors.T, along)
             row = row - matmul(state.rows.T, along)
         size = norm(vector)
-        told = state.told & (size > dependent * norm(state.vector)) & (state.norm > 0)
+        told = state.told & (size > dependent) & (state.norm > 0)
         inverse = jnp.where(told, 1 / jnp.where(told, size, 1), 0)
         told &= _condition(state.rows.at[i].set(row * inverse), i + 1) <= TOLERANCE / eps
         inverse = jnp.where(told, inverse, 0)
 
-        power = times(state.power)
+        power = operator.times(state.power)
         ratio = norm(power)
         ratios = state.ratios.at[i].set(ratio)
+        product, t = operator.product(state.product, counted)
+        length = _nonzero(norm(product))
         following = _Process(
             vectors=state.vectors.at[i].set(vector * inverse),
             rows=state.rows.at[i].set(row * inverse),
             ratios=ratios,
-            vector=times(vector * inverse),
-            row=jnp.roll(row * inverse * ratios, 1).at[0].set(0),
-            power=power / jnp.where(ratio > 0, ratio, 1),
+            product=product / length,
+            row=(jnp.roll(state.row * ratios, 1).at[0].set(0) - t * state.row) / length,
+            power=power / _nonzero(ratio),
             norm=state.norm * ratio,
             told=told,
         )
         return following, state.norm
 
     size = norm(start)
-    first = start / jnp.where(size > 0, size, 1)
-    nothing = jnp.zeros((count, count), start.dtype)
+    first, nothing = start / _nonzero(size), jnp.zeros((count, count), start.dtype)
     process = _Process(
         vectors=jnp.zeros((count, len(start)), start.dtype),
         rows=nothing,
         ratios=nothing[0],
-        vector=first,
+        product=first,
         row=nothing[0].at[0].set(1),
         power=first,
         norm=size,
@@ -126,7 +148,20 @@ def orthonormal_powers(
     )
     process, norms = lax.scan(step, process, jnp.arange(count))
     condition = jnp.where(process.told, _condition(process.rows, count), jnp.inf)
-    return Powers(process.vectors, process.rows, norms, condition)
+    return Polynomials(process.vectors, process.rows, norms, condition)
+
+
+class _Process(NamedTuple):
+    """What goes from degree to degree."""
+
+    vectors: Float[Array, "n N"]
+    rows: Float[Array, "n n"]
+    ratios: Float[Array, " n"]  # |A^{j+1} v|/|A^j v|
+    product: Float[Array, " N"]  # (A - t_0) .. (A - t_{i-1}) v, divided by its norm
+    row: Float[Array, " n"]  # its coefficients
+    power: Float[Array, " N"]  # A^i v, divided by its norm
+    norm: Float[Array, ""]  # |A^i v|
+    told: Array  # whether all up to now could be told from the ones before
 
 
 def _condition(rows: Float[Array, "n n"], count: Any) -> Float[Array, ""]:
@@ -134,21 +169,13 @@ def _condition(rows: Float[Array, "n n"], count: Any) -> Float[Array, ""]:
     return safe_sqrt(count * jnp.sum(rows**2))
 
 
-class _Process(NamedTuple):
-    """What goes from power to power."""
-
-    vectors: Float[Array, "n N"]
-    rows: Float[Array, "n n"]
-    ratios: Float[Array, " n"]  # |A^{j+1} v|/|A^j v|
-    vector: Float[Array, " N"]  # the next one, not yet orthogonal
-    row: Float[Array, " n"]
-    power: Float[Array, " N"]  # A^i v, divided by its norm
-    norm: Float[Array, ""]  # |A^i v|
-    told: Array  # whether all up to now could be told from the ones before
+def _nonzero(size: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """A norm to divide by."""
+    return jnp.where(size > 0, size, 1)
 
 
 def best_for_errors(
-    times: Callable[[Array], Array],
+    operator: Operator,
     error: Float[Array, " N"],
     change: Float[Array, " N"],
     rounds: int,
@@ -158,7 +185,7 @@ def best_for_errors(
     round 0 plus (I + A + .. + A^{j-1}) times the change that round 1 makes.
 
     Args:
-        times: v -> A v.
+        operator: A.
         error: of round 0.
         change: error of round 1 less that of round 0.
         rounds: T.
@@ -167,9 +194,9 @@ def best_for_errors(
     first = jnp.zeros(rounds, error.dtype).at[0].set(1)
     if rounds == 1:
         return Solution(first, jnp.ones_like(eps), jnp.zeros_like(eps))
-    powers = orthonormal_powers(times, change, jnp.ones_like(change), rounds - 1)
-    q = powers.coefficients(-matmul(powers.vectors, error))
-    return Solution(weights_of_changes(q), powers.condition, eps * powers.condition)
+    found = orthonormal_polynomials(operator, change, jnp.ones_like(change), rounds - 1)
+    q = found.in_powers(-matmul(found.vectors, error))
+    return Solution(weights_of_changes(q), found.condition, eps * found.condition)
 
 
 def weights_of_changes(changes: Float[Array, " n"]) -> Float[Array, " n+1"]:
@@ -179,7 +206,7 @@ def weights_of_changes(changes: Float[Array, " n"]) -> Float[Array, " n+1"]:
 
 
 def best_for_residuals(
-    times: Callable[[Array], Array],
+    operator: Operator,
     residuals: Float[Array, " N"],
     filter_left: Float[Array, " m"],
     rounds: int,
@@ -191,7 +218,7 @@ def best_for_residuals(
     polynomial of degree T - 1, and the constraint sum w = 1 is tr P / K = 1.
 
     Args:
-        times: A times a vector of N entries and, behind them, one of the m eigenvalues.
+        operator: A, on vectors in the basis and, behind them, one of the m eigenvalues.
         residuals: y - f_0 in the basis, all outputs one after the other.
         filter_left: 1 - a, a the eigenvalues of A.
         rounds: T.
@@ -199,20 +226,18 @@ def best_for_residuals(
     """
     start = jnp.concatenate([residuals, filter_left])
     counted = jnp.concatenate([jnp.ones_like(residuals), jnp.zeros_like(filter_left)])
-    powers = orthonormal_powers(times, start, counted, rounds)
-    traces = jnp.mean(powers.vectors[:, len(residuals) :], axis=1)  # tr (I - A) p_i(A) / K
+    found = orthonormal_polynomials(operator, start, counted, rounds)
+    traces = jnp.mean(found.vectors[:, len(residuals) :], axis=1)  # tr (I - A) p_i(A) / K
     squared = jnp.sum(traces**2)
-    p = powers.coefficients(traces / jnp.where(squared > 0, squared, 1))
+    p = found.in_powers(traces / _nonzero(squared))
 
     def trace(power: Float[Array, " N"], _: None) -> tuple[Array, Array]:
-        return times(power), jnp.mean(power[len(residuals) :])
+        return operator.times(power), jnp.mean(power[len(residuals) :])
 
     left = jnp.cumsum(lax.scan(trace, start, None, length=rounds)[1])  # 1 - df_j/K
     weights = left * (p - jnp.concatenate([p[1:], jnp.zeros(1, p.dtype)]))
-    total = jnp.sum(weights)
     first = jnp.zeros(rounds, p.dtype).at[0].set(1)
-    weights = jnp.where(squared > 0, weights / jnp.where(squared > 0, total, 1), first)
-    return Solution(weights, powers.condition, eps * powers.condition)
+    return Solution(jnp.where(squared > 0, weights, first), found.condition, eps * found.condition)
 
 
 def best_for_labels(
@@ -233,7 +258,7 @@ def best_for_labels(
         return Solution(jnp.ones(1, y.dtype), one, jnp.zeros_like(eps))
     changes = jnp.diff(predictions, axis=0).T
     sizes = safe_sqrt(jnp.sum(changes**2, axis=0))
-    scale = jnp.where(sizes > 0, sizes, 1)
+    scale = _nonzero(sizes)
     left = y - predictions[0]
     q, r = jnp.linalg.qr(changes / scale[None])
     u, singular, vh = jnp.linalg.svd(r, full_matrices=False)

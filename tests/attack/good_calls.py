@@ -40,7 +40,7 @@ from attack.bad_values import (
 from flax import nnx
 
 import sdntk
-from sdntk import architectures, bounds, datasets, filters, kernels, losses, networks
+from sdntk import architectures, bounds, datasets, filters, kernels, losses, mixing, networks
 from sdntk.architectures import ArchitectureName
 from sdntk.experiments.comparison import TO_THE_OPTIMUM
 
@@ -51,6 +51,7 @@ SPECTRUM, TRIDIAGONAL = sdntk.decompose(G), sdntk.tridiagonalise(G)
 CHAIN = {"tolerance": 0.3, "rounds": 2}
 KRYLOV = sdntk.krylov(sdntk.as_operator(G), Y, **CHAIN)
 RUN = sdntk.distill(KERNEL, X, Y, **CHAIN)
+PLAIN = sdntk.distill(KERNEL, X, Y, multiplier=0.3, rounds=2)
 FIT = sdntk.fit_filter(SPECTRUM, Y, [0.5, 0.5, 0.5], kernel=KERNEL, x=X)
 SHALLOW = architectures.fully_connected(1, activation="erf")
 IMAGES, CLASSES = np.arange(32.0).reshape(4, 2, 2, 2) ** 2, np.array([0, 1, 1, 0])
@@ -398,7 +399,24 @@ CALLS: dict[str, tuple] = {
         filters.divided_by_eigenvalues,
         {"filter_": columns(D), "eigenvalues": with_axes(D, nonnegative)},
     ),
+    "mixing.one_shot": (mixing.one_shot, {"run": only(PLAIN)}),
+    "mixing.oracle": (
+        mixing.oracle,
+        {"run": only(PLAIN), "signal": rows(Y, (1,)), "noise_variance": number(0.1, nonnegative)},
+    ),
+    "mixing.held_out": (
+        mixing.held_out,
+        {"predictions": with_axes(np.array([Y, 0.5 * Y**2]), axes=(2, 3)), "y": rows(Y, (1,))},
+    ),
+    "mixing.per_round": (
+        mixing.per_round,
+        {"weights": with_axes([0.5, 0.5], lambda a: a.dtype != bool and abs(a.sum() - 1) < 1e-9)},
+    ),
     # methods
+    "Distillation.mix": (
+        RUN.mix,
+        {"weights": with_axes([2.0, -1.0], lambda a: a.shape == (2,) and a.dtype != bool)},
+    ),
     "RBF.precision": (KERNEL.precision, {"x": points(X)}),
     "InfiniteWidth.precision": (kernels.ntk(SHALLOW).precision, {"x": points(X2)}, "costly"),
     "RBF.__call__": (KERNEL, {"x1": points(X), "x2": points(X)}),
