@@ -320,16 +320,16 @@ def _operator(
     d = spectrum.eigenvalues
     a = d / (c + d)
     if spectrum.has_eigenvectors:
-        on_labels = jnp.broadcast_to(as_column(a, like), like.shape).ravel()
-        values = jnp.concatenate([on_labels, a])
-        return solvers.Operator(lambda v: values * v, values)
+        on_labels = jnp.broadcast_to(as_column(d, like), like.shape).ravel()
+        of_entries = jnp.concatenate([on_labels, d])
+        return solvers.Operator(lambda v: of_entries / (c + of_entries) * v, c, of_entries)
 
     def times(v: Float[Array, " N"]) -> Float[Array, " N"]:
         u = v[: like.size].reshape(like.shape)
         u = spectrum.apply(spectrum.resolvent(c, u))
         return jnp.concatenate([u.ravel(), a * v[like.size :]])
 
-    return solvers.Operator(times, None)
+    return solvers.Operator(times, c, None)
 
 
 def _effective_epsilon(spectrum: AbstractSpectrum, c: Float[Array, ""]) -> Float[Array, ""]:

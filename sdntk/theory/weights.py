@@ -6,11 +6,11 @@ With one multiplier c, A = D (c + D)^-1, the mixtures of T rounds whose weights 
 
 (docs/theory.md, section 8). Powers of A are close to dependent: their Gram matrix's condition
 passes 1e7 at T = 4, so that normal equations for w drown in rounding at five or six rounds. Here
-they are replaced by products (A - t_0) .. (A - t_j), each t the eigenvalue where the last product
-is largest (Leja's order), which are far from dependent and keep the digits of every entry; these
-are made orthonormal one after the other, and every problem has a closed solution
-(:func:`orthonormal_polynomials`). Back in powers, the coefficients of a product alternate in sign,
-so that they cancel nowhere. Rounds that cannot be told from the earlier ones get no say.
+they are replaced by products (A - t_0) .. (A - t_j), each t the eigenvalue of A where the last
+product is largest (Leja's order). Products are far from dependent and keep the digits of every
+entry; made orthonormal one after the other (:func:`orthonormal_polynomials`), they give every
+problem a closed solution. Back in powers, the coefficients of a product alternate in sign, so that
+they cancel nowhere. Rounds that cannot be told from the earlier ones get no say.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from sdntk._linalg import matmul, safe_sqrt
 
@@ -43,26 +43,30 @@ class Solution(NamedTuple):
 
 
 class Operator(NamedTuple):
-    """A, on vectors of N entries.
+    """A = D (c I + D)^-1, on vectors of N entries.
 
     Attributes:
         times: v -> A v.
-        values: the eigenvalue that belongs to each entry, shape (N,); None where A is not diagonal.
+        c: the multiplier.
+        eigenvalues: d that belongs to each entry, shape (N,); None where D is not diagonal.
     """
 
     times: Callable[[Array], Array]
-    values: Float[Array, " N"] | None
+    c: Float[Array, ""]
+    eigenvalues: Float[Array, " N"] | None
 
     def product(
         self, v: Float[Array, " N"], counted: Float[Array, " N"]
     ) -> tuple[Float[Array, " N"], Float[Array, ""]]:
         """(A - t) v and t, which makes it small: an eigenvalue, or Rayleigh's quotient."""
-        if self.values is not None:
-            t = self.values[jnp.argmax(counted * jnp.abs(v))]
-            return (self.values - t) * v, t
-        image = self.times(v)
-        t = jnp.sum(counted * v * image)  # of a vector of norm 1
-        return image - t * v, t
+        if self.eigenvalues is None:
+            image = self.times(v)
+            t = jnp.sum(counted * v * image)  # of a vector of norm 1
+            return image - t * v, t
+        c, d = self.c, self.eigenvalues
+        chosen = d[jnp.argmax(counted * jnp.abs(v))]
+        # a - t = c (d - d_t)/((c + d)(c + d_t)): all digits, also next to 1.
+        return c / (c + d) * ((d - chosen) / (c + chosen)) * v, chosen / (c + chosen)
 
 
 class Polynomials(NamedTuple):
@@ -86,6 +90,16 @@ class Polynomials(NamedTuple):
         scaled = matmul(self.rows.T, coefficients)
         return jnp.where(self.norms > 0, scaled / jnp.where(self.norms > 0, self.norms, 1), 0)
 
+    def harmless(
+        self, coefficients: Float[Array, " n"], size: Float[Array, ""]
+    ) -> Bool[Array, " n"]:
+        """Up to which i sum_i g_i p_i(A) v does not drown, as a sum of powers, in the rounding of
+        numbers of this size.
+        """
+        rounding = jnp.finfo(coefficients.dtype).eps * jnp.sqrt(jnp.sum(self.rows**2, axis=1))
+        drowned = jnp.abs(coefficients) * rounding > TOLERANCE * size
+        return jnp.cumsum(drowned) == 0
+
 
 def orthonormal_polynomials(
     operator: Operator, start: Float[Array, " N"], counted: Float[Array, " N"], count: int
@@ -100,6 +114,8 @@ def orthonormal_polynomials(
         count: n, how many.
     """
     eps = float(jnp.finfo(start.dtype).eps)
+    # A diagonal operator's products keep the digits of every entry.
+    most = (TOLERANCE / eps) ** (1 if operator.eigenvalues is None else 2)
     dependent = (16 + len(start) ** 0.5) * eps  # what rounding leaves of a vector of norm 1
 
     def norm(v: Float[Array, " N"]) -> Float[Array, ""]:
@@ -114,7 +130,7 @@ def orthonormal_polynomials(
         size = norm(vector)
         told = state.told & (size > dependent) & (state.norm > 0)
         inverse = jnp.where(told, 1 / jnp.where(told, size, 1), 0)
-        told &= _condition(state.rows.at[i].set(row * inverse), i + 1) <= TOLERANCE / eps
+        told &= _condition(state.rows.at[i].set(row * inverse), i + 1) <= most
         inverse = jnp.where(told, inverse, 0)
 
         power = operator.times(state.power)
@@ -195,8 +211,11 @@ def best_for_errors(
     if rounds == 1:
         return Solution(first, jnp.ones_like(eps), jnp.zeros_like(eps))
     found = orthonormal_polynomials(operator, change, jnp.ones_like(change), rounds - 1)
-    q = found.in_powers(-matmul(found.vectors, error))
-    return Solution(weights_of_changes(q), found.condition, eps * found.condition)
+    along = -matmul(found.vectors, error)
+    kept = found.harmless(along, safe_sqrt(jnp.sum(error**2)))
+    q = found.in_powers(jnp.where(kept, along, 0))
+    condition = jnp.where(kept.all(), found.condition, jnp.inf)
+    return Solution(weights_of_changes(q), condition, eps * condition)
 
 
 def weights_of_changes(changes: Float[Array, " n"]) -> Float[Array, " n+1"]:
@@ -228,6 +247,8 @@ def best_for_residuals(
     counted = jnp.concatenate([jnp.ones_like(residuals), jnp.zeros_like(filter_left)])
     found = orthonormal_polynomials(operator, start, counted, rounds)
     traces = jnp.mean(found.vectors[:, len(residuals) :], axis=1)  # tr (I - A) p_i(A) / K
+    kept = found.harmless(traces, safe_sqrt(jnp.sum(traces**2)))
+    traces = jnp.where(kept, traces, 0)
     squared = jnp.sum(traces**2)
     p = found.in_powers(traces / _nonzero(squared))
 
@@ -237,7 +258,8 @@ def best_for_residuals(
     left = jnp.cumsum(lax.scan(trace, start, None, length=rounds)[1])  # 1 - df_j/K
     weights = left * (p - jnp.concatenate([p[1:], jnp.zeros(1, p.dtype)]))
     first = jnp.zeros(rounds, p.dtype).at[0].set(1)
-    return Solution(jnp.where(squared > 0, weights, first), found.condition, eps * found.condition)
+    condition = jnp.where(kept.all(), found.condition, jnp.inf)
+    return Solution(jnp.where(squared > 0, weights, first), condition, eps * condition)
 
 
 def best_for_labels(
