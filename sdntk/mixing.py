@@ -11,8 +11,6 @@ basis of the rounds. No mixture of any number of rounds is better, for a known s
 variance sigma^2, than the filter F_k = z*_k^2/(z*_k^2 + sigma^2).
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -33,11 +31,12 @@ from sdntk._arguments import (
 from sdntk._array_like import ActsAsArray
 from sdntk._pytrees import pytree
 from sdntk._warnings import warn
-from sdntk.spectra.base import AbstractSpectrum, PrecisionWarning, as_column
+from sdntk.spectra.base import PrecisionWarning
 from sdntk.spectra.chain import Distillation
+from sdntk.spectra.weights import one_shot_weights, oracle_weights
 from sdntk.theory import weights as solvers
 from sdntk.theory.multiplier import Status
-from sdntk.theory.units import in_unit, power_of_two
+from sdntk.theory.units import power_of_two
 
 
 @pytree
@@ -97,7 +96,7 @@ def one_shot(run: Distillation) -> MixingWeights:
         ((3,), 1.0, (200,))
     """
     _check_run(run)
-    solution = _one_shot(
+    solution = one_shot_weights(
         run.spectrum,
         run.rotated_labels,
         run.multipliers,
@@ -158,7 +157,7 @@ def oracle(run: Distillation, signal: ArrayLike, noise_variance: ArrayLike) -> M
         expected = "a scalar" if not outputs else f"a scalar or have shape {outputs}"
         raise ValueError(f"noise_variance must be {expected}; its shape is {variance.shape}.")
     require_every("noise_variance", variance, lambda v: v >= 0, "must be zero or positive")
-    solution = _oracle(
+    solution = oracle_weights(
         spectrum,
         z,
         jnp.broadcast_to(variance, outputs),
@@ -299,104 +298,6 @@ def _is_plain(run: Distillation) -> Any:
     return same & (steps == 0).all() & (alpha == 0).all()
 
 
-_Solve = Callable[[Array, Array, Array], solvers.Solution]
-
-
-def _by_output(
-    solve: _Solve, c: Float[Array, "*Q"], z: Float[Array, "m *P"], std: Float[Array, "*P"]
-) -> solvers.Solution:
-    """One problem, or one for each output with a multiplier of its own."""
-    if c.ndim == 0:
-        return solve(c, z, std)
-    return jax.vmap(solve, in_axes=(0, 1, 0), out_axes=-1)(c, z, std)
-
-
-def _operator(
-    spectrum: AbstractSpectrum, c: Float[Array, ""], like: Float[Array, "m *P"]
-) -> solvers.Operator:
-    """A on vectors in the basis (all outputs one after the other) and, behind them, on the
-    eigenvalues.
-    """
-    d = spectrum.eigenvalues
-    a = d / (c + d)
-    if spectrum.has_eigenvectors:
-        on_labels = jnp.broadcast_to(as_column(d, like), like.shape).ravel()
-        of_entries = jnp.concatenate([on_labels, d])
-        return solvers.Operator(lambda v: of_entries / (c + of_entries) * v, c, of_entries)
-
-    def times(v: Float[Array, " N"]) -> Float[Array, " N"]:
-        u = v[: like.size].reshape(like.shape)
-        u = spectrum.apply(spectrum.resolvent(c, u))
-        return jnp.concatenate([u.ravel(), a * v[like.size :]])
-
-    return solvers.Operator(times, c, None)
-
-
-def _effective_epsilon(spectrum: AbstractSpectrum, c: Float[Array, ""]) -> Float[Array, ""]:
-    """How far rounding of the Gram matrix moves A = D (c I + D)^-1: its slope is at most 1/(4 c)
-    where d = c.
-    """
-    eps = max(spectrum.machine_epsilon, float(jnp.finfo(spectrum.dtype).eps))
-    return eps * jnp.maximum(1, spectrum.largest / (4 * c))
-
-
-@partial(jax.jit, static_argnames="rounds")
-def _one_shot(
-    spectrum: AbstractSpectrum,
-    z: Float[Array, "m *P"],
-    multipliers: Float[Array, "T *Q"],
-    plain: Any,
-    *,
-    rounds: int,
-) -> solvers.Solution:
-    c = multipliers[0]
-    z = in_unit(z, power_of_two(z, axis=0 if c.ndim else None))
-
-    def solve(c: Float[Array, ""], z: Float[Array, "m *P"], _: Array) -> solvers.Solution:
-        eigenvalues = spectrum.eigenvalues
-        return solvers.best_for_residuals(
-            _operator(spectrum, c, z),
-            (c * spectrum.resolvent(c, z)).ravel(),
-            c / (c + eigenvalues),
-            rounds,
-            _effective_epsilon(spectrum, c),
-        )
-
-    solution = _by_output(solve, c, _not_by_matrix(z, spectrum), jnp.zeros(z.shape[1:], z.dtype))
-    return _nan_unless(plain, solution)
-
-
-@partial(jax.jit, static_argnames="rounds")
-def _oracle(
-    spectrum: AbstractSpectrum,
-    signal: Float[Array, "K *P"],
-    noise_variance: Float[Array, "*P"],
-    multipliers: Float[Array, "T *Q"],
-    plain: Any,
-    *,
-    rounds: int,
-) -> solvers.Solution:
-    c, std = multipliers[0], jnp.sqrt(noise_variance)
-    sizes = jnp.concatenate([jnp.abs(signal), std[None]])
-    unit = power_of_two(sizes, axis=0 if c.ndim else None)
-    z, std = spectrum.rotate(in_unit(signal, unit)), in_unit(std, unit)
-
-    def solve(c: Float[Array, ""], z: Float[Array, "m *P"], std: Array) -> solvers.Solution:
-        d = spectrum.eigenvalues
-        noise, a = jnp.sqrt(jnp.sum(std**2)), d / (c + d)
-        left = c * spectrum.resolvent(c, z)
-        change = spectrum.apply(spectrum.resolvent(c, left))
-        return solvers.best_for_errors(
-            _operator(spectrum, c, z),
-            jnp.concatenate([left.ravel(), -noise * a]),
-            jnp.concatenate([change.ravel(), noise * a * c / (c + d)]),
-            rounds,
-            _effective_epsilon(spectrum, c),
-        )
-
-    return _nan_unless(plain, _by_output(solve, c, _not_by_matrix(z, spectrum), std))
-
-
 @jax.jit
 def _held_out(
     predictions: Float[Array, "T n *Q"], y: Float[Array, "n *Q"], eps: Float[Array, ""]
@@ -404,28 +305,6 @@ def _held_out(
     inverse = 1 / jnp.maximum(power_of_two(predictions), power_of_two(y))
     rows = predictions.reshape(len(predictions), -1)
     return solvers.best_for_labels(rows * inverse, y.ravel() * inverse, eps)
-
-
-def _nan_unless(plain: Any, solution: solvers.Solution) -> solvers.Solution:
-    return solvers.Solution(*(jnp.where(plain, value, jnp.nan) for value in solution))
-
-
-def _not_by_matrix(z: Float[Array, "m *P"], spectrum: AbstractSpectrum) -> Float[Array, "m *P"]:
-    return z if spectrum.matrix is None else z * _refusing_derivatives(spectrum.matrix)
-
-
-@jax.custom_jvp
-def _refusing_derivatives(matrix: Float[Array, "K K"]) -> Float[Array, ""]:
-    """1, as a factor of what would have wrong derivatives by the Gram matrix."""
-    return jnp.ones((), matrix.dtype)
-
-
-@_refusing_derivatives.defjvp
-def _refusing_derivatives_jvp(primals: Any, tangents: Any) -> Any:
-    raise NotImplementedError(
-        "Derivatives of mixing weights with respect to the Gram matrix (kernel hyperparameters, "
-        "points) are not available: hold the weights constant (jax.lax.stop_gradient)."
-    )
 
 
 # ---- results ----

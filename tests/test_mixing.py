@@ -1,11 +1,8 @@
-"""Weights of a chain's rounds.
+"""The best weights of a chain's rounds (mixtures by given ones: tests/spectra/test_mixed.py).
 
 Must hold:
-* run.mix(w) is sum_j w_j f_j, on training points and new ones, for every spectrum, tolerances and
-  multipliers, weights of all outputs or of each, traced or not, labels of any size; a round of
-  weight 0 does not count; twicing is a member. Shown against the run's own rounds.
 * oracle's weights are those of the constrained least squares in 50 digits, to 1e-8 of the largest,
-  for up to 6 rounds (they come to 1e-13); the risk falls with every round, and stays above that of
+  for up to 6 rounds (they come to 1e-12); the risk falls with every round, and stays above that of
   the best filter; at the best multiplier xi = 0, elsewhere xi = -(c/2) R'(c)/|f_0 - f_1|^2.
 * one_shot's are those of its formula, in 50 digits, and of Dang et al. for two rounds; on many
   points their risk comes close to the oracle's.
@@ -14,8 +11,6 @@ Must hold:
 * The result is an array. In float32, and of more rounds than can be told apart, no nan, a warning,
   and a fit no worse than that of fewer rounds. Runs that no such weights belong to are refused.
 """
-
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sdntk
-from sdntk import filters, kernels, mixing
+from sdntk import kernels, mixing
 
 POINTS = 30
 X = jnp.linspace(0.03, 0.97, 25)
-NEW = jnp.array([0.1, 0.42, 0.77])
 KERNEL = kernels.matern(1.5, 0.3)
 Y = jnp.sin(6 * X) + 0.3 * jax.random.normal(jax.random.key(0), X.shape)
 Y2 = jnp.stack([Y, jnp.cos(4 * X)], axis=1)
@@ -98,129 +92,6 @@ def risk(filter_, signal, noise_variance):
 
 def assert_weights(found, expected, tolerance):
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
-
-
-# ---- run.mix ----
-
-
-TOLERANCE, MULTIPLIER = {"tolerance": 0.05}, {"multiplier": 0.01}
-QUICK = [
-    ("dense", TOLERANCE, "separate"),
-    ("dense", MULTIPLIER, "joint"),
-    ("tridiagonal", TOLERANCE, None),
-    ("krylov", MULTIPLIER, "separate"),
-]
-OTHERS = [
-    pytest.param(*case, marks=pytest.mark.slow)
-    for case in itertools.product(
-        ("dense", "tridiagonal", "krylov"), (TOLERANCE, MULTIPLIER), (None, "separate", "joint")
-    )
-    if case not in QUICK
-]
-
-
-@pytest.mark.parametrize(("method", "level", "outputs"), [*QUICK, *OTHERS])
-def test_a_mixture_is_the_weighted_sum_of_the_rounds(method, level, outputs):
-    y = Y if outputs is None else Y2
-    run = sdntk.distill(
-        KERNEL, X, y, **level, rounds=3, outputs=outputs or "separate", method=method
-    )
-    shapes = [(3,)] if outputs is None else [(3,), (3, 2)]
-    for shape in shapes:
-        w = np.random.default_rng(1).normal(size=shape)
-        by_output = w.reshape(3, 1, *w.shape[1:], *(1,) * (y.ndim - w.ndim))
-        fit = run.mix(w)
-        assert isinstance(fit, sdntk.SpectralFit)
-        for name, of_rounds in (
-            ("fitted", run.fitted),
-            ("dual_coefficients", run.dual_coefficients),
-        ):
-            expected = np.sum(by_output * np.asarray(of_rounds), axis=0)
-            atol = 1e-11 * np.abs(np.asarray(of_rounds)).max()
-            np.testing.assert_allclose(getattr(fit, name), expected, atol=atol)
-        predicted = np.sum(by_output * np.asarray(run.predict(NEW)), axis=0)
-        np.testing.assert_allclose(fit.predict(NEW), predicted, atol=1e-11)
-        cross = sdntk.gram(KERNEL, NEW, X)
-        np.testing.assert_allclose(fit.predict_from(cross), predicted, atol=1e-11)
-        if method == "dense":
-            by_filter = sdntk.fit_filter(run.spectrum, y, fit.filter)
-            np.testing.assert_allclose(by_filter.fitted, fit.fitted, atol=1e-12)
-        elif method == "tridiagonal":
-            assert fit.filter is None
-
-
-def test_traced_mixtures_and_derivatives_by_weights():
-    run = sdntk.distill(KERNEL, X, Y2, tolerance=[0.05, 0.1], rounds=3)
-    w = jnp.array([1.5, 0.0, -0.5])
-    fitted = lambda w: run.mix(w).fitted  # noqa: E731
-    np.testing.assert_allclose(jax.jit(fitted)(w), run.mix(w).fitted, atol=1e-13)
-    several = jax.vmap(fitted)(jnp.stack([w, 2 * w]))
-    np.testing.assert_allclose(several[1], 2 * run.mix(w).fitted, atol=1e-13)
-    derivative = jnp.moveaxis(jax.jacobian(fitted)(w), -1, 0)  # also where a weight is 0
-    np.testing.assert_allclose(derivative, run.fitted, atol=1e-13)
-    of_labels = jax.vmap(
-        lambda y: sdntk.distill_spectrum(run.spectrum, y, tolerance=0.05, rounds=3).mix(w).fitted
-    )
-    single = sdntk.distill(KERNEL, X, Y, tolerance=0.05, rounds=3)
-    np.testing.assert_allclose(of_labels(Y[None])[0], single.mix(w).fitted, atol=1e-12)
-
-
-def test_derivatives_by_the_kernel_are_those_of_the_rounds():
-    def value(length_scale, mixed):
-        kernel = kernels.matern(1.5, length_scale)
-        run = sdntk.distill(kernel, X, Y, tolerance=0.05, rounds=2)
-        return run.mix([2.0, -1.0]).predict(NEW)[0] if mixed else run.predict(NEW)[:, 0] @ weights
-
-    weights = jnp.array([2.0, -1.0])
-    slopes = [jax.grad(value)(0.3, mixed) for mixed in (True, False)]
-    np.testing.assert_allclose(*slopes, rtol=1e-9)
-
-
-def test_a_round_without_weight_does_not_count():
-    """Not even where it is infeasible (traced): nan."""
-    spectrum = sdntk.decompose(np.diag([0.0, 1.0, 2.0]))
-    y = jnp.array([1.0, 2.0, 3.0])
-
-    def fitted(tolerance, w):
-        return sdntk.distill_spectrum(spectrum, y, tolerance=tolerance, rounds=2).mix(w).fitted
-
-    feasible = jax.jit(fitted)(1.0, jnp.array([1.0, 0.0]))
-    np.testing.assert_allclose(feasible, jax.jit(fitted)(1.0, jnp.array([1, 0])), atol=0)
-    assert np.isnan(jax.jit(fitted)(0.01, jnp.array([1.0, 1.0]))).all()
-    assert (np.asarray(jax.jit(fitted)(0.01, jnp.zeros(2))) == 0).all()
-
-
-@pytest.mark.parametrize("size", [1e-150, 1e150])
-@pytest.mark.filterwarnings("ignore::sdntk.PrecisionWarning")  # of the run's own norms
-def test_labels_of_any_size(size):
-    spectrum, w = sdntk.decompose(G), jnp.array([3.0, -3.0, 1.0])
-    run = lambda y: sdntk.distill_spectrum(spectrum, y, multiplier=0.01, rounds=3)  # noqa: E731
-    large, usual = run(Y * size), run(Y)
-    np.testing.assert_allclose(large.mix(w).fitted / size, usual.mix(w).fitted, atol=1e-13)
-    assert_weights(mixing.one_shot(large), mixing.one_shot(usual), 1e-12)
-    scaled = mixing.oracle(large, jnp.sin(6 * X) * size, 0.09 * size * size)
-    assert_weights(scaled, mixing.oracle(usual, jnp.sin(6 * X), 0.09), 1e-12)
-    held_out = mixing.held_out(usual.fitted * size, Y * size)
-    assert_weights(held_out, mixing.held_out(usual.fitted, Y), 1e-9)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_twicing_and_its_like_are_members(count):
-    """1 - (1 - A)^m = sum_j -(-1)^{j+1} binom(m, j + 1) A^{j+1}."""
-    run = sdntk.distill(KERNEL, X, Y, multiplier=0.02, rounds=count)
-    w = [-((-1) ** (j + 1)) * float(mpmath.binomial(count, j + 1)) for j in range(count)]
-    assert sum(w) == 1
-    expected = filters.iterated_tikhonov(run.eigenvalues, 0.02, count)
-    np.testing.assert_allclose(run.mix(w).filter, expected, atol=1e-14 * 2**count)
-    fit = sdntk.fit_filter(run.spectrum, Y, expected, kernel=KERNEL, x=X)
-    np.testing.assert_allclose(run.mix(w).predict(NEW), fit.predict(NEW), atol=1e-12 * 2**count)
-
-
-def test_a_mixture_in_a_file(tmp_path):
-    run = sdntk.distill(KERNEL, X, Y, multiplier=0.02, rounds=2)
-    run.mix([2.0, -1.0]).save(tmp_path / "fit.npz")
-    again = sdntk.load(tmp_path / "fit.npz")
-    np.testing.assert_array_equal(again.predict(NEW), run.mix([2.0, -1.0]).predict(NEW))
 
 
 # ---- a known signal ----
@@ -602,6 +473,20 @@ def test_a_second_call_compiles_nothing():
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
+@pytest.mark.parametrize("size", [1e-150, 1e150])
+@pytest.mark.filterwarnings("ignore::sdntk.PrecisionWarning")  # of the run's own norms
+def test_labels_of_any_size(size):
+    spectrum, w = sdntk.decompose(G), jnp.array([3.0, -3.0, 1.0])
+    run = lambda y: sdntk.distill_spectrum(spectrum, y, multiplier=0.01, rounds=3)  # noqa: E731
+    large, usual = run(Y * size), run(Y)
+    np.testing.assert_allclose(large.mix(w).fitted / size, usual.mix(w).fitted, atol=1e-13)
+    assert_weights(mixing.one_shot(large), mixing.one_shot(usual), 1e-12)
+    scaled = mixing.oracle(large, jnp.sin(6 * X) * size, 0.09 * size * size)
+    assert_weights(scaled, mixing.oracle(usual, jnp.sin(6 * X), 0.09), 1e-12)
+    held_out = mixing.held_out(usual.fitted * size, Y * size)
+    assert_weights(held_out, mixing.held_out(usual.fitted, Y), 1e-9)
+
+
 # ---- where rounding decides ----
 
 
@@ -654,6 +539,16 @@ def test_rounds_that_cannot_be_told_apart_do_no_harm():
             assert np.isfinite(mixing.one_shot(many)).all()
 
 
+@pytest.mark.filterwarnings("ignore::sdntk.PrecisionWarning")
+def test_any_number_of_rounds_has_finite_weights():
+    """Whose coefficients overflow long before."""
+    for d in (np.array([0.1, 0.5, 1.0]), random_problem(0)[0]):
+        run = run_of(d, 1e-3, jnp.ones(len(d)), 64)
+        for w in (mixing.oracle(run, jnp.ones(len(d)), 0.1), mixing.one_shot(run)):
+            assert np.isfinite(w).all()
+            assert abs(float(jnp.sum(w)) - 1) < 1e-14 * (1 + np.abs(w).sum())
+
+
 def test_two_points_cannot_tell_many_rounds_apart():
     run = run_of(np.array([0.5, 1.0]), 0.1, jnp.array([1.0, 2.0]), 5)
     with pytest.warns(sdntk.PrecisionWarning, match="on so few points"):
@@ -684,16 +579,6 @@ STACKED = jax.vmap(lambda c: sdntk.distill_spectrum(RUN.spectrum, Y, multiplier=
 )
 
 BAD = {
-    "shape": (lambda: RUN.mix([1.0]), ValueError, r"weights must have shape \(2,\).*\(2, 2\).*\(1"),
-    "outputs": (lambda: RUN.mix(np.ones((2, 3))), ValueError, r"weights.*\(2, 3\)"),
-    "no outputs": (
-        lambda: OF_A_TOLERANCE.mix(np.ones((2, 1))),
-        ValueError,
-        r"weights must have shape \(2,\), a number for each round; their shape is \(2, 1\)",
-    ),
-    "nan": (lambda: RUN.mix([1.0, np.nan]), ValueError, "weights must be finite"),
-    "booleans": (lambda: RUN.mix([True, False]), TypeError, "weights must be a number"),
-    "stacked": (lambda: STACKED.mix([1.0, 0.0]), ValueError, "stacked by jax.vmap"),
     "stacked, one_shot": (lambda: mixing.one_shot(STACKED), ValueError, "stacked by jax.vmap"),
     "no run": (lambda: mixing.one_shot(G), TypeError, "run must be what distill"),
     "tolerance": (lambda: mixing.one_shot(OF_A_TOLERANCE), ValueError, "run.*fixed multiplier"),

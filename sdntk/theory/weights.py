@@ -131,7 +131,7 @@ def orthonormal_polynomials(
         told = state.told & (size > dependent) & (state.norm > 0)
         inverse = jnp.where(told, 1 / jnp.where(told, size, 1), 0)
         told &= _condition(state.rows.at[i].set(row * inverse), i + 1) <= most
-        inverse = jnp.where(told, inverse, 0)
+        inverse, row = jnp.where(told, inverse, 0), jnp.where(told, row, 0)
 
         power = operator.times(state.power)
         ratio = norm(power)
