@@ -5,7 +5,7 @@ networks.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from sdntk import architectures, datasets, kernels, selection
+from sdntk import architectures, datasets, kernels, mixing, selection
 from sdntk._warnings import warn_renamed
 from sdntk.distillation import distill, distill_spectrum
 from sdntk.gram_matrices.compute import gram
@@ -78,6 +78,7 @@ __all__ = [
     "krylov",
     "load",
     "losses",
+    "mixing",
     "networks",
     "optimisers",
     "retrain",

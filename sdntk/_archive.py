@@ -22,6 +22,8 @@ from sdntk._arguments import as_path
 
 #: Of the format. A file of another one is refused.
 VERSION = 1
+#: Fields with defaults, by class, that older files of this format lack.
+_FIELDS_SINCE = {"SpectralFit": {"degrees_of_freedom"}}
 _HEADER = "header"
 
 
@@ -128,7 +130,8 @@ def _decode(value: Any, arrays: Mapping[str, np.ndarray], classes: Mapping[str, 
     kind = classes[value["enum"] if "enum" in value else value["class"]]
     if "enum" in value:
         return kind(value["value"])
-    if set(value["fields"]) != set(field_names(kind) or ()):
+    missing = set(field_names(kind) or ()) ^ set(value["fields"])
+    if not missing <= _FIELDS_SINCE.get(kind.__name__, set()):
         raise ValueError(f"the fields of {kind.__name__} are others")
     return kind(**{name: _decode(v, arrays, classes) for name, v in value["fields"].items()})
 

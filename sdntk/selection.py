@@ -7,7 +7,6 @@ has learnt of their noise is told by its degrees of freedom (docs/theory.md, sec
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from sdntk._arguments import (
@@ -22,6 +21,7 @@ from sdntk._arguments import (
     require_every,
     require_type,
 )
+from sdntk._array_like import ActsAsArray
 from sdntk._pytrees import pytree
 from sdntk.gram_matrices.operator import kernel_operator
 from sdntk.spectra.base import AbstractSpectrum
@@ -38,8 +38,8 @@ PROBES = 32
 
 
 @pytree
-class Estimate:
-    """An estimate by random probes: an array as far as arithmetic is concerned.
+class Estimate(ActsAsArray):
+    """An estimate by random probes; wherever an array is wanted, the array ``value``.
 
     Attributes:
         value: shape (T,) or (T, Q).
@@ -49,12 +49,8 @@ class Estimate:
     value: Float[Array, "T *Q"]
     standard_error: Float[Array, "T *Q"]
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """``value`` as a NumPy array."""
-        return np.array(self.value, dtype, copy=copy)
-
-    def __jax_array__(self) -> Array:
-        """``value``."""
+    @property
+    def _array(self) -> Any:
         return self.value
 
 

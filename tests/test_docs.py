@@ -98,7 +98,7 @@ def test_citations():
 
 
 def public_names():
-    modules = ("bounds", "filters", "losses")
+    modules = ("bounds", "filters", "losses", "mixing")
     wings = ("kernels", "networks", "datasets")
     for name in sdntk.__all__:
         if name not in (*modules, *wings, "architectures", "optimisers"):

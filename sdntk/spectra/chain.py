@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from sdntk._arguments import is_traced
+from sdntk._arguments import ArrayLike, is_traced
 from sdntk._linalg import safe_sqrt
 from sdntk._pytrees import pytree
 from sdntk._summary import rounds_as_frame, rounds_as_text, span
@@ -27,6 +27,7 @@ from sdntk.spectra.degrees_of_freedom import (
     traces_of_filters,
 )
 from sdntk.spectra.fit import Predictor, SpectralFit, kernel_name
+from sdntk.spectra.mixed import as_weights, mix_filters, mix_numbers, mix_rounds
 from sdntk.spectra.padding import compiled_rounds, padded, padded_weight, trimmed
 from sdntk.spectra.replay import Rounds, replay
 from sdntk.theory.multiplier import Status
@@ -164,8 +165,13 @@ class Distillation(Predictor):
 
     @property
     def fits(self) -> list[SpectralFit]:
-        """Every round as a fit, with ``fitted``, ``dual_coefficients`` and ``predict``."""
+        """Every round as a fit, with ``fitted``, ``dual_coefficients`` and ``predict``; with its
+        degrees of freedom, where eigenvectors are known.
+        """
         self.require_one()
+        spectrum = self.spectrum
+        known = spectrum.has_eigenvectors and spectrum.has_all_eigenvalues
+        df = self.degrees_of_freedom if known else [None] * len(self.status)
         fitted, duals = _replay(*self._to_replay())
         return [
             SpectralFit(
@@ -175,9 +181,63 @@ class Distillation(Predictor):
                 filter=None if self.filters is None else self.filters[t],
                 kernel=self.kernel,
                 x=self.x,
+                degrees_of_freedom=df[t],
             )
             for t in range(len(self.status))
         ]
+
+    def mix(self, weights: ArrayLike) -> SpectralFit:
+        """The fit f = sum_j w_j f_j, a mixture of the rounds.
+
+        Of a plain chain with one multiplier (no ground truth mixed in) its filter is sum_j w_j
+        A^{j+1}, A = D (c I + D)^-1, and every chain with any ground-truth weights, one for each
+        round or not, twicing and iterated Tikhonov are such mixtures. :mod:`sdntk.mixing` finds the
+        best weights. They may be traced, and differentiated with respect to.
+
+        Args:
+            weights: w, any real numbers, shape (T,), or (T, Q) for weights of each output. They
+                need not have the sum 1. A round of weight 0 does not count, even if it was
+                infeasible (nan).
+
+        Returns:
+            A :class:`sdntk.SpectralFit`, as each of ``run.fits`` is.
+
+        Raises:
+            ValueError, TypeError: weights of another shape, nan or inf; several runs, stacked by
+                ``jax.vmap``.
+
+        Source: docs/theory.md, section 8.
+
+        Example:
+            Twicing, 1 - (1 - A)^2 = 2 A - A^2:
+
+            >>> from sdntk import distill, filters, kernels
+            >>> x = jnp.linspace(0, 1, 20)
+            >>> run = distill(kernels.rbf(0.3), x, jnp.sin(6 * x), multiplier=0.01, rounds=2)
+            >>> twice = run.mix([2.0, -1.0])
+            >>> by_filter = filters.iterated_tikhonov(run.eigenvalues, 0.01, 2)
+            >>> bool(jnp.allclose(twice.filter, by_filter)), twice.predict([0.25]).round(2).tolist()
+            (True, [0.97])
+        """
+        self.require_one()
+        outputs = self.rotated_labels.shape[1:]
+        w = as_weights(weights, len(self.status), outputs, self.rotated_labels.dtype)
+        fitted, duals = mix_rounds(*self._to_replay(), w)
+        return SpectralFit(
+            spectrum=self.spectrum,
+            fitted_coordinates=fitted,
+            dual_coordinates=duals,
+            filter=None if self.filters is None else mix_filters(self.filters, w),
+            kernel=self.kernel,
+            x=self.x,
+            degrees_of_freedom=self._mixed_degrees_of_freedom(w),
+        )
+
+    def _mixed_degrees_of_freedom(self, w: Float[Array, "T *q"]) -> Float[Array, "*Q"] | None:
+        """sum_j w_j df_j, where they are known: of joint outputs, for weights common to all."""
+        if not self.spectrum.has_all_eigenvalues or w.ndim > self.status.ndim:
+            return None
+        return mix_numbers(self.degrees_of_freedom, w)
 
     def to_frame(self) -> Any:
         """The rounds as a tidy pandas table.

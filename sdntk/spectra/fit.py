@@ -178,6 +178,9 @@ class SpectralFit(Predictor):
         filter: F(d), shape (m,) or (m, Q); None for a round on a spectrum without eigenvectors.
         kernel: the kernel, if known (then :meth:`predict` works).
         x: the training points, if known.
+        degrees_of_freedom: sum_k d f(x_k)/d y_k, shape () or (Q,), of joint outputs together; None
+            where they are not known: on a Krylov spectrum, and of rounds without eigenvectors (then
+            ``run.degrees_of_freedom`` has them).
     """
 
     spectrum: AbstractSpectrum
@@ -186,6 +189,7 @@ class SpectralFit(Predictor):
     filter: Float[Array, "m *q"] | None
     kernel: Any = None
     x: Float[Array, "K ..."] | None = None
+    degrees_of_freedom: Float[Array, "*Q"] | None = None
 
     @property
     def fitted(self) -> Float[Array, "K *Q"]:
@@ -283,7 +287,10 @@ def fit_filter(
         z = z * refusing_derivatives(spectrum.matrix)
     by_output = values.reshape(*values.shape, *(1 for _ in range(z.ndim - values.ndim)))
     duals = divided_by_eigenvalues(by_output, d) * z
-    return SpectralFit(spectrum, by_output * z, duals, values, as_pytree_kernel(kernel), points)
+    df = None
+    if spectrum.has_all_eigenvalues:
+        df = jnp.broadcast_to(jnp.sum(values, axis=0), labels.shape[1:])
+    return SpectralFit(spectrum, by_output * z, duals, values, as_pytree_kernel(kernel), points, df)
 
 
 @jax.custom_jvp

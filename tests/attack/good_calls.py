@@ -40,7 +40,7 @@ from attack.bad_values import (
 from flax import nnx
 
 import sdntk
-from sdntk import architectures, bounds, datasets, filters, kernels, losses, networks
+from sdntk import architectures, bounds, datasets, filters, kernels, losses, mixing, networks
 from sdntk.architectures import ArchitectureName
 from sdntk.experiments.comparison import TO_THE_OPTIMUM
 
@@ -51,6 +51,8 @@ SPECTRUM, TRIDIAGONAL = sdntk.decompose(G), sdntk.tridiagonalise(G)
 CHAIN = {"tolerance": 0.3, "rounds": 2}
 KRYLOV = sdntk.krylov(sdntk.as_operator(G), Y, **CHAIN)
 RUN = sdntk.distill(KERNEL, X, Y, **CHAIN)
+PLAIN = sdntk.distill(KERNEL, X, Y, multiplier=0.3, rounds=2)
+RUN_BY_KRYLOV = sdntk.distill(KERNEL, X, Y, method="krylov", **CHAIN)
 FIT = sdntk.fit_filter(SPECTRUM, Y, [0.5, 0.5, 0.5], kernel=KERNEL, x=X)
 SHALLOW = architectures.fully_connected(1, activation="erf")
 IMAGES, CLASSES = np.arange(32.0).reshape(4, 2, 2, 2) ** 2, np.array([0, 1, 1, 0])
@@ -154,6 +156,39 @@ CALLS: dict[str, tuple] = {
             kernel=kernel,
         ),
         {"points": with_axes(np.stack([X, X]), axes=(2,)), "kernel": function(KERNEL)},
+    ),
+    "tune": (
+        sdntk.tune,
+        {"spectrum": SPECTRA, "y": labels(Y), "rounds": count(2, 1, 10**6)}
+        | {"tolerances": with_axes([0.3], lambda a: a > 0), "multipliers": only(None)}
+        | {"criterion": choice("sure"), "noise_variance": per_output(0.1)}
+        | {"kernel": optional(function_kept(KERNEL), KERNEL), "x": optional(points(X), X)}
+        | {"ground_truth_weight": ASKED["ground_truth_weight"], "outputs": OUTPUTS}
+        | {"relative": flag(False), "validation": only(None)},
+        "costly",
+    ),
+    "selection.degrees_of_freedom": (
+        sdntk.selection.degrees_of_freedom,
+        {"run": only(RUN, type(RUN)), "relative": flag(True), "key": only(None)}
+        | {"probes": only(None)},
+    ),
+    "selection.degrees_of_freedom.krylov": (
+        lambda key, probes: sdntk.selection.degrees_of_freedom(RUN_BY_KRYLOV, False, key, probes),
+        {"key": one_key(KEYS[0]), "probes": count(2, 2, 10**6)},
+        "costly",
+    ),
+    "selection.gcv": (
+        sdntk.selection.gcv,
+        {"run": only(RUN, type(RUN)), "degrees_of_freedom": optional(rows([1.0, 0.5], (1,)))},
+    ),
+    "selection.sure": (
+        sdntk.selection.sure,
+        {"run": only(RUN, type(RUN)), "noise_variance": per_output(0.1)}
+        | {"degrees_of_freedom": optional(rows([1.0, 0.5], (1,)))},
+    ),
+    "selection.leave_one_out": (
+        sdntk.selection.leave_one_out,
+        {"spectrum": SPECTRA, "y": labels(Y), "multiplier": per_output(0.1)},
     ),
     "krylov": (
         sdntk.krylov,
@@ -425,7 +460,24 @@ CALLS: dict[str, tuple] = {
         filters.divided_by_eigenvalues,
         {"filter_": columns(D), "eigenvalues": with_axes(D, nonnegative)},
     ),
+    "mixing.one_shot": (mixing.one_shot, {"run": only(PLAIN)}),
+    "mixing.oracle": (
+        mixing.oracle,
+        {"run": only(PLAIN), "signal": rows(Y, (1,)), "noise_variance": number(0.1, nonnegative)},
+    ),
+    "mixing.held_out": (
+        mixing.held_out,
+        {"predictions": with_axes(np.array([Y, 0.5 * Y**2]), axes=(2, 3)), "y": rows(Y, (1,))},
+    ),
+    "mixing.per_round": (
+        mixing.per_round,
+        {"weights": with_axes([0.5, 0.5], lambda a: a.dtype != bool and abs(a.sum() - 1) < 1e-9)},
+    ),
     # methods
+    "Distillation.mix": (
+        RUN.mix,
+        {"weights": with_axes([2.0, -1.0], lambda a: a.shape == (2,) and a.dtype != bool)},
+    ),
     "RBF.precision": (KERNEL.precision, {"x": points(X)}),
     "InfiniteWidth.precision": (kernels.ntk(SHALLOW).precision, {"x": points(X2)}, "costly"),
     "RBF.__call__": (KERNEL, {"x1": points(X), "x2": points(X)}),

@@ -22,7 +22,17 @@ import pytest
 from attack.bad_values import POOL
 
 import sdntk
-from sdntk import architectures, bounds, datasets, filters, kernels, losses, networks, optimisers
+from sdntk import (
+    architectures,
+    bounds,
+    datasets,
+    filters,
+    kernels,
+    losses,
+    mixing,
+    networks,
+    optimisers,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_call")]
 
@@ -41,6 +51,7 @@ EXEMPT = {
         "ErrorBounds",
         "GramStore",
         "KrylovSpectrum",
+        "MixingWeights",
         "Multiplier",
         "Retraining",
         "SpectralFit",
@@ -94,7 +105,8 @@ def qualified_name(called):
 
 def public_members():
     """Every public function, constructor and method that takes something."""
-    modules = [architectures, bounds, datasets, filters, kernels, losses, networks, optimisers]
+    modules = [architectures, bounds, datasets, filters, kernels, losses, mixing]
+    modules += [networks, optimisers]
     for module in [sdntk, *modules]:
         for name in getattr(module, "__all__", None) or list(vars(module)):
             member = getattr(module, name)
