@@ -182,7 +182,7 @@ def gcv(
     """
     _require_run(run)
     df = _as_degrees_of_freedom(run, degrees_of_freedom)
-    return generalised_cross_validation(training_error(run), df, _count(run))
+    return generalised_cross_validation(_training_error(run), df, _count(run))
 
 
 def sure(
@@ -220,7 +220,7 @@ def sure(
     df = _as_degrees_of_freedom(run, degrees_of_freedom)
     if variance.ndim:
         variance = variance[None]
-    return unbiased_risk(training_error(run), df, _count(run), variance)
+    return unbiased_risk(_training_error(run), df, _count(run), variance)
 
 
 def leave_one_out(
@@ -274,7 +274,7 @@ def leave_one_out(
     return out_of_unit(duals / of_each, unit)
 
 
-def training_error(run: Distillation) -> Float[Array, "T *Q"]:
+def _training_error(run: Distillation) -> Float[Array, "T *Q"]:
     """|y - f_t|^2/K of every round, against the labels themselves; with joint outputs over K Q."""
     labels = linearly(run.spectrum.unrotate, run.rotated_labels)
     residuals = labels[None] - run.fitted

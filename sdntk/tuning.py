@@ -168,6 +168,14 @@ def tune(
         outputs=outputs,
     )
     as_choice("criterion", criterion, get_args(Criterion))
+    if validation is not None and criterion != "held_out":
+        raise ValueError(
+            f'validation is for criterion "held_out"; that asked for is "{criterion}".'
+        )
+    if noise_variance is not None and criterion != "sure":
+        raise ValueError(
+            f'noise_variance is for criterion "sure"; that asked for is "{criterion}".'
+        )
     points = _as_training_points(spectrum, kernel, x)
     if criterion == "held_out":
         held_out = _as_held_out(grid, kernel, points, validation)

@@ -188,6 +188,8 @@ def test_bad_input_is_named():
         ({"multipliers": [0.1], "relative": True}, ValueError, "relative is for tolerances"),
         ({"tolerances": [0.1], "criterion": "aic"}, ValueError, "criterion must be one of"),
         ({"tolerances": [0.1], "criterion": "sure"}, ValueError, "noise_variance must be given"),
+        ({"tolerances": [0.1], "validation": (NEW, NEW_Y)}, ValueError, "validation is for"),
+        ({"tolerances": [0.1], "noise_variance": 0.1}, ValueError, "noise_variance is for"),
         (held_out, ValueError, "kernel and x must be given"),
         (held_out | {"kernel": KERNEL, "x": X}, ValueError, "validation=.x_new, y_new. must be"),
         (

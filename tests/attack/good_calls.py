@@ -2,6 +2,8 @@
 it is wanted: to make all of these takes seconds.
 """
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,6 +67,19 @@ D, Z = np.array([0.0, 1.0, 2.0]), np.array([1.0, 2.0, 3.0])
 
 def build(rngs):
     return networks.FiniteWidth(SHALLOW, (2,), width=4, num_outputs=1, rngs=rngs)
+
+
+def tune_by_sure(noise_variance):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sdntk.UndecidedWarning)  # three points
+        return sdntk.tune(
+            SPECTRUM,
+            Y,
+            tolerances=[0.3],
+            rounds=2,
+            criterion="sure",
+            noise_variance=noise_variance,
+        )
 
 
 def linear(weights, x):
@@ -161,12 +176,13 @@ CALLS: dict[str, tuple] = {
         sdntk.tune,
         {"spectrum": SPECTRA, "y": labels(Y), "rounds": count(2, 1, 10**6)}
         | {"tolerances": with_axes([0.3], lambda a: a > 0), "multipliers": only(None)}
-        | {"criterion": choice("sure"), "noise_variance": per_output(0.1)}
-        | {"kernel": optional(function_kept(KERNEL), KERNEL), "x": optional(points(X), X)}
+        | {"criterion": choice("held_out"), "noise_variance": only(None)}
+        | {"kernel": function(KERNEL), "x": points(X), "validation": only((X, Y), ())}
         | {"ground_truth_weight": ASKED["ground_truth_weight"], "outputs": OUTPUTS}
-        | {"relative": flag(False), "validation": only(None)},
+        | {"relative": flag(False)},
         "costly",
     ),
+    "tune.sure": (tune_by_sure, {"noise_variance": per_output(0.1)}, "costly"),
     "selection.degrees_of_freedom": (
         sdntk.selection.degrees_of_freedom,
         {"run": only(RUN, type(RUN)), "relative": flag(True), "key": only(None)}

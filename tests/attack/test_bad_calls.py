@@ -32,6 +32,7 @@ from sdntk import (
     mixing,
     networks,
     optimisers,
+    selection,
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_users_call")]
@@ -57,11 +58,12 @@ EXEMPT = {
         "SpectralFit",
         "Spectrum",
         "TrainingResult",
+        "Tuning",
         "TridiagonalSpectrum",
     },
     "abstract": {"GramOperator", "GramOperator.__call__", "Kernel"},
     "Python's own checks": {"AccuracyError", "ArchitectureName", "Method", "PrecisionWarning"}
-    | {"Status", "Stop"},
+    | {"Status", "Stop", "UndecidedWarning"},
     "handed by training to an optimiser": {"GaussNewton", "LeastSquares"},
     "between chains and spectra": {
         "AbstractSpectrum.check_chain",
@@ -77,6 +79,7 @@ EXEMPT = {
         "KrylovSpectrum.error_bounds",
         "TridiagonalSpectrum.multiplier_path",
     },
+    "between chains and what chooses among them": {"Distillation.multiplier_responses", "Estimate"},
     "between a store and its readers": {
         "GramStore.read_tiles",
     },
@@ -106,7 +109,7 @@ def qualified_name(called):
 def public_members():
     """Every public function, constructor and method that takes something."""
     modules = [architectures, bounds, datasets, filters, kernels, losses, mixing]
-    modules += [networks, optimisers]
+    modules += [networks, optimisers, selection]
     for module in [sdntk, *modules]:
         for name in getattr(module, "__all__", None) or list(vars(module)):
             member = getattr(module, name)
