@@ -11,7 +11,18 @@ import jax
 import matplotlib as mpl
 import typer
 
-from benchmarks import chains, cifar10, claims, core, gram, networks, report, rounds, training
+from benchmarks import (
+    chains,
+    cifar10,
+    claims,
+    core,
+    gram,
+    networks,
+    report,
+    rounds,
+    selection,
+    training,
+)
 
 
 class Claim(StrEnum):
@@ -20,6 +31,7 @@ class Claim(StrEnum):
     CORE = "core"
     GRAM = "gram"
     CHAINS = "chains"
+    SELECTION = "selection"
     NETWORKS = "networks"
     ROUNDS = "rounds"
     TRAINING = "training"
@@ -30,6 +42,7 @@ RUN = {
     Claim.CORE: core.main,
     Claim.GRAM: gram.main,
     Claim.CHAINS: chains.main,
+    Claim.SELECTION: selection.main,
     Claim.NETWORKS: networks.main,
     Claim.ROUNDS: rounds.main,
     Claim.TRAINING: training.main,

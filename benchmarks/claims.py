@@ -10,6 +10,7 @@ FIGURES = {
     "core": "fraction of one eigh",
     "gram": "fraction of the best nt.batch",
     "chains": "figure",
+    "selection": "seconds over eigh's",
     "networks": "fraction of one after another",
     "rounds": "seconds over the faster loop's",
     "training": "seconds over the plain loop's",
