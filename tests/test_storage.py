@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import sdntk
-from sdntk import _archive, architectures, filters, kernels
+from sdntk import _archive, architectures, datasets, distill, filters, kernels
 
 X = jax.random.normal(jax.random.key(0), (30, 2))
 Y = jnp.stack([jnp.sin(X[:, 0]), jnp.cos(2 * X[:, 1])], axis=1)
@@ -262,3 +262,19 @@ def test_float64_with_x64_off_is_refused_by_name(tmp_path):
         pytest.raises(ValueError, match=r"float64, which needs x64: jax.config.update"),
     ):
         sdntk.load(tmp_path / "spectrum.npz")
+
+
+def test_files_of_before_fits_had_degrees_of_freedom(tmp_path, monkeypatch):
+    x, y = datasets.mobahi_example()
+    fit = distill(kernels.cubic_spline(), x, y, tolerance=0.045, rounds=2).fits[1]
+    names = _archive.field_names
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            _archive,
+            "field_names",
+            lambda kind: [name for name in names(kind) or () if name != "degrees_of_freedom"],
+        )
+        fit.save(tmp_path / "fit.npz")
+    again = sdntk.load(tmp_path / "fit.npz")
+    assert again.degrees_of_freedom is None
+    np.testing.assert_array_equal(again.fitted, fit.fitted)
