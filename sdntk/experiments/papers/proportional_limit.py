@@ -1,0 +1,107 @@
+"""Risks of a ridge fit and of its student where points and features are many alike (Dang, Patil and
+Rinaldo 2026; docs/theory.md, section 8).
+
+p features with a covariance of eigenvalues s and n points, gamma = p/n; labels x . beta + noise of
+standard deviation sigma; ridge lambda on X^T X/n. As n and p grow the risks at new points, noise
+included, tend to numbers that the covariance and the signal's coordinates in its basis determine.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float
+from scipy.optimize import brentq
+
+
+@dataclasses.dataclass(frozen=True)
+class Design:
+    """A regression at random points.
+
+    Attributes:
+        name: for tables.
+        points: n.
+        eigenvalues: s of the features' covariance, shape (p,).
+        signal: beta in its basis, shape (p,).
+        noise: sigma.
+    """
+
+    name: str
+    points: int
+    eigenvalues: Float[np.ndarray, " p"]
+    signal: Float[np.ndarray, " p"]
+    noise: float
+
+    @property
+    def ratio(self) -> float:
+        """Gamma = p/n."""
+        return len(self.eigenvalues) / self.points
+
+
+@dataclasses.dataclass(frozen=True)
+class Risks:
+    """Risks of teacher and student, and what mixing them gains; numbers, or arrays of one shape.
+
+    Attributes:
+        teacher: R.
+        cross: C, the expected product of the errors of both.
+        student: R_pd, trained on nothing but the teacher's predictions.
+    """
+
+    teacher: Float[np.ndarray, "..."]
+    cross: Float[np.ndarray, "..."]
+    student: Float[np.ndarray, "..."]
+
+    @property
+    def best_weight(self) -> Float[np.ndarray, "..."]:
+        """xi* = (R - C)/(R + R_pd - 2 C)."""
+        return (self.teacher - self.cross) / self._curvature
+
+    @property
+    def least(self) -> Float[np.ndarray, "..."]:
+        """R* = R - (R - C)^2/(R + R_pd - 2 C)."""
+        return self.teacher - (self.teacher - self.cross) ** 2 / self._curvature
+
+    @property
+    def _curvature(self) -> Float[np.ndarray, "..."]:
+        return self.teacher + self.student - 2 * self.cross
+
+
+def effective_ridge(design: Design, ridge: float) -> float:
+    """Kappa, the root of kappa = lambda + gamma kappa mean(s/(s + kappa))."""
+    s, gamma = design.eigenvalues, design.ratio
+
+    def excess(kappa: float) -> float:
+        return kappa - ridge - gamma * kappa * float(np.mean(s / (s + kappa)))
+
+    return float(brentq(excess, 0.0, ridge + gamma * float(s.mean()), xtol=1e-15, rtol=1e-14))
+
+
+def limits(design: Design, ridge: float) -> Risks:
+    """R, C and R_pd in the limit, by the formulas of docs/theory.md, section 8, in their letters."""
+    s, gamma, variance = design.eigenvalues, design.ratio, design.noise**2
+    kappa = effective_ridge(design, ridge)
+    t2, t3, t4 = (gamma * np.mean(s**2 / (s + kappa) ** k) for k in (2, 3, 4))
+    q2, q3, q4 = (np.sum(design.signal**2 * s / (s + kappa) ** k) for k in (2, 3, 4))
+    b = 1 / (1 - t2)
+    u2, u3, u4 = t2 * b, t3 * b**3, t4 * b**4 + 2 * t3**2 * b**5
+    E = kappa - b * ridge + b**2 * kappa * ridge * t3  # noqa: N806 (theory's name)
+    squared = (kappa * ridge) ** 2
+    a2 = b * E**2 + b**4 * squared * t4 + b**5 * squared * t3**2
+    a3, a4 = 2 * b**2 * kappa * ridge * E, b**3 * squared
+    teacher = kappa**2 * b * q2 + variance * (u2 + 1)
+    cross = (
+        2 * kappa**2 * b * q2
+        - kappa * b * E * q2
+        - kappa**2 * b**2 * ridge * q3
+        + variance * (u2 - ridge * u3 + 1)
+    )
+    student = (
+        4 * kappa**2 * b * q2
+        - 4 * kappa * b * E * q2
+        - 4 * kappa**2 * b**2 * ridge * q3
+        + a2 * q2
+        + a3 * q3
+        + a4 * q4
+        + variance * (u2 - 2 * ridge * u3 + ridge**2 * u4 + 1)
+    )
+    return Risks(np.asarray(teacher), np.asarray(cross), np.asarray(student))
