@@ -54,8 +54,8 @@ PAPERS = {
     "dang2026": Paper(
         "Dang, Patil and Rinaldo 2026",
         "2602.17565",
-        "the best weight and its gain from three risks, known in the proportional limit, and found "
-        "in one shot",
+        "the best weight of the teacher, above 1 or below 0, and what it gains, where points and "
+        "features are many",
     ),
     "dohmatob2024": Paper(
         "Dohmatob et al. 2024",

@@ -11,11 +11,11 @@ which tends to alpha D (alpha D + c I)^-1, the ridge fit with multiplier c/alpha
 import dataclasses
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from sdntk import datasets, kernels
 from sdntk.distillation import distill_spectrum
-from sdntk.experiments.papers.findings import Finding, by_formula, in_order, no_difference
+from sdntk.experiments.papers.findings import Finding, Quantity, by_formula, no_difference
 from sdntk.gram_matrices.compute import gram
 from sdntk.spectra.dense import decompose
 
@@ -45,7 +45,8 @@ def run() -> Limits:
     spectrum = decompose(gram(kernels.cubic_spline(), x))
     kept = np.asarray(spectrum.eigenvalues) > 0
     d = np.asarray(spectrum.eigenvalues)[kept]
-    rows, filters, limits = [], {}, {}
+    rows: list[Quantity] = []
+    filters, limits = {}, {}
     for alpha in SHARES:
         chain = distill_spectrum(
             spectrum, y, multiplier=MULTIPLIER, rounds=ROUNDS, ground_truth_weight=alpha
@@ -54,8 +55,8 @@ def run() -> Limits:
         found = np.asarray(chain.filters)[:, kept]
         filters[alpha], limits[alpha] = found, alpha * d / (alpha * d + MULTIPLIER)
         fits = np.asarray(chain.fitted[-1] - ridge.fitted[0])
-        rows.append(_rows(alpha, d, found, limits[alpha], fits))
-    return Limits(in_order(rows), d, filters, limits)
+        rows += _rows(alpha, d, found, limits[alpha], fits)
+    return Limits(tuple(rows), d, filters, limits)
 
 
 def filter_of_round(d: Float[np.ndarray, " m"], alpha: float, t: int) -> Float[np.ndarray, " m"]:
@@ -70,22 +71,23 @@ def _rows(
     d: Float[np.ndarray, " m"],
     found: Float[np.ndarray, "T m"],
     limit: Float[np.ndarray, " m"],
-    fits: Float[Array, " K"] | np.ndarray,
-) -> list:
+    fits: Float[np.ndarray, " K"],
+) -> list[Quantity]:
     every_round = [filter_of_round(d, alpha, t) for t in range(ROUNDS)]
     middle = len(d) // 2
-    of_limit = d[middle] * (1 - found[-1, middle]) / found[-1, middle]
+    which = f"middle eigenvalue, alpha {alpha}"
+    share = found[-1, middle]
     rate = (found[2] - limit) / (found[1] - limit)
+    of_formula = (1 - alpha) * d[middle] / (MULTIPLIER + d[middle])
+    away = found - every_round
     return [
+        by_formula(f"F_5 of the {which}", every_round[5][middle], found[5, middle]),
+        no_difference(f"F_t, all rounds and eigenvalues, alpha {alpha}", away, 1e-12),
         by_formula(
-            f"F_5 of the middle eigenvalue, alpha {alpha}", every_round[5][middle], found[5, middle]
+            f"multiplier of the limit, c/alpha, alpha {alpha}",
+            MULTIPLIER / alpha,
+            d[middle] * (1 - share) / share,
         ),
-        no_difference(f"F_t, all rounds and eigenvalues, alpha {alpha}", found - every_round, 1e-12),
-        by_formula(f"multiplier of the limit, c/alpha, alpha {alpha}", MULTIPLIER / alpha, of_limit),
-        by_formula(
-            f"rate of approach, middle eigenvalue, alpha {alpha}",
-            (1 - alpha) * d[middle] / (MULTIPLIER + d[middle]),
-            rate[middle],
-        ),
+        by_formula(f"rate of approach, {which}", of_formula, rate[middle]),
         no_difference(f"last fit less the ridge fit with c/alpha, alpha {alpha}", fits, 1e-12),
     ]

@@ -4,6 +4,17 @@ in the proportional limit, beside the library on designs of a few hundred points
 The library's Gram matrix X X^T/n and multiplier lambda are the ridge lambda on X^T X/n; a fit's
 parameter is X^T (dual coefficients)/n, and its risk at new points (theta - beta)^T Sigma
 (theta - beta) + sigma^2.
+
+:func:`sdntk.mixing.one_shot` scales each round's residuals by its own degrees of freedom, r_j =
+(y - f_j)/(1 - h_j), h_j = df_j/n. To leave a point out of teacher and student gives, since
+f_1 = f_0 + lambda df_0/dlambda, the residuals e_0 = r_0 and e_1 = ((y - f_1) (1 - h_0) -
+(y - f_0) (h_0 - h_1))/(1 - h_0)^2, hence
+
+    r_1 = rho e_1 + (1 - rho) e_0,   rho = (1 - h_0)/(1 - h_1):
+
+the mixture that one_shot gives the weight xi is left out as that of weight rho xi. So its weight
+tends to xi*/rho, with 1/rho = 2 - b lambda/kappa in the limit, and rho times its weight to xi*. The
+two are the same where degrees of freedom are a small part of n.
 """
 
 import dataclasses
@@ -19,27 +30,25 @@ from sdntk.distillation import distill_spectrum
 from sdntk.experiments.papers.findings import (
     Finding,
     Quantity,
-    holds,
-    in_order,
     mean_and_error,
     ratio_and_error,
     simulated,
 )
-from sdntk.experiments.papers.proportional_limit import Design, Risks, limits
+from sdntk.experiments.papers.proportional_limit import Design, Limit, Risks, limit_of
 from sdntk.gram_matrices.compute import gram
 from sdntk.spectra.dense import Spectrum, decompose
 
 RIDGES = 0.02, 0.05, 0.15, 0.5, 1.5, 5.0
 TABLED = 0.05, 0.5
-DRAWS = 60
+DRAWS = 50
 
 
 def designs() -> tuple[Design, ...]:
-    """An isotropic one with fewer features than points, and one whose covariance decays, with more."""
+    """An isotropic one with p < n, and one whose covariance decays, with p > n."""
     rng = np.random.default_rng(0)
     decaying = np.geomspace(4, 0.04, 300)
     return (
-        Design("isotropic, p/n = 1/2", 400, np.ones(200), _unit(rng.normal(size=200)), 0.8),
+        Design("isotropic, p/n = 1/2", 300, np.ones(150), _unit(rng.normal(size=150)), 0.8),
         Design("decaying, p/n = 3/2", 200, decaying, _unit(rng.normal(size=300)), 0.5),
     )
 
@@ -56,13 +65,17 @@ class Simulation:
         design: what is drawn from.
         risks: of each draw, shape (n, ridges).
         one_shot: the weight that :func:`sdntk.mixing.one_shot` chose, likewise.
+        rho: (1 - df_0/n)/(1 - df_1/n), likewise.
         reached: the risk of that mixture, likewise.
+        corrected: the risk of the mixture with rho times the weight, likewise.
     """
 
     design: Design
     risks: Risks
     one_shot: Float[np.ndarray, "n r"]
+    rho: Float[np.ndarray, "n r"]
     reached: Float[np.ndarray, "n r"]
+    corrected: Float[np.ndarray, "n r"]
 
     def best_weight(self) -> tuple[np.ndarray, np.ndarray]:
         """The weight that is best on the mean over draws, at every ridge, and its error."""
@@ -82,12 +95,12 @@ class Proportional(Finding):
 
     Attributes:
         ridges: lambda of the curves, shape (m,).
-        curves: the limits there, of arrays (m,), for each design.
+        curves: the limits there, for each design.
         simulations: for each design, at :data:`RIDGES`.
     """
 
     ridges: Float[np.ndarray, " m"]
-    curves: tuple[Risks, ...]
+    curves: tuple[tuple[Limit, ...], ...]
     simulations: tuple[Simulation, ...]
 
 
@@ -95,24 +108,17 @@ def run() -> Proportional:
     """Limits by the formulas, and the library on draws."""
     ridges = np.geomspace(0.01, 10, 100)
     simulations = tuple(simulate(design, DRAWS) for design in designs())
-    curves = tuple(limits_at(s.design, ridges) for s in simulations)
+    curves = tuple(tuple(limit_of(s.design, float(r)) for r in ridges) for s in simulations)
     return Proportional(
-        in_order([row for s in simulations for row in _rows(s)]), ridges, curves, simulations
+        tuple(row for s in simulations for row in _rows(s)), ridges, curves, simulations
     )
-
-
-def limits_at(design: Design, ridges: Float[np.ndarray, " m"]) -> Risks:
-    """The limits at several ridges."""
-    each = [limits(design, float(ridge)) for ridge in ridges]
-    fields = ("teacher", "cross", "student")
-    return Risks(*(np.array([getattr(risks, name) for risks in each]) for name in fields))
 
 
 def simulate(design: Design, draws: int, seed: int = 0) -> Simulation:
     """Risks of the library's teachers and students on draws of points and noise."""
     found = [_of_draw(design, key) for key in jax.random.split(jax.random.key(seed), draws)]
-    teacher, cross, student, xi, reached = (np.array(values) for values in zip(*found, strict=True))
-    return Simulation(design, Risks(teacher, cross, student), xi, reached)
+    teacher, cross, student, *of_one_shot = (np.array(v) for v in zip(*found, strict=True))
+    return Simulation(design, Risks(teacher, cross, student), *of_one_shot)
 
 
 def _of_draw(design: Design, key: Array) -> tuple[np.ndarray, ...]:
@@ -135,7 +141,9 @@ def _risks(
     variance: Float[Array, ""],
     ridges: tuple[float, ...],
 ) -> tuple[Float[Array, " r"], ...]:
-    """R, C, R_pd, the weight of one shot and its risk, at every ridge."""
+    """R, C, R_pd, the weight of one shot, rho, and the risks of the mixtures with that weight
+    and with rho times it, at every ridge.
+    """
 
     def at(ridge: Float[Array, ""]) -> tuple[Float[Array, ""], ...]:
         chain = distill_spectrum(spectrum, y, multiplier=ridge, rounds=2)
@@ -145,10 +153,14 @@ def _risks(
         def risk(a: Float[Array, " p"], b: Float[Array, " p"]) -> Float[Array, ""]:
             return jnp.sum(s * a * b) + variance
 
-        mixed = first + xi * (second - first)
-        pairs = (first, first), (first, second), (second, second), (mixed, mixed)
-        teacher, cross, student, reached = (risk(*pair) for pair in pairs)
-        return teacher, cross, student, xi, reached
+        def of_mixture(weight: Float[Array, ""]) -> Float[Array, ""]:
+            mixed = first + weight * (second - first)
+            return risk(mixed, mixed)
+
+        rest = 1 - jnp.mean(chain.filters, axis=1)
+        rho = rest[0] / rest[1]
+        risks = risk(first, first), risk(first, second), risk(second, second)
+        return *risks, xi, rho, of_mixture(xi), of_mixture(rho * xi)
 
     return jax.vmap(at)(jnp.asarray(ridges))
 
@@ -157,25 +169,29 @@ def _rows(simulation: Simulation) -> list[Quantity]:
     rows = []
     for ridge in TABLED:
         i = RIDGES.index(ridge)
-        limit = limits(simulation.design, ridge)
+        limit = limit_of(simulation.design, ridge)
         where = f"{simulation.design.name}, lambda {ridge}"
-        xi, xi_error = simulation.best_weight()
-        least, least_error = simulation.least()
-        for name, letter in (("teacher", "R"), ("cross", "C"), ("student", "R_pd")):
-            mean, error = mean_and_error(getattr(simulation.risks, name)[:, i])
-            rows.append(
-                simulated(f"{letter}, {where}", getattr(limit, name), float(mean), float(error))
-            )
-        rows += [
-            simulated(f"xi*, {where}", float(limit.best_weight), float(xi[i]), float(xi_error[i])),
-            simulated(f"R*, {where}", float(limit.least), float(least[i]), float(least_error[i])),
-            _one_shot_row(simulation, i, limit, where),
-        ]
+        drawn, risks = simulation.risks, limit.risks
+        xi, least = simulation.best_weight(), simulation.least()
+        for name, of_limit, (mean, error) in (
+            ("R", risks.teacher, mean_and_error(drawn.teacher)),
+            ("C", risks.cross, mean_and_error(drawn.cross)),
+            ("R_pd", risks.student, mean_and_error(drawn.student)),
+            ("xi*", risks.best_weight, xi),
+            ("R*", risks.least, least),
+        ):
+            rows.append(simulated(f"{name}, {where}", of_limit, mean[i], error[i]))
+        rows += _of_one_shot(simulation, i, limit, where)
     return rows
 
 
-def _one_shot_row(simulation: Simulation, i: int, limit: Risks, where: str) -> Quantity:
-    mean, error = mean_and_error(simulation.one_shot[:, i])
-    return simulated(
-        f"xi of one shot, {where}", float(limit.best_weight), float(mean), float(error)
-    )
+def _of_one_shot(simulation: Simulation, i: int, limit: Limit, where: str) -> list[Quantity]:
+    weights, rho = simulation.one_shot[:, i], simulation.rho[:, i]
+    rows = []
+    for name, paper, drawn in (
+        ("weight of one_shot, xi*/rho", limit.weight_of_one_shot, weights),
+        ("rho times it, xi*", limit.risks.best_weight, rho * weights),
+    ):
+        mean, error = mean_and_error(drawn)
+        rows.append(simulated(f"{name}, {where}", paper, mean, error))
+    return rows

@@ -22,7 +22,6 @@ from sdntk.experiments.papers.findings import (
     Quantity,
     by_formula,
     holds,
-    in_order,
     ratio_and_error,
     simulated,
 )
@@ -90,23 +89,23 @@ def run() -> Weights:
     noises = np.geomspace(0.1, 20, 200)
     formula = np.array([problem.best_weight(sigma) for sigma in noises])
     xi = np.linspace(-1.5, 3.5, 101)
-    rows, draws, errors = [], {}, {}
-    moments = _moments(problem)
+    rows: list[Quantity] = []
+    draws, errors = {}, {}
+    bias, variance = _moments(problem)
     for sigma in NOISES:
-        bias, variance = moments
         e00, e01, e11 = bias + sigma**2 * variance
         errors[sigma] = (e00 + 2 * xi * e01 + xi**2 * e11) / e00
         noise = sigma * rng.normal(size=(POINTS, DRAWS))
         draws[sigma] = _simulated(problem, noise)
         above, below = problem.best_weight(sigma)
-        rows.append(_rows(sigma, above / below, -e01 / e11, draws[sigma]))
-    large, small = problem.best_weight(1e8), problem.best_weight(NOISES[-1])
+        rows += _rows(sigma, above / below, -e01 / e11, draws[sigma])
+    large = problem.best_weight(1e8)
     limit = large[0] / large[1]
-    rows.append([holds(f"xi* above 1 at sigma {NOISES[-1]}", "derived", small[0] > small[1])])
-    rows.append([by_formula("xi* for large noise", limit, -moments[1][1] / moments[1][2])])
-    return Weights(
-        in_order(rows), noises, formula[:, 0] / formula[:, 1], limit, draws, xi, errors
-    )
+    rows += [
+        holds(f"xi* above 1 at sigma {NOISES[-1]}", "derived", draws[NOISES[-1]][0] > 1),
+        by_formula("xi* for large noise", limit, -variance[1] / variance[2]),
+    ]
+    return Weights(tuple(rows), noises, formula[:, 0] / formula[:, 1], limit, draws, xi, errors)
 
 
 def _moments(problem: _Regression) -> tuple[np.ndarray, np.ndarray]:
@@ -129,9 +128,7 @@ def _simulated(problem: _Regression, noise: np.ndarray) -> tuple[float, float]:
     return float(best), float(standard_error)
 
 
-def _rows(
-    sigma: float, formula: float, exact: float, drawn: tuple[float, float]
-) -> list[Quantity]:
+def _rows(sigma: float, formula: float, exact: float, drawn: tuple[float, float]) -> list[Quantity]:
     return [
         by_formula(f"xi*, sigma {sigma}", formula, exact),
         simulated(f"xi*, sigma {sigma}, {DRAWS:,} draws", formula, *drawn),

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sdntk.experiments.papers import linear_model
-from sdntk.experiments.papers.findings import by_formula, in_order
+from sdntk.experiments.papers.findings import by_formula
 from sdntk.experiments.papers.linear_model import (
     FEATURES,
     NOISE,
@@ -41,14 +41,17 @@ def run() -> Courses:
     last = model.retrain(RIDGE, "replace", rounds=MANY, draws=1)
     variance = np.asarray(runs[plain].variance)
     rows = [
-        [by_formula(f"variance of round {t} over round 0, no ridge", t + 1, variance[t] / variance[0], 1e-6)
-         for t in (1, 9)],
-        rows_of(plain, formula[plain], runs[plain], exact=False),
-        rows_of(ridge, formula[ridge], runs[ridge], exact=True),
+        *(
+            by_formula(f"variance of round {t} over round 0, no ridge", t + 1, ratio, 1e-6)
+            for t, ratio in enumerate(variance / variance[0])
+            if t in (1, 9)
+        ),
+        *rows_of(plain, formula[plain], runs[plain], exact=False),
+        *rows_of(ridge, formula[ridge], runs[ridge], exact=True),
         by_formula(f"variance after {MANY:,} rounds, {ridge}", noise, last.variance[-1]),
         by_formula(f"signal lost after {MANY:,} rounds, {ridge}", signal, last.squared_bias[-1]),
-    ]  # fmt: skip
-    return Courses(in_order(rows), formula, runs, {ridge: noise + signal})
+    ]
+    return Courses(tuple(rows), formula, runs, {ridge: noise + signal})
 
 
 def error_with_ridge(model: Model, t: int) -> float:

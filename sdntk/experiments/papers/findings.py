@@ -3,8 +3,7 @@ within which they must agree.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -58,7 +57,7 @@ class Finding:
         return frame.assign(agrees=[row.agrees for row in self.quantities])
 
 
-def stated(quantity: str, text: str, library: float) -> Quantity:
+def stated(quantity: str, text: str, library: Any) -> Quantity:
     """A value stated with so many digits, all of which must come out."""
     mantissa, _, exponent = text.partition("e")
     decimals = len(mantissa.partition(".")[2])
@@ -67,7 +66,7 @@ def stated(quantity: str, text: str, library: float) -> Quantity:
     return Quantity(quantity, float(text), "derived", float(library), half, "the digits stated")
 
 
-def by_formula(quantity: str, paper: float, library: float, rtol: float = 1e-10) -> Quantity:
+def by_formula(quantity: str, paper: Any, library: Any, rtol: float = 1e-10) -> Quantity:
     """A value of a formula that the library computes in another way."""
     tolerance = rtol * max(abs(float(paper)), 1e-3)
     return Quantity(quantity, float(paper), "derived", float(library), tolerance, "rounding")
@@ -78,18 +77,17 @@ def holds(quantity: str, source: Source, library: bool) -> Quantity:
     return Quantity(f"{quantity} (1: yes)", 1.0, source, float(library), 0.0, "exact")
 
 
-def no_difference(quantity: str, differences: object, tolerance: float) -> Quantity:
+def no_difference(quantity: str, differences: Any, tolerance: float) -> Quantity:
     """Two arrays that are the same: their largest difference is 0."""
     largest = float(np.max(np.abs(np.asarray(differences))))
     return Quantity(quantity, 0.0, "derived", largest, tolerance, "rounding")
 
 
-def simulated(quantity: str, paper: float, mean: float, standard_error: float) -> Quantity:
+def simulated(quantity: str, paper: Any, mean: Any, standard_error: Any) -> Quantity:
     """A mean over draws."""
     tolerance = STANDARD_ERRORS * float(standard_error)
-    return Quantity(
-        quantity, float(paper), "derived", float(mean), tolerance, f"{STANDARD_ERRORS} std. errors"
-    )
+    made_of = f"{STANDARD_ERRORS} std. errors"
+    return Quantity(quantity, float(paper), "derived", float(mean), tolerance, made_of)
 
 
 def mean_and_error(draws: Float[np.ndarray, "n ..."]) -> tuple[np.ndarray, np.ndarray]:
@@ -105,11 +103,3 @@ def ratio_and_error(
     ratio = above.mean(axis=0) / below.mean(axis=0)
     residual = (above - ratio * below) / below.mean(axis=0)
     return ratio, residual.std(axis=0, ddof=1) / len(above) ** 0.5
-
-
-def in_order(quantities: Iterable[Quantity | Sequence[Quantity]]) -> tuple[Quantity, ...]:
-    """One row after the other, rows of a list too."""
-    rows: list[Quantity] = []
-    for item in quantities:
-        rows += [item] if isinstance(item, Quantity) else list(item)
-    return tuple(rows)

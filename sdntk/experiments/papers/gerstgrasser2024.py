@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sdntk.experiments.papers import linear_model
-from sdntk.experiments.papers.findings import Quantity, by_formula, holds, in_order
+from sdntk.experiments.papers.findings import Quantity, by_formula, holds
 from sdntk.experiments.papers.linear_model import (
     FEATURES,
     NOISE,
@@ -49,14 +49,14 @@ def run() -> Courses:
         by_formula(f"variance of round {MANY - 1} over round 0", sums[-1], ratios[-1], 1e-6),
         Quantity("its limit, pi^2/6", np.pi**2 / 6, "derived", ratios[-1], 1 / MANY, "tail, 1/T"),
         holds("variance below pi^2/6 times round 0's", "derived", bool(max(ratios) < np.pi**2 / 6)),
-        rows_of(plain, formula[plain], runs[plain], exact=False),
-        rows_of(ridge, formula[ridge], runs[ridge], exact=True),
+        *rows_of(plain, formula[plain], runs[plain], exact=False),
+        *rows_of(ridge, formula[ridge], runs[ridge], exact=True),
     ]
-    return Courses(in_order(rows), formula, runs, {plain: first * np.pi**2 / 6})
+    return Courses(tuple(rows), formula, runs, {plain: first * np.pi**2 / 6})
 
 
 def errors_with_ridge(model: Model) -> Float[np.ndarray, " T"]:
-    """sum (A m - z*)^2 + A^2 V of every round; m in units of z*."""
+    """Sum (A m - z*)^2 + A^2 V of every round; m in units of z*."""
     a = model.eigenvalues / (RIDGE + model.eigenvalues)
     m, variance, errors = np.ones_like(a), np.full_like(a, NOISE**2), []
     for t in range(ROUNDS):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -23,7 +24,7 @@ from sdntk.spectra.dense import Spectrum, decompose
 
 POINTS, FEATURES, NOISE = 40, 10, 0.5
 #: A multiplier for which A = 1 - 1e-9, about, where A is not 0; and a ridge.
-SMALL, RIDGE = 1e-9, 0.05
+SMALL, RIDGE = 1e-9, 0.2
 ROUNDS, DRAWS = 20, 500
 #: Rounds in the table.
 TABLED = 0, 4, 19
@@ -50,12 +51,17 @@ class Model:
     @property
     def squares(self) -> Float[np.ndarray, " p"]:
         """z*^2 in their directions."""
-        z = np.asarray(self.spectrum.rotate(self.signal))
+        z = np.asarray(self.spectrum.rotate(jnp.asarray(self.signal)))
         return z[np.asarray(self.spectrum.eigenvalues) > 0] ** 2
 
     def retrain(self, multiplier: float, keep: Any, **changed: Any) -> Retraining:
         """The library's rounds, drawn and in closed form."""
-        asked = {"rounds": ROUNDS, "draws": DRAWS, "key": jax.random.key(0), "noise": NOISE}
+        asked: dict[str, Any] = {
+            "rounds": ROUNDS,
+            "draws": DRAWS,
+            "key": jax.random.key(0),
+            "noise": NOISE,
+        }
         given = asked | changed
         return retrain(self.spectrum, self.signal, multiplier=multiplier, keep=keep, **given)
 
@@ -79,7 +85,7 @@ def model() -> Model:
     """A random design."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(POINTS, FEATURES))
-    return Model(decompose(gram(lambda a, b: a @ b.T, x)), x @ rng.normal(size=FEATURES) / 3)
+    return Model(decompose(gram(lambda a, b: a @ b.T, x)), x @ rng.normal(size=FEATURES) / 6)
 
 
 def rows_of(

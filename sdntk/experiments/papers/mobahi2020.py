@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 
 from sdntk.experiments.paper_example import Illustration, illustrate
-from sdntk.experiments.papers.findings import Finding, Quantity, holds, in_order, stated
+from sdntk.experiments.papers.findings import Finding, Quantity, holds, stated
 from sdntk.theory.multiplier import Status
 
 #: docs/theory.md, section 7, with the digits it states.
@@ -34,9 +34,7 @@ def run() -> Chains:
     examples = {tolerance: illustrate(tolerance, rounds=7) for tolerance in ACTIVE_ROUNDS}
     example = examples[0.045]
     floor = example.run.spectrum.floor(example.y)
-    rows: list[Quantity | list[Quantity]] = [
-        stated("smallest mean squared error (floor)", FLOOR, float(floor))
-    ]
+    rows = [stated("smallest mean squared error (floor)", FLOOR, floor)]
     rows += [
         stated(f"active rounds at tolerance {tolerance}", str(active), _active(examples[tolerance]))
         for tolerance, active in ACTIVE_ROUNDS.items()
@@ -45,9 +43,9 @@ def run() -> Chains:
         ("multiplier c_", MULTIPLIERS, np.asarray(example.run.multipliers)),
         ("error to the truth, round ", TEST_ERRORS, example.test_error),
     ):
-        rows.append([stated(f"{name}{t}, 0.045", x, values[t]) for t, x in enumerate(texts)])
-    rows.append([row for eps in examples for row in _in_words(eps, examples[eps])])
-    return Chains(in_order(rows), examples)
+        rows += [stated(f"{name}{t}, 0.045", x, values[t]) for t, x in enumerate(texts)]
+    rows += [row for eps in examples for row in _in_words(eps, examples[eps])]
+    return Chains(tuple(rows), examples)
 
 
 def _active(example: Illustration) -> int:

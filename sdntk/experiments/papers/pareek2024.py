@@ -2,9 +2,9 @@
 
 F_t = A ((1 - xi_t) I + xi_t F_{t-1}), F_0 = A = D (c I + D)^-1, reach exactly the mixtures
 sum_j w_j A^{j+1}, sum_j w_j = 1 (docs/theory.md, section 8). With T - 1 rounds after the first fit
-these are the polynomials p in A of degree T with p(0) = 0 and p(1) = 1: with s distinct eigenvalues,
-s rounds take any values there, hence those of the filter that is best of all that treat equal
-eigenvalues alike,
+these are the polynomials p in A of degree T with p(0) = 0 and p(1) = 1: with s distinct
+eigenvalues, those of s rounds take any values there, hence those of the filter that is best of all
+that treat equal eigenvalues alike,
 
     F = m/(m + sigma^2),  m the mean of z*^2 over the equal ones.
 """
@@ -23,7 +23,6 @@ from sdntk.experiments.papers.findings import (
     Quantity,
     by_formula,
     holds,
-    in_order,
     mean_and_error,
     no_difference,
     simulated,
@@ -33,9 +32,9 @@ from sdntk.spectra.dense import Spectrum, decompose
 
 #: Distinct eigenvalues, each so often, and the mean square of the signal in their directions.
 EIGENVALUES = 0.1, 0.5, 2.0
-SIGNAL = 0.05, 1.5, 0.6
+SIGNAL = 0.02, 0.1, 0.1
 REPEATED = 20
-MULTIPLIER, NOISE = 0.2, 0.8
+MULTIPLIER, NOISE = 0.1, 0.8
 DRAWS = 1000
 S = len(EIGENVALUES)
 
@@ -64,7 +63,7 @@ class Mixtures(Finding):
 def run() -> Mixtures:
     """Oracle weights and the chains that they become, on a matrix of s distinct eigenvalues."""
     spectrum, signal = _problem()
-    z2 = np.asarray(spectrum.rotate(signal)) ** 2
+    z2 = np.asarray(spectrum.rotate(jnp.asarray(signal))) ** 2
     eigenvalues = np.asarray(spectrum.eigenvalues)
     means = z2.reshape(S, REPEATED).mean(axis=1)  # eigenvalues ascend
     targets = means / (means + NOISE**2)
@@ -79,9 +78,9 @@ def run() -> Mixtures:
     formula = np.array([_least_risk(eigenvalues, z2, count) for count in range(1, S + 3)])
 
     rows = [
-        _by_chain(runs[S], weights[S], spectrum, signal),
+        *_by_chain(runs[S], weights[S], spectrum, signal),
         *(
-            by_formula(f"least risk, {count} rounds", formula[count], library[count], 1e-9)
+            by_formula(f"least risk, rounds: {count}", formula[count], library[count], 1e-9)
             for count in range(S + 1)
         ),
         by_formula(f"risk of {S} rounds is that of the best filter", best, library[S], 1e-9),
@@ -92,11 +91,11 @@ def run() -> Mixtures:
     d = np.geomspace(0.03, 6, 200)
     powers = (d / (MULTIPLIER + d)) ** np.arange(1, S + 2)[:, None]
     filters = np.array([np.asarray(w) @ powers[: len(w)] for w in weights])
-    return Mixtures(in_order(rows), formula, library, best, d, filters, targets)
+    return Mixtures(tuple(rows), formula, library, best, d, filters, targets)
 
 
 def _problem() -> tuple[Spectrum, np.ndarray]:
-    """A Gram matrix with the eigenvalues, and a signal with the mean squares in their directions."""
+    """A Gram matrix of those eigenvalues, and a signal of those mean squares."""
     rng = np.random.default_rng(0)
     points = S * REPEATED
     basis, _ = np.linalg.qr(rng.normal(size=(points, points)))
@@ -107,7 +106,7 @@ def _problem() -> tuple[Spectrum, np.ndarray]:
 
 
 def _risk(filter_: np.ndarray, z2: np.ndarray) -> float:
-    """sum ((1 - F)^2 z*^2 + sigma^2 F^2), per point."""
+    """Sum ((1 - F)^2 z*^2 + sigma^2 F^2), per point."""
     return float(np.mean((1 - filter_) ** 2 * z2 + NOISE**2 * filter_**2))
 
 

@@ -7,6 +7,7 @@ included, tend to numbers that the covariance and the signal's coordinates in it
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -66,6 +67,23 @@ class Risks:
         return self.teacher + self.student - 2 * self.cross
 
 
+class Limit(NamedTuple):
+    """What a design and a ridge tend to.
+
+    Attributes:
+        risks: of teacher and student.
+        rho: (1 - h_0)/(1 - h_1), h_0 and h_1 the limits of tr A/n and tr A^2/n.
+    """
+
+    risks: Risks
+    rho: float
+
+    @property
+    def weight_of_one_shot(self) -> float:
+        """xi*/rho, what the weight of :func:`sdntk.mixing.one_shot` tends to."""
+        return float(self.risks.best_weight) / self.rho
+
+
 def effective_ridge(design: Design, ridge: float) -> float:
     """Kappa, the root of kappa = lambda + gamma kappa mean(s/(s + kappa))."""
     s, gamma = design.eigenvalues, design.ratio
@@ -76,8 +94,8 @@ def effective_ridge(design: Design, ridge: float) -> float:
     return float(brentq(excess, 0.0, ridge + gamma * float(s.mean()), xtol=1e-15, rtol=1e-14))
 
 
-def limits(design: Design, ridge: float) -> Risks:
-    """R, C and R_pd in the limit, by the formulas of docs/theory.md, section 8, in their letters."""
+def limit_of(design: Design, ridge: float) -> Limit:
+    """What R, C and R_pd tend to: docs/theory.md, section 8, in its letters."""
     s, gamma, variance = design.eigenvalues, design.ratio, design.noise**2
     kappa = effective_ridge(design, ridge)
     t2, t3, t4 = (gamma * np.mean(s**2 / (s + kappa) ** k) for k in (2, 3, 4))
@@ -104,4 +122,6 @@ def limits(design: Design, ridge: float) -> Risks:
         + a4 * q4
         + variance * (u2 - 2 * ridge * u3 + ridge**2 * u4 + 1)
     )
-    return Risks(np.asarray(teacher), np.asarray(cross), np.asarray(student))
+    risks = Risks(np.asarray(teacher), np.asarray(cross), np.asarray(student))
+    # 1 - h_0 = lambda/kappa, dkappa/dlambda = b and h_1 = h_0 + lambda dh_0/dlambda.
+    return Limit(risks, float(1 / (2 - b * ridge / kappa)))
