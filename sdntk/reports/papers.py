@@ -24,6 +24,7 @@ from sdntk.reports import plotting
 
 #: How figures name what a simulation has.
 _ERROR_BARS = f"bars: {STANDARD_ERRORS} standard errors"
+_CORRECTED = r"its weight times $(1 - df_0/n)/(1 - df_1/n)$"
 
 
 def papers_table() -> Table:
@@ -191,7 +192,7 @@ def _pareek2024(finding: Mixtures) -> Figure:
         name = f"{t} round{'s' * (t != 1)}"
         right.plot(finding.d, finding.filters[t], color=colour, label=name)
     right.plot(EIGENVALUES, finding.targets, "o", color="crimson", label="best filter of all")
-    right.set(xscale="log", xlabel="eigenvalue d", ylabel="filter F(d)")
+    right.set(xscale="log", ylim=(-0.8, 1.5), xlabel="eigenvalue d", ylabel="filter F(d)")
     _title(right, "The best mixtures of so many rounds")
     _legend(right)
     return figure
@@ -242,7 +243,7 @@ def _risks_of(
     reached, error = mean_and_error(simulation.reached)
     _points(ax, reached, error, "s", "C1", "one_shot's mixture")
     corrected, error = mean_and_error(simulation.corrected)
-    _points(ax, corrected, error, "^", "C4", r"mixture with $\rho$ times its weight")
+    _points(ax, corrected, error, "^", "C4", _CORRECTED)
     low, high = float(min(curve_of_best)), float(drawn.student.mean(axis=0)[-1])
     room = high - low
     ax.set(ylabel="risk at new points", ylim=(low - 0.15 * room, high + 0.75 * room))
@@ -294,7 +295,7 @@ def _gerstgrasser2024(finding: Courses) -> Figure:
     _title(left, "Labels that accumulate, or replace each other")
     kept = [name for name in finding.formula if name != "the last labels only"]
     _courses(right, finding, kept)
-    right.set_ylim(bottom=0.05)
+    right.set_ylim(bottom=0.045)
     _title(right, "The two that keep all labels, closer")
     return figure
 

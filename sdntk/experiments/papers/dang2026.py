@@ -124,7 +124,7 @@ def simulate(design: Design, draws: int, seed: int = 0) -> Simulation:
 def _of_draw(design: Design, key: Array) -> tuple[np.ndarray, ...]:
     of_points, of_noise = jax.random.split(key)
     s, beta = jnp.asarray(design.eigenvalues), jnp.asarray(design.signal)
-    x = jax.random.normal(of_points, (design.points, len(s))) * jnp.sqrt(s)
+    x = jax.random.normal(of_points, (design.points, len(s))) * jnp.sqrt(s)[None]
     y = x @ beta + design.noise * jax.random.normal(of_noise, (design.points,))
     spectrum = decompose(gram(lambda a, b: a @ b.T, x))
     variance = jnp.asarray(design.noise**2)

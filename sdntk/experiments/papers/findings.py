@@ -38,7 +38,7 @@ class Quantity(NamedTuple):
     @property
     def agrees(self) -> bool:
         """Whether both are the same within the tolerance."""
-        return abs(self.library - self.paper) <= self.tolerance
+        return bool(abs(self.library - self.paper) <= self.tolerance)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +72,9 @@ def by_formula(quantity: str, paper: Any, library: Any, rtol: float = 1e-10) -> 
     return Quantity(quantity, float(paper), "derived", float(library), tolerance, "rounding")
 
 
-def holds(quantity: str, source: Source, library: bool) -> Quantity:
+def holds(quantity: str, source: Source, library: Any) -> Quantity:
     """What holds (1) or does not (0)."""
-    return Quantity(f"{quantity} (1: yes)", 1.0, source, float(library), 0.0, "exact")
+    return Quantity(f"{quantity} (1: yes)", 1.0, source, float(bool(library)), 0.0, "exact")
 
 
 def no_difference(quantity: str, differences: Any, tolerance: float) -> Quantity:
@@ -93,13 +93,14 @@ def simulated(quantity: str, paper: Any, mean: Any, standard_error: Any) -> Quan
 def mean_and_error(draws: Float[np.ndarray, "n ..."]) -> tuple[np.ndarray, np.ndarray]:
     """The mean over the first axis, and its standard error."""
     values = np.asarray(draws)
-    return values.mean(axis=0), values.std(axis=0, ddof=1) / len(values) ** 0.5
+    error = values.std(axis=0, ddof=1) / len(values) ** 0.5
+    return np.asarray(values.mean(axis=0)), np.asarray(error)
 
 
 def ratio_and_error(
     above: Float[np.ndarray, "n ..."], below: Float[np.ndarray, "n ..."]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ratio of two means over the first axis, and its standard error to first order."""
-    ratio = above.mean(axis=0) / below.mean(axis=0)
+    ratio = np.asarray(above.mean(axis=0) / below.mean(axis=0))
     residual = (above - ratio * below) / below.mean(axis=0)
-    return ratio, residual.std(axis=0, ddof=1) / len(above) ** 0.5
+    return ratio, np.asarray(residual.std(axis=0, ddof=1) / len(above) ** 0.5)

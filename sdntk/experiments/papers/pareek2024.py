@@ -88,7 +88,7 @@ def run() -> Mixtures:
         holds(f"risk falls with every round up to {S}", "derived", _falls(library)),
         _by_draws(spectrum, signal, np.asarray(weights[S]), best),
     ]
-    d = np.geomspace(0.03, 6, 200)
+    d = np.geomspace(0.07, 4, 200)
     powers = (d / (MULTIPLIER + d)) ** np.arange(1, S + 2)[:, None]
     filters = np.array([np.asarray(w) @ powers[: len(w)] for w in weights])
     return Mixtures(tuple(rows), formula, library, best, d, filters, targets)

@@ -7,7 +7,7 @@ included, tend to numbers that the covariance and the signal's coordinates in it
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -48,22 +48,22 @@ class Risks:
         student: R_pd, trained on nothing but the teacher's predictions.
     """
 
-    teacher: Float[np.ndarray, "..."]
-    cross: Float[np.ndarray, "..."]
-    student: Float[np.ndarray, "..."]
+    teacher: Any
+    cross: Any
+    student: Any
 
     @property
-    def best_weight(self) -> Float[np.ndarray, "..."]:
+    def best_weight(self) -> Any:
         """xi* = (R - C)/(R + R_pd - 2 C)."""
         return (self.teacher - self.cross) / self._curvature
 
     @property
-    def least(self) -> Float[np.ndarray, "..."]:
+    def least(self) -> Any:
         """R* = R - (R - C)^2/(R + R_pd - 2 C)."""
         return self.teacher - (self.teacher - self.cross) ** 2 / self._curvature
 
     @property
-    def _curvature(self) -> Float[np.ndarray, "..."]:
+    def _curvature(self) -> Any:
         return self.teacher + self.student - 2 * self.cross
 
 
@@ -81,7 +81,7 @@ class Limit(NamedTuple):
     @property
     def weight_of_one_shot(self) -> float:
         """xi*/rho, what the weight of :func:`sdntk.mixing.one_shot` tends to."""
-        return float(self.risks.best_weight) / self.rho
+        return self.risks.best_weight / self.rho
 
 
 def effective_ridge(design: Design, ridge: float) -> float:
@@ -122,6 +122,6 @@ def limit_of(design: Design, ridge: float) -> Limit:
         + a4 * q4
         + variance * (u2 - 2 * ridge * u3 + ridge**2 * u4 + 1)
     )
-    risks = Risks(np.asarray(teacher), np.asarray(cross), np.asarray(student))
+    risks = Risks(float(teacher), float(cross), float(student))
     # 1 - h_0 = lambda/kappa, dkappa/dlambda = b and h_1 = h_0 + lambda dh_0/dlambda.
     return Limit(risks, float(1 / (2 - b * ridge / kappa)))
