@@ -75,7 +75,7 @@ def study(name: str) -> "Finding":
     """Compute what is shown of a paper.
 
     Args:
-        name: a key of :data:`PAPERS`.
+        name: one of ``PAPERS``.
 
     Raises:
         ValueError: another name.

@@ -30,7 +30,7 @@ class Chains(Finding):
 
 
 def run() -> Chains:
-    """Both chains, and every number that section 7 states of them."""
+    """Both chains, and every number that docs/theory.md, section 7, states of them."""
     examples = {tolerance: illustrate(tolerance, rounds=7) for tolerance in ACTIVE_ROUNDS}
     example = examples[0.045]
     floor = example.run.spectrum.floor(example.y)
