@@ -24,12 +24,14 @@ from sdntk.cli_options import (
     CompareOptions,
     IllustrateOptions,
     NtkOptions,
+    PapersOptions,
 )
 from sdntk.datasets.labels import flips_of
 from sdntk.datasets.named import DatasetName, load_any, load_named
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
     from rich.table import Table
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -88,6 +90,31 @@ def illustrate(options: IllustrateOptions) -> None:
             report.quantities_table(example),
             sentences=report.verdict(example),
             figures=_save(report.plot(example), options.out),
+        )
+
+
+@command
+def papers(options: PapersOptions) -> None:
+    """Papers on self-distillation, each in less than a minute: a table of its quantities beside the
+    library's, and a figure. Without NAME they are listed.
+    """
+    from sdntk.reports import papers as report
+
+    if options.name is None:
+        _print(report.papers_table(), sentences="", figures=[])
+        return
+    from sdntk.experiments.papers import study
+
+    finding = study(options.name)
+    with hold(options.out):
+        _print(
+            report.quantities_table(options.name, finding),
+            sentences=report.verdict(finding),
+            figures=_save(
+                report.plot(options.name, finding),
+                options.out,
+                tables={options.name: finding.to_frame()},
+            ),
         )
 
 
@@ -264,12 +291,19 @@ def _paper_figure(options: NetworksOptions, figure: int) -> None:
             )
 
 
-def _save(figures: Mapping[str, "Figure"], folder: Path) -> list[Path]:
-    """Write the figures; of a finished run on a read-only disk, say that none are written."""
+def _save(
+    figures: Mapping[str, "Figure"],
+    folder: Path,
+    tables: Mapping[str, "DataFrame"] | None = None,
+) -> list[Path]:
+    """Write the figures, and tables as CSV; of a finished run on a read-only disk, say that none
+    are written.
+    """
     from sdntk.reports.plotting import save_figures
+    from sdntk.reports.tables import save_tables
 
     try:
-        return save_figures(figures, folder)
+        return [*save_tables(tables or {}, folder), *save_figures(figures, folder)]
     except OSError as error:
         if not is_read_only(error):
             raise
@@ -285,7 +319,7 @@ def _print(
     console = Console() if sys.stdout.isatty() else Console(width=150)
     for table in tables:
         console.print(table)
-    lines = [sentences, *(f"wrote {path}" for path in figures)]
+    lines = [*([sentences] if sentences else []), *(f"wrote {path}" for path in figures)]
     if folder is not None:
         lines.append(f"tables and configuration: {folder}")
     for line in lines:

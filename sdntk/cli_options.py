@@ -14,6 +14,7 @@ import typer
 
 from sdntk.architectures import ArchitectureName
 from sdntk.datasets.named import DatasetName
+from sdntk.experiments.papers import PAPERS
 
 
 class Noise(StrEnum):
@@ -150,6 +151,30 @@ class IllustrateOptions:
     out: Annotated[Path, typer.Option(help="Folder for the figures.", file_okay=False)] = Path(
         "illustration"
     )
+
+
+def known_paper(name: str | None) -> str | None:
+    """A callback that refuses what is no paper's name."""
+    if name is not None and name not in PAPERS:
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(PAPERS)}.")
+    return name
+
+
+@dataclasses.dataclass(frozen=True)
+class PapersOptions:
+    """Options of :func:`papers`."""
+
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help=f"Of a paper: {', '.join(PAPERS)}.",
+            callback=known_paper,
+            show_default="none: they are listed",
+        ),
+    ] = None
+    out: Annotated[
+        Path, typer.Option(help="Folder for the table and the figure.", file_okay=False)
+    ] = Path("papers")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -140,7 +140,7 @@ def test_nothing_heavy_is_imported(what):
     assert done.stdout.splitlines()[-1].split() == []
 
 
-@pytest.mark.parametrize("command", ["illustrate", "ntk", "compare", "networks"])
+@pytest.mark.parametrize("command", ["illustrate", "papers", "ntk", "compare", "networks"])
 def test_every_option_shows_its_default(command):
     import typer.main
 

@@ -1,7 +1,13 @@
 """What the reports' tables and sentences share."""
 
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
 import pandas as pd
 from rich.table import Table
+
+from sdntk import _atomic
 
 
 def new_table(title: str, columns: list[str]) -> Table:
@@ -10,6 +16,17 @@ def new_table(title: str, columns: list[str]) -> Table:
     for column in columns:
         table.add_column(column, justify="right")
     return table
+
+
+def save_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
+    """Write each table as ``folder/NAME.csv``; the paths written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, frame in tables.items():
+        path = folder / f"{name}.csv"
+        _atomic.replace(path, functools.partial(frame.to_csv, index=False))
+        paths.append(path)
+    return paths
 
 
 def mean_and_deviation(values: pd.Series) -> str:
