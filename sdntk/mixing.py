@@ -66,11 +66,12 @@ def one_shot(run: Distillation) -> MixingWeights:
     """Weights chosen without held-out data, by generalised cross-validation of mixtures.
 
     They minimise |sum_j w_j r_j|^2 subject to sum_j w_j = 1, where r_j = (y - f_j)/(1 - df_j/K) and
-    df_j = tr A^{j+1}: w = Q^{-1} 1/(1^T Q^{-1} 1), Q_jl = r_j . r_l/K. For two rounds w_1 = (R
-    - C)/(R + R_pd - 2 C) with risks estimated so, Dang et al.'s xi but for the student's estimate,
-    which is not leave-one-out: on many points w_1 tends to xi (1 - df_1/K)/(1 - df_0/K)
-    (docs/papers.md). On few points (tens), or with many rounds, weights and
-    multiplier tuned like this fit the noise: then choose the multiplier alone.
+    df_j = tr A^{j+1}: w = Q^{-1} 1/(1^T Q^{-1} 1), Q_jl = r_j . r_l/K. For two rounds this is Dang
+    et al.'s xi = (R - C)/(R + R_pd - 2 C), each risk estimated by generalised cross-validation. The
+    student's estimate is not leave-one-out, and on many points w_1 tends to xi* (1 - df_1/K)/(1 -
+    df_0/K), xi* being the best weight: see docs/papers.md. On few points (tens), or with
+    many rounds, weights and multiplier tuned like this fit the noise: then choose the multiplier
+    alone.
 
     Args:
         run: a chain with a fixed multiplier and ground-truth weight 0, on a spectrum that has all
