@@ -96,7 +96,7 @@ def degrees_of_freedom(
         >>> relative = degrees_of_freedom(run, relative=True)
         >>> [f"{of_fraction - of_number:.1f}"
         ...  for of_fraction, of_number in zip(relative, run.degrees_of_freedom)]
-        ['0.0', '0.0', '0.0']
+        ['-0.2', '-0.7', '-0.9']
     """
     _require_run(run)
     relative = as_flag("relative", relative)
