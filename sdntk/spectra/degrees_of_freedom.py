@@ -109,12 +109,10 @@ def _responses(chain: ChainOnSpectrum, relative: bool) -> Float[Array, " T"]:
     rounds = len(multipliers)
     weights = weights_handed_on(alpha, rounds)
     numbers = jnp.arange(rounds)
-    fit = partial(_fit, spectrum)
     filter_of_targets = _filter_of_targets(chain)
 
-    def one_round(state: _State, now: _Round) -> tuple[_State, Float[Array, ""]]:
-        active = jnp.isfinite(now.multiplier)
-        c = jnp.where(active, now.multiplier, 1)
+    def active_round(state: _State, now: _Round) -> tuple[_State, Float[Array, ""]]:
+        c = now.multiplier
         duals = spectrum.resolvent(c, state.targets)
         move = -spectrum.apply(spectrum.resolvent(c, duals))  # d(A u)/dc = -A a
 
@@ -123,21 +121,27 @@ def _responses(chain: ChainOnSpectrum, relative: bool) -> Float[Array, " T"]:
         r = residuals / power_of_two(residuals)
         qr = c * spectrum.resolvent(c, r)
         on_moves = jnp.tensordot(qr, state.moves, 2)
-        through_targets = filter_of_targets(now.number, qr) + state.gradients @ on_moves
-        pull = -through_targets
+        pull = -(filter_of_targets(now.number, qr) + state.gradients @ on_moves)
         if relative:
             pull = pull + jnp.sum(residuals * r) * (z / jnp.sum(z**2))
-        slope = -jnp.sum(r * move)
-        gradient = jnp.where(active, pull / jnp.where(active, slope, 1), 0)
+        gradient = pull / jnp.sum(r * -move)
 
         is_own = now.number == numbers
-        moves = jnp.where(is_own, move[..., None], fit(now.multiplier, state.moves))
-        moves = jnp.where(active, moves, 0)
+        moves = jnp.where(is_own, move[..., None], _fit(spectrum, c, state.moves))
         gradients = jnp.where(is_own, gradient[..., None], state.gradients)
-        response = jnp.sum(moves * gradients)
+        weight = now.following_weight
+        targets = mix_targets(z, _fit(spectrum, c, state.targets), weight)
+        return _State(targets, (1 - weight) * moves, gradients), jnp.sum(moves * gradients)
 
-        targets = mix_targets(z, fit(now.multiplier, state.targets), now.following_weight)
-        return _State(targets, (1 - now.following_weight) * moves, gradients), response
+    def ended_round(state: _State, now: _Round) -> tuple[_State, Float[Array, ""]]:
+        targets = mix_targets(z, jnp.zeros_like(z), now.following_weight)
+        following = _State(targets, jnp.zeros_like(state.moves), state.gradients)
+        return following, jnp.zeros((), z.dtype)
+
+    def one_round(state: _State, now: _Round) -> tuple[_State, Float[Array, ""]]:
+        active = jnp.isfinite(now.multiplier)
+        with_number = now._replace(multiplier=jnp.where(active, now.multiplier, 1))
+        return lax.cond(active, active_round, ended_round, state, with_number)
 
     none = jnp.zeros((*z.shape, rounds), z.dtype)
     return lax.scan(one_round, _State(z, none, none), _Round(numbers, multipliers, weights))[1]
