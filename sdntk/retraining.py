@@ -245,7 +245,8 @@ def retrain(
     designs = _as_designs(points, kernel, spectrum.num_points, spec)
     _require_memory(draws, rounds, z)
     if not is_traced(spec.multiplier, spectrum):
-        warn_of_rounding(float(np.min(spec.multiplier)), spectrum)
+        with jax.ensure_compile_time_eval():  # of values, while others are traced
+            warn_of_rounding(float(np.asarray(spec.multiplier).min()), spectrum)
 
     if designs is None or kernel is None:
         course = retrain_on_spectrum(spectrum, z, spec, key, draws)

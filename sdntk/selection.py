@@ -7,6 +7,7 @@ has learnt of their noise is told by its degrees of freedom (docs/theory.md, sec
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from sdntk._arguments import (
@@ -30,6 +31,7 @@ from sdntk.spectra.degrees_of_freedom import traces_of_filters
 from sdntk.spectra.fit import check_spectrum
 from sdntk.spectra.probes import Traces, traces_by_coordinates, traces_by_own_block
 from sdntk.theory.criteria import generalised_cross_validation, unbiased_risk
+from sdntk.theory.multiplier import Status
 from sdntk.theory.recurrence import num_residuals
 from sdntk.theory.units import in_unit, linearly, mean_square, out_of_unit, unit_of
 
@@ -293,6 +295,10 @@ def _as_degrees_of_freedom(
     if value is None:
         return run.degrees_of_freedom
     given = value.value if isinstance(value, Estimate) else value
+    if not is_traced(given, run) and np.shape(given) == run.status.shape:
+        given = np.where(
+            np.asarray(run.status) == Status.INFEASIBLE, 0, given
+        )  # nan is right there
     df = as_float_array("degrees_of_freedom", given, dtype=run.spectrum.dtype, finite=False)
     if df.shape != run.status.shape:
         raise ValueError(

@@ -14,11 +14,11 @@ from sdntk._arguments import (
     as_labels,
     as_parameter,
     as_positive,
-    as_sequence,
     format_number,
     is_traced,
     require_every,
     require_one_shape,
+    shown,
 )
 from sdntk._linalg import matmul
 from sdntk._warnings import warn
@@ -53,12 +53,10 @@ class Choice(NamedTuple):
     Attributes:
         level: the tolerance or multiplier, as it was given.
         round: t.
-        value: of the criterion.
     """
 
     level: float
     round: int
-    value: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,6 +66,8 @@ class Tuning:
     Attributes:
         best: the level and round of the smallest value of the criterion.
         best_single: the best of the single fits, round 0 of every level.
+        best_value: of the criterion.
+        best_single_value: likewise.
         table: a tidy pandas table, a row for each level and round, with the columns ``tolerance``
             or ``multiplier`` (the level), ``round``, ``active`` (the share of outputs that are),
             ``degrees_of_freedom`` (of all outputs), ``training_error`` (against the labels, mean
@@ -79,6 +79,8 @@ class Tuning:
 
     best: Choice
     best_single: Choice
+    best_value: float
+    best_single_value: float
     table: Any
     criterion: Criterion
     fit: SpectralFit
@@ -90,8 +92,8 @@ class Tuning:
         name = self.table.columns[0]
         return (
             f"By {self.criterion}: round {self.best.round} at {name} {self.best.level:.4g} "
-            f"({self.best.value:.4g}); the best single fit is at {name} "
-            f"{self.best_single.level:.4g} ({self.best_single.value:.4g})."
+            f"({self.best_value:.4g}); the best single fit is at {name} "
+            f"{self.best_single.level:.4g} ({self.best_single_value:.4g})."
         )
 
     def __str__(self) -> str:
@@ -192,10 +194,11 @@ def tune(
         )
 
     best, best_single = _best(grid, values), _best(grid, values[:, :1])
+    least = float(np.nanmin(values)), float(np.nanmin(values[:, 0]))
     _warn_if_undecided(criterion, best, grid, found)
     fits = [_fit(grid, choice, kernel, points) for choice in (best, best_single)]
     table = _as_table(grid, criterion, values, found)
-    return Tuning(best, best_single, table, criterion, *fits)
+    return Tuning(best, best_single, *least, table, criterion, *fits)
 
 
 # ---- what is asked for ----
@@ -260,6 +263,8 @@ def _as_grid(
     relative = as_flag("relative", relative)
     if relative and name == "multiplier":
         raise ValueError("relative is for tolerances; multipliers have the unit of the spectrum.")
+    if relative and not np.asarray(labels).any(axis=0).all():
+        raise ValueError("y must not be 0 for an output, of which relative takes a fraction.")
     one = ChainSpec.checked(labels, tolerance=None, multiplier=1.0, **chain)
     return _Grid(spectrum, labels, name, np.asarray(levels), one, relative)
 
@@ -348,9 +353,9 @@ def _as_held_out(
         raise ValueError('kernel and x must be given for criterion "held_out".')
     if validation is None:
         raise ValueError('validation=(x_new, y_new) must be given for criterion "held_out".')
-    pair = as_sequence("validation", validation)
-    if len(pair) != 2:
-        raise ValueError(f"validation must be a pair (x_new, y_new); it has {len(pair)} entries.")
+    if not isinstance(validation, tuple | list) or len(validation) != 2:
+        raise ValueError(f"validation must be a pair (x_new, y_new); got {shown(validation)}.")
+    pair = validation
     new = check_points(kernel, "validation[0]", pair[0])
     require_one_shape("validation[0]", new, "x", points)
     labels = as_labels("validation[1]", pair[1], len(new), dtype=grid.labels.dtype)
@@ -368,16 +373,17 @@ def _as_held_out(
 
 def _best(grid: _Grid, values: Float[np.ndarray, "L t"]) -> Choice:
     level, t = np.unravel_index(np.nanargmin(values), values.shape)
-    return Choice(float(grid.levels[level]), int(t), float(values[level, t]))
+    return Choice(float(grid.levels[level]), int(t))
 
 
 def _fit(grid: _Grid, choice: Choice, kernel: KernelFunction | None, points: Any) -> SpectralFit:
     number = int(np.argmax(grid.levels == np.asarray(choice.level, grid.levels.dtype)))
+    weight = grid.chain.ground_truth_weight
     run = distill_spectrum(
         grid.spectrum,
         grid.labels,
         rounds=choice.round + 1,
-        ground_truth_weight=grid.chain.ground_truth_weight,
+        ground_truth_weight=weight if weight.ndim == 0 else weight[: choice.round],
         outputs="joint" if grid.chain.joint else "separate",
         **{grid.name: grid.level(number)},
     )

@@ -616,3 +616,13 @@ def test_bad_input(case):
 def test_a_multiplier_that_rounding_decides_is_named():
     with pytest.warns(sdntk.PrecisionWarning, match="multipliers are not to be trusted"):
         retrain(multiplier=1e-16)
+
+
+def test_jit_with_a_multiplier_that_is_not_traced():
+    spectrum = sdntk.decompose(jnp.diag(jnp.array([1.0, 0.5, 0.2])))
+    key, signal = jax.random.key(0), jnp.array([1.0, -1.0, 0.5])
+
+    def error(signal):
+        return sdntk.retrain(spectrum, signal, multiplier=0.02, rounds=2, noise=0.1, key=key).error
+
+    np.testing.assert_allclose(jax.jit(error)(signal), error(signal), rtol=1e-12)

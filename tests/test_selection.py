@@ -379,3 +379,18 @@ def test_bad_input_is_named():
     ]:
         with pytest.raises(error, match=message):
             call()
+
+
+def test_criteria_take_what_an_infeasible_round_has():
+    spectrum = decompose(jnp.diag(jnp.array([1.0, 0.5, 0.2, 0.0])))
+    y, weight = jnp.array([1.0, 1.0, 1.0, 0.3]), jnp.array([3.0, 0.0])
+
+    def of(tolerance):
+        return distill_spectrum(
+            spectrum, y, tolerance=tolerance, rounds=3, ground_truth_weight=weight
+        )
+
+    stacked = jax.vmap(of)(jnp.array([0.05, 0.5]))
+    run = jax.tree.map(lambda leaf: leaf[0], stacked)
+    values = selection.gcv(run, selection.degrees_of_freedom(run, relative=True))
+    assert np.isfinite(values).tolist() == [True, False, False]

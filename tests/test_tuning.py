@@ -203,3 +203,20 @@ def test_bad_input_is_named():
             tune(spectrum, y, **{"rounds": 2} | arguments)
     with pytest.raises(NotImplementedError, match="tune cannot be traced"):
         jax.jit(lambda y: tune(spectrum, y, tolerances=[0.1], rounds=2).best.level)(y)
+
+
+def test_weights_of_the_ground_truth_for_each_round():
+    weights = [0.3, 0.1, -0.2]
+    chain = {"rounds": 4, "ground_truth_weight": weights}
+    found = tune(decompose(G), Y[:, 0], tolerances=[0.05, 0.1], **chain)
+    level, t = found.best
+    run = distill_spectrum(decompose(G), Y[:, 0], tolerance=level, **chain)
+    np.testing.assert_allclose(found.fit.fitted, run.fitted[t], rtol=1e-9)
+    values = found.table.loc[found.table["round"] == 0, "gcv"]
+    assert found.best_single_value == values.min() >= found.best_value
+
+
+def test_relative_to_labels_that_are_all_zero():
+    y = np.stack([Y[:, 0], 0 * Y[:, 0]], axis=1)
+    with pytest.raises(ValueError, match="y must not be 0 for an output"):
+        tune(decompose(G), y, tolerances=[0.1], rounds=1, relative=True)
