@@ -12,12 +12,13 @@ from sdntk._arguments import ArrayLike, as_labels, format_number, is_traced
 from sdntk._warnings import renamed_arguments, warn
 from sdntk.kernels.base import KernelFunction, check_points
 from sdntk.spectra.base import AbstractSpectrum, PrecisionWarning
-from sdntk.spectra.chain import Distillation, run_on_spectrum
+from sdntk.spectra.chain import Distillation
 from sdntk.spectra.choose import MethodName, choose_spectrum
 from sdntk.spectra.fit import (
     as_pytree_kernel,
     check_spectrum,
 )
+from sdntk.spectra.run_chain import run_on_spectrum
 from sdntk.theory.multiplier import Status
 from sdntk.theory.recurrence import ChainSpec, Outputs
 

@@ -23,12 +23,14 @@ from sdntk._arguments import (
     require_type,
 )
 from sdntk._array_like import ActsAsArray
+from sdntk._linalg import matmul
 from sdntk._pytrees import pytree
 from sdntk.gram_matrices.operator import kernel_operator
 from sdntk.spectra.base import AbstractSpectrum
-from sdntk.spectra.chain import Distillation, trimmed
+from sdntk.spectra.chain import Distillation
 from sdntk.spectra.degrees_of_freedom import traces_of_filters
 from sdntk.spectra.fit import check_spectrum
+from sdntk.spectra.padding import trimmed
 from sdntk.spectra.probes import Traces, traces_by_coordinates, traces_by_own_block
 from sdntk.theory.criteria import generalised_cross_validation, unbiased_risk
 from sdntk.theory.multiplier import Status
@@ -37,6 +39,8 @@ from sdntk.theory.units import in_unit, linearly, mean_square, out_of_unit, unit
 
 #: Probes of an estimate, where their number is left out.
 PROBES = 32
+#: A label counts as a probe if their mean squared distance is less.
+SAME_PROBE = 1e-5
 
 
 @pytree
@@ -85,7 +89,8 @@ def degrees_of_freedom(
 
     Raises:
         ValueError, TypeError: bad input, each named; a Krylov run without key and probes, or
-            without a kernel; several runs, stacked by ``jax.vmap``.
+            without a kernel; several runs, stacked by ``jax.vmap``. NotImplementedError: a Krylov
+            run that is traced.
 
     Source: docs/theory.md, section 9; Hutchinson 1989, *A stochastic estimator of the trace of the
     influence matrix*.
@@ -110,6 +115,11 @@ def degrees_of_freedom(
                 "key and probes are for Krylov runs: of this spectrum the trace is known."
             )
         return trimmed(traces_of_filters(run.spectrum.eigenvalues, chain), len(response)) + response
+    if is_traced(run, key, probes):
+        raise NotImplementedError(
+            "degrees of freedom of a Krylov run cannot be traced (jit, vmap, derivatives), since "
+            "their number of Lanczos steps follows from values."
+        )
     if key is not None:
         count = PROBES if probes is None else as_count("probes", probes, at_least=2)
         if run.kernel is None or run.x is None:
@@ -143,8 +153,9 @@ def _coordinates_of(run: Distillation, probes: ArrayLike) -> Float[Array, "M n"]
             f"shape is {vectors.shape}."
         )
     require_every("probes", vectors, lambda v: abs(v) == 1, "must be vectors of +1 and -1")
-    distance = jnp.max(jnp.abs(vectors[:, :, None] - labels[:, None, :]), axis=0)
-    if is_traced(distance) or not bool(jnp.all(jnp.min(distance, axis=1) < 1e-3)):
+    # |v - l|^2/K of all pairs.
+    distance = 1 + jnp.mean(labels**2, axis=0)[None] - 2 * matmul(vectors.T, labels) / len(labels)
+    if not bool(jnp.all(jnp.min(distance, axis=1) < SAME_PROBE)):
         raise ValueError(
             "probes must be among the labels that the Krylov spectrum was made from, as with "
             "krylov(operator, jnp.concatenate([y, probes], axis=1), ...)."

@@ -115,6 +115,8 @@ def _check_shapes(value: Any) -> None:
     _require(value.x is None or len(value.x) == value.spectrum.num_points)
     if isinstance(value, Distillation):
         _check_rounds(value)
+    elif value.degrees_of_freedom is not None:
+        _require(value.degrees_of_freedom.shape in ((), fitted.shape[1:]))
 
 
 def _check_rounds(run: Distillation) -> None:

@@ -224,6 +224,10 @@ class _Grid(NamedTuple):
         squares = mean_square(self.labels[None], self.num_residuals, over=over)[0]
         return levels * squares if squares.ndim == 0 else jnp.multiply.outer(levels, squares)
 
+    def place_of(self, choice: Choice) -> int:
+        """Of its level among all."""
+        return int(np.argmax(self.levels == np.asarray(choice.level, self.levels.dtype)))
+
     @property
     def num_residuals(self) -> int:
         """How many residuals an error averages over."""
@@ -293,7 +297,9 @@ def _run(grid: _Grid, *, with_duals: bool) -> Levels:
     unit = unit_of(labels, joint=joint)
     scaled = in_unit(labels, unit)
     z = spectrum.rotate(scaled)
-    outside = jnp.maximum(jnp.sum(scaled**2, axis=0) - jnp.sum(z**2, axis=0), 0)
+    outside = jnp.zeros(z.shape[1:], z.dtype)
+    if len(z) < len(labels):  # a basis of fewer vectors leaves a part of the labels out
+        outside = jnp.maximum(jnp.sum(scaled**2, axis=0) - jnp.sum(z**2, axis=0), 0)
 
     levels = grid.level(slice(None))
     if labels.ndim == 2 and not joint and levels.ndim == 1:
@@ -377,7 +383,7 @@ def _best(grid: _Grid, values: Float[np.ndarray, "L t"]) -> Choice:
 
 
 def _fit(grid: _Grid, choice: Choice, kernel: KernelFunction | None, points: Any) -> SpectralFit:
-    number = int(np.argmax(grid.levels == np.asarray(choice.level, grid.levels.dtype)))
+    number = grid.place_of(choice)
     weight = grid.chain.ground_truth_weight
     run = distill_spectrum(
         grid.spectrum,
@@ -424,7 +430,7 @@ def _warn_if_undecided(criterion: Criterion, best: Choice, grid: _Grid, found: L
             UndecidedWarning,
         )
         return
-    number = int(np.argmax(grid.levels == np.asarray(best.level, grid.levels.dtype)))
+    number = grid.place_of(best)
     df = float(np.max(np.asarray(found.degrees_of_freedom[number, best.round])))
     if criterion == "gcv" and df > MANY_DEGREES * grid.num_residuals:
         warn(

@@ -638,3 +638,10 @@ def test_bad_input(case):
     call, error, message = BAD[case]
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.filterwarnings("ignore::sdntk.PrecisionWarning")  # fewer labels than rounds
+def test_fewer_held_out_labels_than_rounds_leave_no_nan():
+    w = mixing.held_out([[1.0], [2.0], [3.0]], [1.0])
+    assert not np.isnan(w.rounding)
+    assert (w // 1).shape == (w % 1).shape == round(w, 2).shape == (3,)

@@ -369,6 +369,7 @@ def test_the_same_key_gives_the_same_bits_whatever_the_numbers(keep, real_share)
 
 def test_draws_side_by_side_are_those_one_after_another(monkeypatch):
     """As accelerators make them."""
+    from sdntk import _mapping
     from sdntk.spectra import retraining
 
     def fitted():
@@ -380,7 +381,7 @@ def test_draws_side_by_side_are_those_one_after_another(monkeypatch):
     one_after_another = fitted()
     with monkeypatch.context() as patch:
         patch.setattr(
-            retraining.lax, "platform_dependent", lambda *args, default, **_: default(*args)
+            _mapping.lax, "platform_dependent", lambda *args, default, **_: default(*args)
         )
         side_by_side = fitted()
     retraining._course.clear_cache()

@@ -375,6 +375,11 @@ def test_bad_input_is_named():
             ValueError,
             "spectrum must be of all vectors",
         ),
+        (
+            lambda: jax.jit(lambda k: selection.degrees_of_freedom(of_krylov, key=k).value)(key),
+            NotImplementedError,
+            "cannot be traced",
+        ),
         (lambda: selection.leave_one_out(run.spectrum, y, 0.0), ValueError, "multiplier must be"),
     ]:
         with pytest.raises(error, match=message):

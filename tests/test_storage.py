@@ -278,3 +278,11 @@ def test_files_of_before_fits_had_degrees_of_freedom(tmp_path, monkeypatch):
     again = sdntk.load(tmp_path / "fit.npz")
     assert again.degrees_of_freedom is None
     np.testing.assert_array_equal(again.fitted, fit.fitted)
+
+
+def test_degrees_of_freedom_of_another_shape_are_refused(tmp_path):
+    x, y = datasets.mobahi_example()
+    fit = distill(kernels.cubic_spline(), x, y, tolerance=0.045, rounds=2).fits[1]
+    dataclasses.replace(fit, degrees_of_freedom=jnp.ones(3)).save(tmp_path / "fit.npz")
+    with pytest.raises(ValueError, match="shapes of its arrays"):
+        sdntk.load(tmp_path / "fit.npz")

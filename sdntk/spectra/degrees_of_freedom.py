@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from sdntk._mapping import map_items
 from sdntk.spectra.base import AbstractSpectrum
 from sdntk.theory import filters
 from sdntk.theory.mixing import mix_targets, weights_handed_on
@@ -80,12 +81,7 @@ def multiplier_responses(chain: ChainOnSpectrum, *, relative: bool) -> Float[Arr
     z = in_unit(z, unit_of(z, joint=c.ndim == 1))
     if c.ndim == 1:
         return of_one(z.reshape(len(z), -1), c)
-    by_output = (z.T[:, :, None], c.T)
-    responses: Float[Array, "Q T"] = lax.platform_dependent(
-        by_output,
-        cpu=lambda items: lax.map(lambda item: of_one(*item), items),
-        default=lambda items: jax.vmap(of_one)(*items),
-    )
+    responses: Float[Array, "Q T"] = map_items(lambda one: of_one(*one), (z.T[:, :, None], c.T))
     return responses.T
 
 

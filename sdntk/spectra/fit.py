@@ -293,17 +293,21 @@ def fit_filter(
     return SpectralFit(spectrum, by_output * z, duals, values, as_pytree_kernel(kernel), points, df)
 
 
-@jax.custom_jvp
-def refusing_derivatives(matrix: Float[Array, "K K"]) -> Float[Array, ""]:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def refusing_derivatives(
+    matrix: Float[Array, "K K"], of: str = "retraining and of a filter's fit"
+) -> Float[Array, ""]:
     """1, as a factor of what would have wrong derivatives by the Gram matrix."""
+    del of  # for the message of its derivatives
     return jnp.ones((), matrix.dtype)
 
 
 @refusing_derivatives.defjvp
-def _refusing_derivatives_jvp(primals: Any, tangents: Any) -> Any:
+def _refusing_derivatives_jvp(of: str, primals: Any, tangents: Any) -> Any:
     raise NotImplementedError(
-        "Derivatives of retraining and of a filter's fit with respect to the Gram matrix (kernel "
-        "hyperparameters, points) are not available: those of distill and distill_spectrum are."
+        f"Derivatives of {of} with respect to the Gram matrix (kernel hyperparameters, points) are "
+        "not available: those of distill and distill_spectrum are. What does not depend on it is "
+        "held constant by jax.lax.stop_gradient."
     )
 
 

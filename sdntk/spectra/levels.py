@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, Int
 
+from sdntk._mapping import map_items
 from sdntk.spectra.base import AbstractSpectrum
 from sdntk.spectra.degrees_of_freedom import (
     ChainOnSpectrum,
@@ -20,7 +20,6 @@ from sdntk.spectra.degrees_of_freedom import (
     traces_of_filters,
 )
 from sdntk.spectra.replay import replay
-from sdntk.theory.multiplier import Status
 from sdntk.theory.recurrence import ChainSpec, num_residuals
 from sdntk.theory.units import mean_square, out_of_unit
 
@@ -29,7 +28,6 @@ class Levels(NamedTuple):
     """Chains of T rounds at L levels, as :class:`sdntk.Distillation` has them.
 
     Attributes:
-        multipliers: nan where a round is not active.
         status: a :class:`sdntk.Status` of each round.
         degrees_of_freedom: nan on a spectrum that knows no trace.
         training_error: |y - f_t|^2/K against the labels; with joint outputs, over K Q.
@@ -37,7 +35,6 @@ class Levels(NamedTuple):
             for.
     """
 
-    multipliers: Float[Array, "L T *Q"]
     status: Int[Array, "L T *Q"]
     degrees_of_freedom: Float[Array, "L T *Q"]
     training_error: Float[Array, "L T *Q"]
@@ -81,9 +78,7 @@ def run_levels(
         count = num_residuals(z, spectrum.num_points, joint=joint)
         error = mean_square(z[None] - rounds.fitted, count, over=(1, 2) if joint else 1)
         beyond = jnp.broadcast_to((jnp.sum(outside) if joint else outside) / count, error.shape)
-        c = jnp.where(path.status == Status.ACTIVE, path.multipliers, jnp.nan)
         return Levels(
-            c,
             path.status,
             df,
             out_of_unit(out_of_unit(error + beyond, unit), unit),
@@ -96,9 +91,5 @@ def run_levels(
         return one(dataclasses.replace(chains, multiplier=level))
 
     levels = chains.radius if chains.multiplier is None else chains.multiplier
-    found: Levels = lax.platform_dependent(
-        levels,
-        cpu=lambda levels: lax.map(by_level, levels),
-        default=lambda levels: jax.vmap(by_level)(levels),
-    )
+    found: Levels = map_items(by_level, levels)
     return found

@@ -191,3 +191,10 @@ def _one_jvp(primals: Any, tangents: Any) -> Any:
         "Second derivatives with respect to the Gram matrix (kernel hyperparameters, points) are "
         "not available."
     )
+
+
+def unrotate_rounds(
+    spectrum: AbstractSpectrum, z: Float[Array, "T m *P"]
+) -> Float[Array, "T K *P"]:
+    """All rounds and outputs back from the basis in one matrix product."""
+    return jnp.moveaxis(spectrum.unrotate(jnp.moveaxis(z, 1, 0)), 0, 1)

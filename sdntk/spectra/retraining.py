@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
+from sdntk._mapping import map_items
 from sdntk.spectra.base import AbstractSpectrum, as_column
 from sdntk.spectra.fit import refusing_derivatives
 from sdntk.theory import filters
@@ -112,8 +112,7 @@ def for_every_draw(
     key: Array | None,
     draws: int,
 ) -> Float[Array, "n T K *P"]:
-    """The rounds of every draw of the noise: on the CPU one after another, beside the result in the
-    memory of one; side by side elsewhere.
+    """The rounds of every draw of the noise.
 
     Args:
         fitted_with: from the noise of all rounds, shape (T, K) or (T, K, Q), to their fits.
@@ -135,11 +134,8 @@ def for_every_draw(
 
         return fitted_with(jax.vmap(of_round)(jnp.arange(spec.rounds)))
 
-    return lax.platform_dependent(
-        jnp.arange(draws),
-        cpu=lambda indices: lax.map(one_draw, indices),
-        default=lambda indices: jax.vmap(one_draw)(indices),
-    )
+    drawn: Float[Array, "n T K *P"] = map_items(one_draw, jnp.arange(draws))
+    return drawn
 
 
 def mean_squared_distance(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sdntk.spectra.base import AbstractSpectrum, as_column
+from sdntk.spectra.fit import refusing_derivatives
 from sdntk.theory import weights as solvers
 from sdntk.theory.units import in_unit, power_of_two
 
@@ -121,18 +122,6 @@ def _nan_unless(plain: Any, solution: solvers.Solution) -> solvers.Solution:
 
 
 def _not_by_matrix(z: Float[Array, "m *P"], spectrum: AbstractSpectrum) -> Float[Array, "m *P"]:
-    return z if spectrum.matrix is None else z * _refusing_derivatives(spectrum.matrix)
-
-
-@jax.custom_jvp
-def _refusing_derivatives(matrix: Float[Array, "K K"]) -> Float[Array, ""]:
-    """1, as a factor of what would have wrong derivatives by the Gram matrix."""
-    return jnp.ones((), matrix.dtype)
-
-
-@_refusing_derivatives.defjvp
-def _refusing_derivatives_jvp(primals: Any, tangents: Any) -> Any:
-    raise NotImplementedError(
-        "Derivatives of mixing weights with respect to the Gram matrix (kernel hyperparameters, "
-        "points) are not available: hold the weights constant (jax.lax.stop_gradient)."
-    )
+    if spectrum.matrix is None:
+        return z
+    return z * refusing_derivatives(spectrum.matrix, "mixing weights")

@@ -27,6 +27,7 @@ from sdntk._arguments import (
     as_round_weights,
 )
 from sdntk._linalg import safe_sqrt
+from sdntk._mapping import map_items
 from sdntk._pytrees import pytree
 from sdntk.theory import filters, units
 from sdntk.theory.mixing import collapse_is_final, mix_targets, weights_handed_on
@@ -250,15 +251,7 @@ def run_chain(d: Float[Array, " m"], z: Float[Array, "m *Q"], chain: ChainSpec) 
 
 
 def map_outputs(chain: Callable[..., MultiplierPath], *arguments: Array) -> MultiplierPath:
-    """``chain`` for each output: the last axis of every argument, and of every result.
-
-    On the CPU one after another, so that each output leaves its loops as soon as it can; side by
-    side elsewhere.
-    """
+    """``chain`` for each output: the last axis of every argument, and of every result."""
     by_output = tuple(jnp.moveaxis(argument, -1, 0) for argument in arguments)
-    results: MultiplierPath = lax.platform_dependent(
-        by_output,
-        cpu=lambda items: lax.map(lambda item: chain(*item), items),
-        default=lambda items: jax.vmap(lambda item: chain(*item))(items),
-    )
+    results: MultiplierPath = map_items(lambda item: chain(*item), by_output)
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), results)

@@ -300,6 +300,7 @@ def best_for_labels(
     moved = relative * (condition * jnp.sqrt(jnp.sum(scaled**2)) + condition**2 * rest) / count**0.5
     smallest = jnp.min(jnp.where(sizes > 0, scale, jnp.inf))
     rounding = jnp.where(different > 0, moved / smallest / jnp.max(jnp.abs(weights)), 0)
+    rounding = jnp.where(jnp.isnan(rounding), jnp.inf, rounding)  # infinite condition, nothing left
     return Solution(weights, condition, rounding)
 
 
