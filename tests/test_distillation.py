@@ -298,7 +298,7 @@ def test_vmap_over_label_sets_and_tolerances():
 @pytest.mark.slow
 @pytest.mark.parametrize("outputs", ["separate", "joint"])
 def test_nothing_recompiles_when_only_values_change(outputs):
-    from sdntk.spectra import chain
+    from sdntk.spectra import chain, run_chain
 
     x, y = regression(outputs=2)
 
@@ -314,7 +314,7 @@ def test_nothing_recompiles_when_only_values_change(outputs):
         ).predict(x[:4])
 
     run(x, y, 0.1, 0.0, 1.0)
-    jitted = [chain._run_chain, chain._replayed_duals, sdntk.kernels.base._all_pairs]
+    jitted = [run_chain._run_chain, chain._replayed_duals, sdntk.kernels.base._all_pairs]
     before = [f._cache_size() for f in jitted]
     run(x + 0.1, y * 2, 0.05, 0.5, 2.0)
     run(x * 2, y + 1, np.float32(3.0), 1, 3)
