@@ -24,6 +24,7 @@ from sdntk import (
     tridiagonalise,
     tune,
 )
+from sdntk.tuning import TOLERANCES
 
 POINTS = 80
 KERNEL = kernels.matern(1.5, 0.5)
@@ -58,17 +59,18 @@ def by_brute_force(spectrum, y, y_new, name, levels, criterion, relative, **chai
 
 
 @pytest.mark.parametrize(
-    ("criterion", "name", "relative", "make", "weight", "outputs"),
+    ("criterion", "name", "relative", "make", "weight", "outputs", "num_outputs"),
     [
-        ("gcv", "tolerance", False, decompose, 0.0, "separate"),
-        ("gcv", "tolerance", True, tridiagonalise, 0.2, "separate"),
-        ("sure", "tolerance", True, decompose, 0.0, "joint"),
-        ("sure", "multiplier", False, decompose, 0.2, "separate"),
-        ("gcv", "multiplier", False, tridiagonalise, 0.0, "joint"),
-        ("held_out", "tolerance", True, decompose, 0.0, "separate"),
+        ("gcv", "tolerance", False, decompose, 0.0, "separate", 2),
+        ("gcv", "tolerance", True, tridiagonalise, 0.2, "separate", 2),
+        ("sure", "tolerance", True, decompose, 0.0, "joint", 2),
+        ("sure", "multiplier", False, decompose, 0.2, "separate", 2),
+        ("gcv", "multiplier", False, tridiagonalise, 0.0, "joint", 2),
+        ("held_out", "tolerance", True, decompose, 0.0, "separate", 2),
+        ("gcv", "tolerance", True, tridiagonalise, 0.2, "separate", None),
+        ("held_out", "multiplier", False, decompose, 0.0, "separate", None),
     ],
 )
-@pytest.mark.parametrize("num_outputs", [None, 2])
 def test_all_values_and_the_choice_are_those_of_brute_force(
     criterion, name, relative, make, weight, outputs, num_outputs
 ):
@@ -111,6 +113,15 @@ def test_all_values_and_the_choice_are_those_of_brute_force(
         np.testing.assert_allclose(
             found.fit.predict(NEW), run.predict_from(gram(KERNEL, NEW, X))[t], rtol=1e-9
         )
+
+
+def test_the_grid_where_none_is_given():
+    y = Y[:, 0] - Y[:, 0].mean()
+    found = tune(decompose(G), y)
+    same = tune(decompose(G), y, tolerances=TOLERANCES, relative=True, rounds=10)
+    assert found.best == same.best
+    assert found.table.equals(same.table)
+    assert TOLERANCES[0] < 1e-3 < 0.98 < TOLERANCES[-1] < 1
 
 
 def test_infeasible_levels_are_no_choice():
@@ -181,8 +192,7 @@ def test_bad_input_is_named():
     spectrum, y = decompose(G), Y[:, 0]
     held_out = {"criterion": "held_out", "tolerances": [0.1]}
     for arguments, error, message in [
-        ({}, ValueError, "exactly one of tolerances and multipliers must be given; neither was"),
-        ({"tolerances": [0.1], "multipliers": [0.1]}, ValueError, "both was"),
+        ({"tolerances": [0.1], "multipliers": [0.1]}, ValueError, "only one of tolerances and"),
         ({"tolerances": 0.1}, ValueError, r"tolerances must have shape \(L,\)"),
         ({"tolerances": [0.1, -1.0]}, ValueError, "tolerances must be positive"),
         ({"multipliers": [0.1], "relative": True}, ValueError, "relative is for tolerances"),

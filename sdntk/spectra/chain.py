@@ -156,21 +156,23 @@ class Distillation(Predictor):
         degrees of freedom, where eigenvectors are known.
         """
         self.require_one()
-        spectrum = self.spectrum
+        spectrum, nothing = self.spectrum, [None] * len(self.status)
         known = spectrum.has_eigenvectors and spectrum.has_all_eigenvalues
-        df = self.degrees_of_freedom if known else [None] * len(self.status)
+        filters, df = self.filters, self.degrees_of_freedom if known else nothing
         fitted, duals = _replay(*self._to_replay())
+        # An iteration over arrays is one program; indices would be one for each.
+        rounds = zip(nothing if filters is None else filters, df, fitted, duals, strict=False)
         return [
             SpectralFit(
-                spectrum=self.spectrum,
-                fitted_coordinates=fitted[t],
-                dual_coordinates=self.spectrum.without_null_space(duals[t]),
-                filter=None if self.filters is None else self.filters[t],
+                spectrum=spectrum,
+                fitted_coordinates=of_round,
+                dual_coordinates=spectrum.without_null_space(duals_of_round),
+                filter=filter_of_round,
                 kernel=self.kernel,
                 x=self.x,
-                degrees_of_freedom=df[t],
+                degrees_of_freedom=df_of_round,
             )
-            for t in range(len(self.status))
+            for filter_of_round, df_of_round, of_round, duals_of_round in rounds
         ]
 
     def mix(self, weights: ArrayLike) -> SpectralFit:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from sdntk._linalg import matmul
 from sdntk._mapping import map_items
 from sdntk.spectra.base import AbstractSpectrum
 from sdntk.spectra.degrees_of_freedom import (
@@ -93,3 +94,29 @@ def run_levels(
     levels = chains.radius if chains.multiplier is None else chains.multiplier
     found: Levels = map_items(by_level, levels)
     return found
+
+
+@jax.jit
+def errors_at(
+    spectrum: AbstractSpectrum,
+    cross: Float[Array, "n K"],
+    labels: Float[Array, "n *Q"],
+    duals: Float[Array, "L T m *Q"],
+) -> Float[Array, "L T"]:
+    """The mean squared error of every round at other points, over them and outputs.
+
+    Args:
+        spectrum: of G.
+        cross: the Gram matrix between those points and the training points.
+        labels: of those points.
+        duals: of :class:`Levels`.
+    """
+
+    def of_level(duals: Float[Array, "T m *Q"]) -> Float[Array, " T"]:
+        on_points = spectrum.unrotate(jnp.moveaxis(duals, 1, 0))
+        predicted = matmul(cross, on_points.reshape(len(on_points), -1))
+        predicted = predicted.reshape(len(predicted), *on_points.shape[1:])
+        residuals = jnp.moveaxis(predicted, 1, 0) - labels[None]
+        return jnp.mean(residuals**2, axis=tuple(range(1, residuals.ndim)))
+
+    return map_items(of_level, duals)

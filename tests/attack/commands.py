@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -48,8 +47,8 @@ def run(job, output):
     os.dup2(output, 1)
     os.dup2(output, 2)
     faulthandler.enable()
-    if job["limits"]:  # half a program in the cache would harm whoever reads it
-        jax.config.update("jax_enable_compilation_cache", False)
+    if not job["keeps_compiled"]:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
     for name, value in job["limits"].items():
         resource.setrlimit(getattr(resource, name), (value, value))
     if job["as_nobody"] and os.getuid() == 0:
@@ -105,15 +104,13 @@ class Server:
     """Starts commands, waits for them, kills them."""
 
     def __init__(self):
-        # Its own: a process that is killed may leave half a program in it.
-        self.compiled = tempfile.TemporaryDirectory()
-        cache = {"JAX_COMPILATION_CACHE_DIR": self.compiled.name}
+        keeps_all = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         self.process = subprocess.Popen(
             [sys.executable, "-c", SERVER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "COLUMNS": "160", **cache},
+            env={**os.environ, "COLUMNS": "160", **keeps_all},
         )
         assert self.process.stdout.readline() == "ready\n"
 
@@ -121,13 +118,18 @@ class Server:
         print(json.dumps(job), file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())
 
-    def start(self, command, folder, *, limits=None, as_nobody=False):
-        """Start a command of COMMANDS, or any other, in a folder; its process."""
+    def start(self, command, folder, *, limits=None, as_nobody=False, keeps_compiled=False):
+        """Start a command of COMMANDS, or any other, in a folder; its process.
+
+        It adds nothing to the cache of compiled programs: one that is killed, or meets a full disk,
+        would leave half a program in it.
+        """
         return self._ask(
             arguments=COMMANDS.get(command, command).split(),
             folder=str(folder),
             limits=limits or {},
             as_nobody=as_nobody,
+            keeps_compiled=keeps_compiled,
         )
 
     def wait(self, process):
@@ -140,15 +142,14 @@ class Server:
         return self.wait(process)[0] == -signal.SIGKILL
 
     def run(self, command, folder, **options):
-        """Run to the end; its exit status, and what it said."""
-        return self.wait(self.start(command, folder, **options))
+        """Run to the end; its exit status, and what it said. What it compiles is kept."""
+        return self.wait(self.start(command, folder, keeps_compiled=not options, **options))
 
     def close(self):
         """End it; its children have been waited for."""
         self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
-        self.compiled.cleanup()
 
 
 def records(folder):
