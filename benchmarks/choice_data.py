@@ -70,11 +70,6 @@ class Problem:
         return jnp.arange(len(self.y), dtype=float)[:, None]
 
     @property
-    def test_numbers(self) -> Float[Array, "n 1"]:
-        """The test points."""
-        return len(self.y) + jnp.arange(len(self.y_test), dtype=float)[:, None]
-
-    @property
     def cross(self) -> Float[Array, "n K"]:
         """The Gram matrix of test and training points."""
         return self.kernel.values[len(self.y) :] / len(self.y)

@@ -14,8 +14,6 @@ from sdntk.experiments.records import Records
 
 #: What tells one setting from another.
 SETTING = ["dataset", "kernel", "train", "noise_rate"]
-#: Rules that look at the test points, or take a level that nobody chose: no rivals of the others.
-BESIDE = ("hindsight", "tolerance of 1%")
 #: The figure's panels: what they say, and whose settings they show.
 _PANELS = {
     "150 points": "kernel == 'matern' and train == 150",

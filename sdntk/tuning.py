@@ -123,8 +123,8 @@ def tune(
 
     The criterion of several outputs is the mean of theirs; one level and round serves all.
 
-    On real data the default is as good as ten folds to about 1%, and so is the best single fit:
-    what a round gains over it is small, and docs/does_it_pay.md says where.
+    On real data the default is on average as good as one fit by ten folds, and so is the best
+    single fit; where there is hardly any noise GCV lost up to 5% (docs/does_it_pay.md).
 
     Args:
         spectrum: of the Gram matrix. A Krylov spectrum knows no trace, and serves "held_out" alone.
@@ -274,8 +274,11 @@ def _as_grid(
     relative = as_flag("relative", relative)
     if relative and name == "multiplier":
         raise ValueError("relative is for tolerances; multipliers have the unit of the spectrum.")
-    if relative and not np.asarray(labels).any(axis=0).all():
-        raise ValueError("y must not be 0 for an output, of which relative takes a fraction.")
+    seen = np.asarray(labels).any(axis=None if chain["outputs"] == "joint" else 0)
+    if relative and not seen.all():
+        raise ValueError(
+            "y must not be 0 for an output, of whose mean square levels are fractions."
+        )
     one = ChainSpec.checked(labels, tolerance=None, multiplier=1.0, **chain)
     return _Grid(spectrum, labels, name, np.asarray(levels), one, relative)
 
@@ -434,6 +437,6 @@ def _warn_if_undecided(criterion: Criterion, best: Choice, grid: _Grid, found: L
     if criterion == "gcv" and df > MANY_DEGREES * grid.num_residuals:
         warn(
             f"gcv chose a fit of {format_number(df)} degrees of freedom, of {grid.num_residuals} "
-            'residuals: it is biased there. Remedy: larger levels, or criterion="held_out".',
+            'residuals: it is biased there. Remedy: criterion="held_out".',
             UndecidedWarning,
         )

@@ -7,6 +7,7 @@ images are wrong as often as they should be; a run that is stopped resumes; the 
 those of the kept splits.
 """
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -90,6 +91,80 @@ def test_images_have_wrong_labels_to_learn_from_and_right_ones_to_be_judged_by()
         assert problem.errors(problem.y_test) == {"squared_error": 0, "wrong": 0}
         assert problem.errors(-problem.y_test)["wrong"] == 1
         np.testing.assert_allclose(np.mean(problem.y, axis=0), 0, atol=1e-12)
+
+
+def test_test_points_are_not_looked_at(monkeypatch):
+    x, y = choice_data.table("diabetes", None)
+    order = choice_data.random_order(jax.random.key(0), len(y))
+    before = choice_data.tabular("diabetes", 60, 0)
+    x, y = x.copy(), y.copy()
+    x[order[60:]] *= 3
+    y[order[60:]] += 1e3
+    monkeypatch.setattr(choice_data, "table", lambda *_: (x, y))
+    after = choice_data.tabular("diabetes", 60, 0)
+    np.testing.assert_array_equal(after.y, before.y)
+    assert after.offset == before.offset
+    np.testing.assert_array_equal(after.kernel.values[:60], before.kernel.values[:60])
+    assert (np.asarray(after.kernel.values[60:]) != np.asarray(before.kernel.values[60:])).any()
+
+
+def test_ratios_and_their_summary_by_hand():
+    """Errors twice and half the reference's, with a spread; and one that is sometimes above it."""
+    spread = np.exp([-0.1, 0.0, 0.1])
+    rules = {choices.REFERENCE: np.ones(3), "twice": 2 * spread, "half": spread / 2, "same": spread}
+    splits = pd.DataFrame(
+        {"dataset": "d", "kernel": "k", "train": 9, "noise_rate": 0.0, "seed": seed, "rule": rule}
+        | {"error": value}
+        for rule, values in rules.items()
+        for seed, value in enumerate(values)
+    )
+    table = choice_tables.ratios(splits).set_index("rule")
+    np.testing.assert_allclose(table.loc[["twice", "half", "same"], "ratio"], [2, 0.5, 1])
+    reach = np.exp(4.302653 * 0.1 / np.sqrt(3))  # t of two degrees of freedom
+    np.testing.assert_allclose(table["high"] / table["ratio"], reach, rtol=1e-6)
+    np.testing.assert_allclose(table["ratio"] / table["low"], reach, rtol=1e-6)
+    assert table["verdict"].tolist() == ["worse", "better", "no evidence"]
+    summary = choice_tables.summary(table.reset_index()).set_index("rule")
+    assert summary["better"].tolist() == [0, 1, 0]
+    assert summary["worse"].tolist() == [1, 0, 0]
+    np.testing.assert_allclose(summary["mean ratio"], [2, 0.5, 1])
+    kept = choice_tables.summary(pd.read_csv(choice_study.KEPT / "ratios.csv"))
+    in_file = pd.read_csv(choice_study.KEPT / "summary.csv")
+    assert kept[["rule", "better", "worse"]].equals(in_file[["rule", "better", "worse"]])
+    np.testing.assert_allclose(kept["mean ratio"], in_file["mean ratio"], atol=2e-4)
+
+
+def test_sure_takes_the_noise_that_the_single_fit_leaves(problem, found):
+    spectrum, y = sdntk.decompose(problem.kernel.values[:60] / 60), problem.y
+    tuned = sdntk.tune(spectrum, y, multipliers=choices.MULTIPLIERS)
+    left = np.asarray(y - tuned.single_fit.fitted)
+    variance = left @ left / (60 - float(np.sum(tuned.single_fit.filter)))
+    by_hand = sdntk.tune(spectrum, y, criterion="sure", noise_variance=variance).fit
+    np.testing.assert_allclose(
+        found["tolerance and round, SURE"], by_hand.predict_from(problem.cross), rtol=1e-8
+    )
+
+
+def test_weights_of_folds_are_least_squares(problem, found):
+    values, y = np.asarray(problem.kernel.values), np.asarray(problem.y)
+
+    def rounds_of(c, kept, left):
+        ridge = np.linalg.inv(values[np.ix_(kept, kept)] + c * len(kept) * np.eye(len(kept)))
+        duals = ridge @ y[kept]
+        return [
+            values[np.ix_(left, kept)] @ d
+            for d in (duals, ridge @ (values[np.ix_(kept, kept)] @ duals))
+        ]
+
+    best = (np.inf, 0.0, 0.0)
+    for c in choices.MULTIPLIERS:
+        out = np.concatenate([rounds_of(c, *f) for f in KFold(10).split(y)], axis=1)
+        xi = (y - out[0]) @ (out[1] - out[0]) / np.sum((out[1] - out[0]) ** 2)
+        best = min(best, (np.sum((y - out[0] - xi * (out[1] - out[0])) ** 2), c, xi))
+    _, c, xi = best
+    first, second = rounds_of(c, np.arange(60), np.arange(60, len(values)))
+    expected = (1 - xi) * first + xi * second
+    np.testing.assert_allclose(found["10-fold weights, 2 rounds"], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_table_of_words_and_gaps(tmp_path):

@@ -230,3 +230,5 @@ def test_relative_to_labels_that_are_all_zero():
     y = np.stack([Y[:, 0], 0 * Y[:, 0]], axis=1)
     with pytest.raises(ValueError, match="y must not be 0 for an output"):
         tune(decompose(G), y, tolerances=[0.1], rounds=1, relative=True)
+    joint = tune(decompose(G), y, tolerances=[0.1], rounds=1, relative=True, outputs="joint")
+    assert np.isfinite(joint.best_value)  # a fraction of all outputs' mean square
