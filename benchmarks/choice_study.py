@@ -1,8 +1,8 @@
 """The study "Does it pay?": what rules that choose a round, a level or weights are worth on real
 data, beside one fit chosen by ten folds.
 
-``python -m benchmarks.choice_study --tables FOLDER`` runs what its folder lacks (an hour on two
-cores; any number of processes may share the work), and ``--gather`` puts the finished runs into
+``python -m benchmarks.choice_study --tables FOLDER`` runs what its folder lacks (80 minutes on
+two cores; any number of processes may share the work), and ``--gather`` puts the finished runs into
 benchmarks/results/choices, with a figure.
 """
 
@@ -64,6 +64,9 @@ class Setting:
             "folds": choices.FOLDS,
             "multipliers": choices.MULTIPLIERS.tolist(),
             "tolerances": choices.TOLERANCES.tolist(),
+            "fixed tolerance": choices.FIXED,
+            "held out, one part of": choices.HELD_OUT,
+            "noises": NOISES if self.kernel == "ntk" else [0.0],
             "most test points": choice_data.MOST_TEST,
         }
 
@@ -84,7 +87,7 @@ def settings() -> Iterator[Setting]:
 
 
 def run(setting: Setting, folder: Path, splits: int, tables: Path | None) -> None:
-    """Run the splits that the folder lacks; nothing where another process is at it."""
+    """Run the splits that the folder lacks; skip it where another process is at work on it."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(FileLock(f"{folder}.lock").acquire(blocking=False))
@@ -96,6 +99,11 @@ def run(setting: Setting, folder: Path, splits: int, tables: Path | None) -> Non
         left = [seed for seed in range(splits) if seed not in done]
         for seed in track(left, setting.name, len(left)):
             records.add("splits", rows_of(setting, seed, tables))
+
+
+def _splits_done(folder: Path) -> int:
+    is_there = (folder / "config.json").exists()
+    return Records.open(folder)["splits"]["seed"].nunique() if is_there else 0
 
 
 def rows_of(setting: Setting, seed: int, tables: Path | None) -> list[dict[str, Any]]:
@@ -138,15 +146,15 @@ def main(
         known = ", ".join(setting.name for setting in settings())
         raise typer.BadParameter(f"no run's name begins with {' or '.join(names or [])}: {known}")
     if gather:
-        keep(chosen, out)
+        keep([setting for setting in chosen if _splits_done(out / setting.name) >= splits], out)
         return
     for setting in chosen:
         run(setting, out / setting.name, splits, tables)
 
 
 def keep(chosen: list[Setting], out: Path) -> None:
-    """The tables of the runs that are there, and their figure."""
-    folders = [out / s.name for s in chosen if (out / s.name / "config.json").exists()]
+    """The tables of finished runs, and their figure."""
+    folders = [out / setting.name for setting in chosen]
     if not folders:
         raise typer.BadParameter(f"no run is finished in {out}.")
     splits = choice_tables.read(folders)

@@ -3,7 +3,8 @@ by generalised cross-validation, Stein's estimate, held-out points or ten folds.
 """
 
 import functools
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from sdntk import mixing
 from sdntk.tuning import TOLERANCES
 
 ROUNDS, FOLDS, HELD_OUT = 10, 10, 5  # a fifth is held out
-#: In the unit of the kernel, whose diagonal is 1.
+#: For Gram matrices of trace 1; scikit-learn's alpha is K times as much.
 MULTIPLIERS = np.geomspace(1e-7, 10, 40)
 #: A tolerance that nobody chose.
 FIXED = 0.01
@@ -40,7 +41,9 @@ class Part(NamedTuple):
 
 
 def parts(problem: Problem, number: int) -> list[Part]:
-    """Of ``number`` folds, each left out in turn. The points are in random order already."""
+    """Of ``number`` folds, each left out in turn. The points are in random order already; their
+    scale, and the labels' mean, are those of all of them.
+    """
     indices, gram = np.arange(len(problem.y)), np.asarray(problem.kernel.values)
     found = []
     for left in np.array_split(indices, number):
@@ -59,64 +62,87 @@ def predictions(
         spectrum: of the training points' Gram matrix.
         folds: of :func:`parts`, as many as are left out in turn.
     """
-    fit = functools.partial(
-        sdntk.tune, spectrum, problem.y, kernel=problem.kernel, x=problem.numbers
+    tune = functools.partial(
+        sdntk.tune, spectrum, problem.y, rounds=ROUNDS, kernel=problem.kernel, x=problem.numbers
     )
-    all_levels = [name for name in LEVELS if name != "fixed" or _fixed_is_feasible(problem, folds)]
-    tuned = {name: fit(**LEVELS[name], rounds=ROUNDS) for name in all_levels}
-    noise = _noise(problem, tuned["multipliers"].single_fit)
-    by_sure = fit(**LEVELS["tolerances"], rounds=ROUNDS, criterion="sure", noise_variance=noise)
-    by_folds = {name: _by_folds(problem, spectrum, folds, name) for name in all_levels}
-
-    def at_test(fit: Any) -> Any:
-        return fit.predict_from(problem.cross)
-
-    yield "one fit, GCV", at_test(tuned["multipliers"].single_fit)
-    yield REFERENCE, at_test(by_folds["multipliers"][0])
-    yield "multiplier and round, GCV", at_test(tuned["multipliers"].fit)
-    yield "tolerance and round, GCV", at_test(tuned["tolerances"].fit)
-    yield "tolerance and round, SURE", at_test(by_sure.fit)
-    yield "multiplier and round, 10 folds", at_test(by_folds["multipliers"][1])
-    yield "tolerance and round, 10 folds", at_test(by_folds["tolerances"][1])
-    if "fixed" in all_levels:
-        yield "tolerance of 1%, round 0", at_test(tuned["fixed"].single_fit)
-        yield "tolerance of 1%, round by GCV", at_test(tuned["fixed"].fit)
-        yield "tolerance of 1%, round by 10 folds", at_test(by_folds["fixed"][1])
+    by_gcv = tune(**LEVELS["multipliers"])
+    fits = itertools.chain(
+        _levels_and_rounds(problem, spectrum, folds, by_gcv, tune),
+        _fixed_levels(problem, spectrum, folds, tune),
+        _one_shot_weights(problem, spectrum, by_gcv.best_single.level),
+        _weights_of_points_left_out(problem, spectrum, folds),
+    )
+    for rule, fit in fits:
+        yield rule, fit.predict_from(problem.cross)
     yield "one fit, hindsight", _by_hindsight(problem, spectrum, "multipliers", 1)
     yield "tolerance and round, hindsight", _by_hindsight(problem, spectrum, "tolerances", ROUNDS)
 
-    single = tuned["multipliers"].best_single.level == MULTIPLIERS
+
+def _levels_and_rounds(
+    problem: Problem,
+    spectrum: sdntk.Spectrum,
+    folds: list[Part],
+    by_gcv: sdntk.Tuning,
+    tune: Callable[..., sdntk.Tuning],
+) -> Iterator[tuple[str, Any]]:
+    multipliers = _by_folds(problem, spectrum, folds, "multipliers")
+    _, tolerance_and_round = _by_folds(problem, spectrum, folds, "tolerances")
+    noise = _noise(problem, by_gcv.single_fit)
+    by_sure = tune(**LEVELS["tolerances"], criterion="sure", noise_variance=noise)
+    yield "one fit, GCV", by_gcv.single_fit
+    yield REFERENCE, multipliers[0]
+    yield "multiplier and round, GCV", by_gcv.fit
+    yield "tolerance and round, GCV", tune(**LEVELS["tolerances"]).fit
+    yield "tolerance and round, SURE", by_sure.fit
+    yield "multiplier and round, 10 folds", multipliers[1]
+    yield "tolerance and round, 10 folds", tolerance_and_round
+
+
+def _fixed_levels(
+    problem: Problem,
+    spectrum: sdntk.Spectrum,
+    folds: list[Part],
+    tune: Callable[..., sdntk.Tuning],
+) -> Iterator[tuple[str, Any]]:
+    """None where equal points with other labels, as some tables have them, make it infeasible."""
+    everything = Part(spectrum, np.arange(len(problem.y)), np.arange(0))
+    if all(_fixed_is_feasible(problem, part) for part in (everything, *folds)):
+        by_gcv = tune(**LEVELS["fixed"])
+        yield "tolerance of 1%, round 0", by_gcv.single_fit
+        yield "tolerance of 1%, round by GCV", by_gcv.fit
+        _, by_folds = _by_folds(problem, spectrum, folds, "fixed")
+        yield "tolerance of 1%, round by 10 folds", by_folds
+
+
+def _fixed_is_feasible(problem: Problem, part: Part) -> bool:
+    y = np.asarray(problem.y[part.kept])
+    return bool((np.asarray(part.spectrum.floor(y)) < FIXED * np.mean(y**2, axis=0)).all())
+
+
+def _one_shot_weights(
+    problem: Problem, spectrum: sdntk.Spectrum, multiplier: float
+) -> Iterator[tuple[str, Any]]:
+    """At the multiplier of the best single fit, and at that which is best with them."""
+    single = int(np.argmin(np.abs(MULTIPLIERS - multiplier)))
     for rounds in (2, 3):
         weights, values = map(np.asarray, _one_shot(spectrum, problem.y, MULTIPLIERS, rounds))
-        yield (
-            f"one-shot weights, {rounds} rounds",
-            at_test(_mixed(problem, spectrum, MULTIPLIERS[single][0], weights[single][0])),
-        )
-        best = int(np.argmin(values))
-        yield (
-            f"one-shot weights and multiplier, {rounds} rounds",
-            at_test(_mixed(problem, spectrum, MULTIPLIERS[best], weights[best])),
-        )
-    held_out = parts(problem, HELD_OUT)[:1]
-    for name, left in (("held-out", held_out), ("10-fold", folds)):
+        for choice, number in (("", single), (" and multiplier", int(np.argmin(values)))):
+            mixed = _mixed(problem, spectrum, MULTIPLIERS[number], weights[number])
+            yield f"one-shot weights{choice}, {rounds} rounds", mixed
+
+
+def _weights_of_points_left_out(
+    problem: Problem, spectrum: sdntk.Spectrum, folds: list[Part]
+) -> Iterator[tuple[str, Any]]:
+    """Of a fifth of the points, and of all folds."""
+    for name, left in (("held-out", parts(problem, HELD_OUT)[:1]), ("10-fold", folds)):
         rounds_of = _out_of_fold(problem, left)
         labels = problem.y[np.concatenate([part.left for part in left])]
         for rounds in (1, 2, 3) if name == "held-out" else (2, 3):
             weights, errors = map(np.asarray, _weights(rounds_of[:, :rounds], labels))
             best = int(np.argmin(errors))
             title = f"{name} weights, {rounds} rounds" if rounds > 1 else "one fit, held-out"
-            yield title, at_test(_mixed(problem, spectrum, MULTIPLIERS[best], weights[best]))
-
-
-def _fixed_is_feasible(problem: Problem, folds: list[Part]) -> bool:
-    """Equal points with other labels, as some tables have them, cannot be fitted to 1%."""
-    for part in folds:
-        y = problem.y[part.kept]
-        if (
-            np.asarray(part.spectrum.floor(y)) >= FIXED * np.mean(np.asarray(y) ** 2, axis=0)
-        ).any():
-            return False
-    return True
+            yield title, _mixed(problem, spectrum, MULTIPLIERS[best], weights[best])
 
 
 def _noise(problem: Problem, fit: Any) -> Float[Array, "*Q"]:
@@ -171,7 +197,8 @@ def _by_hindsight(
     )
     candidates = at_test.reshape(-1, *at_test.shape[2:])
     errors = pd.DataFrame([problem.errors(candidate) for candidate in candidates])
-    return candidates[int(errors.iloc[:, -1].fillna(errors.iloc[:, 0]).argmin())]
+    judged = errors["squared_error"] if problem.y.ndim == 1 else errors["wrong"]
+    return candidates[int(judged.where(errors["squared_error"].notna()).argmin())]
 
 
 def _mixed(

@@ -194,7 +194,9 @@ def test_a_run_resumes_and_is_gathered(tmp_path, monkeypatch):
     three = pd.read_csv(file)
     pd.testing.assert_frame_equal(three[three["seed"] < 2], two)
     assert three["seed"].unique().tolist() == [0, 1, 2]
-    assert "one fit, GCV" in run("--gather")
+    none = CliRunner().invoke(app, ["--out", str(tmp_path / "runs"), "--gather"])
+    assert "no run is finished" in none.output  # of 50 splits
+    assert "one fit, GCV" in run("--gather", "--splits", "3")
     assert {path.suffix for path in (tmp_path / "kept").iterdir()} == {".csv", ".json", ".png"}
     ratios = pd.read_csv(tmp_path / "kept" / "ratios.csv")
     errors = three.pivot(index="seed", columns="rule", values="squared_error")
