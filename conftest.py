@@ -62,7 +62,7 @@ def pytest_terminal_summary(terminalreporter, config):
     if not config.getoption("--slow") and not config.getoption("--long"):
         terminalreporter.write_line(
             "This was the default tier. --slow adds long computations, processes and kills (about "
-            "20 minutes on two cores), --long adds notebooks and studies, that is, all tests."
+            "40 minutes on two cores), --long adds notebooks and studies, that is, all tests."
         )
 
 
