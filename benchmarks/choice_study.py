@@ -6,7 +6,6 @@ two cores; any number of processes may share the work), and ``--gather`` puts th
 benchmarks/results/choices, with a figure.
 """
 
-import contextlib
 import dataclasses
 import json
 import warnings
@@ -17,11 +16,9 @@ from typing import Annotated, Any
 import jax
 import matplotlib as mpl
 import typer
-from filelock import FileLock, Timeout
 
 import sdntk
-from benchmarks import choice_data, choice_tables, choices, report
-from sdntk._folders import hold
+from benchmarks import choice_data, choice_tables, choices, report, runs
 from sdntk._progress import track
 from sdntk.experiments.records import Records
 from sdntk.reports.plotting import save_figures
@@ -88,12 +85,9 @@ def settings() -> Iterator[Setting]:
 
 def run(setting: Setting, folder: Path, splits: int, tables: Path | None) -> None:
     """Run the splits that the folder lacks; skip it where another process is at work on it."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(FileLock(f"{folder}.lock").acquire(blocking=False))
-        except Timeout:
+    with runs.alone(folder) as free:
+        if not free:
             return
-        stack.enter_context(hold(folder))
         records = Records(folder, setting.configuration)
         done = set(records["splits"].get("seed", []))
         left = [seed for seed in range(splits) if seed not in done]
@@ -141,22 +135,18 @@ def main(
     jax.config.update("jax_enable_x64", True)
     mpl.use("agg")
     out.mkdir(parents=True, exist_ok=True)
-    chosen = [s for s in settings() if not names or s.name.startswith(tuple(names))]
-    if not chosen:
-        known = ", ".join(setting.name for setting in settings())
-        raise typer.BadParameter(f"no run's name begins with {' or '.join(names or [])}: {known}")
+    chosen = runs.chosen({setting.name: setting for setting in settings()}, names)
     if gather:
-        keep([setting for setting in chosen if _splits_done(out / setting.name) >= splits], out)
+        keep([out / name for name in chosen if _splits_done(out / name) >= splits])
         return
-    for setting in chosen:
-        run(setting, out / setting.name, splits, tables)
+    for name, setting in chosen.items():
+        run(setting, out / name, splits, tables)
 
 
-def keep(chosen: list[Setting], out: Path) -> None:
+def keep(folders: list[Path]) -> None:
     """The tables of finished runs, and their figure."""
-    folders = [out / setting.name for setting in chosen]
     if not folders:
-        raise typer.BadParameter(f"no run is finished in {out}.")
+        raise typer.BadParameter("no run is finished.")
     splits = choice_tables.read(folders)
     ratios = choice_tables.ratios(splits)
     KEPT.mkdir(parents=True, exist_ok=True)

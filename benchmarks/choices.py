@@ -205,7 +205,7 @@ def _mixed(
     problem: Problem, spectrum: sdntk.Spectrum, multiplier: float, weights: np.ndarray
 ) -> Any:
     run = sdntk.distill_spectrum(
-        spectrum, problem.y, multiplier=float(multiplier), rounds=len(weights)
+        spectrum, problem.y, multiplier=float(multiplier), rounds=len(weights), outputs="joint"
     )
     return run.mix(weights)
 
@@ -253,13 +253,16 @@ def _weights(rounds_of: Float[Array, "L T n *Q"], y: Array) -> tuple[Array, Arra
 def _one_shot(
     spectrum: sdntk.Spectrum, y: Array, multipliers: Array, rounds: int
 ) -> tuple[Array, Array]:
-    """For every multiplier the one-shot weights, and what they minimise."""
+    """For every multiplier the one-shot weights, one vector for all outputs, and what they
+    minimise.
+    """
 
     def at(multiplier: Array) -> tuple[Array, Array]:
-        run = sdntk.distill_spectrum(spectrum, y, multiplier=multiplier, rounds=rounds)
-        weights, df = mixing.one_shot(run).weights, run.degrees_of_freedom[:, None]
-        residuals = (y[None] - run.fitted) / (1 - df / len(y))
-        mixed = jnp.sum(weights[:, None] * residuals, axis=0)
-        return weights, jnp.mean(mixed**2)
+        run = sdntk.distill_spectrum(
+            spectrum, y, multiplier=multiplier, rounds=rounds, outputs="joint"
+        )
+        weights, share = mixing.one_shot(run).weights, run.degrees_of_freedom / y.size
+        residuals = jax.vmap(jnp.divide)(y - run.fitted, 1 - share)
+        return weights, jnp.mean(jnp.tensordot(weights, residuals, 1) ** 2)
 
     return jax.lax.map(at, multipliers)

@@ -6,7 +6,6 @@ processes may share the work) and ``--gather`` puts the tables of the finished r
 benchmarks/results/study, beside those kept there, with figures.
 """
 
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -16,10 +15,8 @@ from typing import Annotated, Any
 
 import matplotlib as mpl
 import typer
-from filelock import FileLock, Timeout
 
-from benchmarks import report, study_figures, study_tables
-from sdntk._folders import hold
+from benchmarks import report, runs, study_figures, study_tables
 from sdntk._progress import track
 from sdntk.datasets.named import load_any
 from sdntk.experiments import network_study
@@ -101,12 +98,9 @@ def name_of(study: NetworkStudy) -> str:
 def run(study: NetworkStudy, folder: Path) -> None:
     """Run what the folder lacks; nothing where another process is at it."""
     data = load_any(study.dataset, None, False)
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(FileLock(f"{folder}.lock").acquire(blocking=False))
-        except Timeout:
+    with runs.alone(folder) as free:
+        if not free:
             return
-        stack.enter_context(hold(folder))
         records = Records(folder, study.configuration(data))
         units, number = network_study.run_networks(data, study, records), study.number_of_units
         if takes_the_kernel(study):
@@ -128,22 +122,19 @@ def main(
     """Run what is missing of the study, or keep what is finished."""
     mpl.use("agg")
     out.mkdir(parents=True, exist_ok=True)
-    chosen = [s for s in studies() if not names or name_of(s).startswith(tuple(names))]
-    if not chosen:
-        known = ", ".join(map(name_of, studies()))
-        raise typer.BadParameter(f"no run's name begins with {' or '.join(names or [])}: {known}")
+    chosen = runs.chosen({name_of(study): study for study in studies()}, names)
     if gather:
         if names:
             raise typer.BadParameter("--gather takes all runs, hence no names.")
-        folders = [out / name_of(study) for study in chosen]
+        folders = [out / name for name in chosen]
         finished = [folder for folder in folders if (folder / "comparison.csv").exists()]
         if not finished:
             raise typer.BadParameter(f"no run is finished in {out}.")
         order = [folder.name for folder in folders]
         save_figures(study_figures.plot(study_tables.gather(finished, KEPT, order)), KEPT)
         return
-    for study in chosen:
-        run(study, out / name_of(study))
+    for name, study in chosen.items():
+        run(study, out / name)
 
 
 if __name__ == "__main__":

@@ -70,10 +70,9 @@ class Tuning:
         best_single: the best of the single fits, round 0 of every level.
         best_value: of the criterion.
         best_single_value: likewise.
-        table: a tidy pandas table, a row for each level and round, with the columns ``tolerance``
-            or ``multiplier`` (the level), ``round``, ``active`` (the share of outputs that are),
-            ``degrees_of_freedom`` (of all outputs), ``training_error`` (against the labels, mean
-            over outputs) and the criterion's own.
+        table: a tidy pandas table, a row for each level and round; columns ``tolerance`` or
+            ``multiplier`` (the level), ``round``, ``active`` (the share of outputs that are),
+            ``degrees_of_freedom`` (of all), ``training_error`` (mean over outputs), the criterion.
         criterion: its name.
         fit: the best round, with ``fitted`` and, where kernel and points were given, ``predict``.
         single_fit: the best single fit, likewise.
@@ -90,13 +89,25 @@ class Tuning:
 
     @property
     def sentence(self) -> str:
-        """The best round beside the best single fit."""
+        """The best round beside the best single fit; what is at an end of the grid, or 0."""
+        best, single = (self._remarks(choice) for choice in (self.best, self.best_single))
         name = self.table.columns[0]
         return (
             f"By {self.criterion}: round {self.best.round} at {name} {self.best.level:.4g} "
-            f"({self.best_value:.4g}); the best single fit is at {name} "
-            f"{self.best_single.level:.4g} ({self.best_single_value:.4g})."
+            f"({self.best_value:.4g}{best}); the best single fit is at {name} "
+            f"{self.best_single.level:.4g} ({self.best_single_value:.4g}{single})."
         )
+
+    def _remarks(self, choice: Choice) -> str:
+        name = self.table.columns[0]
+        feasible = self.table[self.table[self.criterion].notna()]
+        at = feasible[(feasible[name] == choice.level) & (feasible["round"] == choice.round)]
+        ends = {
+            feasible[name].min(): ", the least tried",
+            feasible[name].max(): ", the largest tried",
+        }
+        end = ends.get(choice.level, "") if len(ends) == 2 else ""
+        return end + ("" if at["active"].any() else ", collapsed")
 
     def __str__(self) -> str:
         return self.sentence
@@ -121,7 +132,8 @@ def tune(
     """The level and the round that a criterion prefers: all rounds of a chain at every level of a
     grid, on one decomposition, in one compiled pass.
 
-    The criterion of several outputs is the mean of theirs; one level and round serves all.
+    The criterion of several outputs is the mean of theirs, so that of outputs in several units the
+    largest decides; one level and round serves all.
 
     On real data the default is on average as good as one fit by ten folds, and so is the best
     single fit; where there is hardly any noise GCV lost up to 5% (docs/does_it_pay.md).
@@ -274,12 +286,12 @@ def _as_grid(
     relative = as_flag("relative", relative)
     if relative and name == "multiplier":
         raise ValueError("relative is for tolerances; multipliers have the unit of the spectrum.")
-    seen = np.asarray(labels).any(axis=None if chain["outputs"] == "joint" else 0)
+    one = ChainSpec.checked(labels, tolerance=None, multiplier=1.0, **chain)
+    seen = np.asarray(labels).any(axis=None if one.joint else 0)
     if relative and not seen.all():
         raise ValueError(
             "y must not be 0 for an output, of whose mean square levels are fractions."
         )
-    one = ChainSpec.checked(labels, tolerance=None, multiplier=1.0, **chain)
     return _Grid(spectrum, labels, name, np.asarray(levels), one, relative)
 
 

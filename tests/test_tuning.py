@@ -175,6 +175,22 @@ def test_warnings_name_what_cannot_be_told():
         tune(decompose(G), smooth, multipliers=[1e-6, 1e-2], rounds=2)
 
 
+def test_the_sentence_says_what_is_at_an_end_of_the_grid_and_what_is_nothing():
+    spectrum, y = decompose(G), Y[:, 0]
+    inside = tune(spectrum, y, tolerances=TOLERANCES, relative=True)
+    assert "tried" not in inside.sentence
+    strong = tune(spectrum, y, tolerances=[0.8, 0.9], relative=True)
+    assert strong.sentence.count(", the least tried)") == 2
+    weak = tune(spectrum, y, multipliers=[1e-3, 2e-3], rounds=1)
+    assert weak.sentence.count(", the largest tried)") == 2
+    noise = jax.random.normal(jax.random.key(3), (POINTS,))
+    nothing = tune(spectrum, noise, tolerances=[0.5, 1.5], relative=True)
+    assert not nothing.fit.fitted.any()
+    assert ", collapsed)" in nothing.sentence
+    alone = tune(spectrum, y, tolerances=[0.8], relative=True)
+    assert "tried" not in alone.sentence
+
+
 def test_a_krylov_spectrum_serves_held_out_points():
     run = distill(KERNEL, X, Y, tolerance=0.2, rounds=2, method="krylov")
     held_out = {"criterion": "held_out", "kernel": KERNEL, "x": X, "validation": (NEW, NEW_Y)}
