@@ -68,8 +68,7 @@ class Tuning:
     Attributes:
         best: the level and round of the smallest value of the criterion.
         best_single: the best of the single fits, round 0 of every level.
-        best_value: of the criterion.
-        best_single_value: likewise.
+        best_value, best_single_value: of the criterion.
         table: a tidy pandas table, a row for each level and round; columns ``tolerance`` or
             ``multiplier`` (the level), ``round``, ``active`` (the share of outputs that are),
             ``degrees_of_freedom`` (of all), ``training_error`` (mean over outputs), the criterion.
@@ -102,10 +101,8 @@ class Tuning:
         name = self.table.columns[0]
         feasible = self.table[self.table[self.criterion].notna()]
         at = feasible[(feasible[name] == choice.level) & (feasible["round"] == choice.round)]
-        ends = {
-            feasible[name].min(): ", the least tried",
-            feasible[name].max(): ", the largest tried",
-        }
+        least, largest = feasible[name].min(), feasible[name].max()
+        ends = {least: ", the least tried", largest: ", the largest tried"}
         end = ends.get(choice.level, "") if len(ends) == 2 else ""
         return end + ("" if at["active"].any() else ", collapsed")
 
