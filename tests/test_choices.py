@@ -7,6 +7,8 @@ images are wrong as often as they should be; a run that is stopped resumes; the 
 those of the kept splits.
 """
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pandas as pd
@@ -218,3 +220,14 @@ def test_the_kept_ratios_are_those_of_the_kept_splits():
     assert len(both) == len(kept)
     for column in ("ratio", "low", "high"):
         np.testing.assert_allclose(both[column], both[f"{column}_again"], atol=2e-4)
+
+
+def test_the_pages_table_is_the_kept_summary():
+    page = (Path(__file__).parent.parent / "docs" / "does_it_pay.md").read_text()
+    summary = pd.read_csv(choice_study.KEPT / "summary.csv")
+    for row in summary.to_dict("records"):
+        dataset, train, kernel, noise = row["largest at"].split(", ")
+        where = f"{dataset}, {train}" + (f", {noise}" if kernel == "ntk" else "")
+        numbers = f"{row['mean ratio']:.3f} | {row['smallest']:.3f} | {row['largest']:.3f}"
+        shown = f"| {row['rule']} | {numbers} ({where}) | {row['better']} | {row['worse']} |"
+        assert shown in page
