@@ -262,7 +262,7 @@ def _one_shot(
             spectrum, y, multiplier=multiplier, rounds=rounds, outputs="joint"
         )
         weights, share = mixing.one_shot(run).weights, run.degrees_of_freedom / y.size
-        residuals = jax.vmap(jnp.divide)(y - run.fitted, 1 - share)
+        residuals = jax.vmap(jnp.divide)(y[None] - run.fitted, 1 - share)
         return weights, jnp.mean(jnp.tensordot(weights, residuals, 1) ** 2)
 
     return jax.lax.map(at, multipliers)
