@@ -96,7 +96,9 @@ def _encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, enum.Enum):
         return {"enum": type(value).__name__, "value": value.value}
     if isinstance(value, jax.Array | np.ndarray | np.generic):
-        return _encode_array(np.asarray(value), arrays)
+        encoded = _encode_array(np.asarray(value), arrays)
+        # A kernel's numbers, which the flag jax_enable_x64 has not touched, come back untouched.
+        return encoded | {"untouched": True} if isinstance(value, np.ndarray) else encoded
     if type(value) is tuple:
         return {"tuple": [_encode(item, arrays) for item in value]}
     names = field_names(type(value))
@@ -109,7 +111,7 @@ def _encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
 _PLAIN = (bool, int, float, str)
 
 
-def _encode_array(array: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str, str]:
+def _encode_array(array: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     name = f"array{len(arrays)}"
     if array.dtype.kind in "fiub":
         arrays[name] = array
@@ -124,7 +126,8 @@ def _decode(value: Any, arrays: Mapping[str, np.ndarray], classes: Mapping[str, 
         return value
     if "array" in value:
         array = arrays[value["array"]]
-        return _as_jax(array.view(jnp.dtype(value["dtype"])) if "dtype" in value else array)
+        array = array.view(jnp.dtype(value["dtype"])) if "dtype" in value else array
+        return array if value.get("untouched") is True else _as_jax(array)
     if "tuple" in value:
         return tuple(_decode(item, arrays, classes) for item in value["tuple"])
     kind = classes[value["enum"] if "enum" in value else value["class"]]

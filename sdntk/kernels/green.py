@@ -27,6 +27,9 @@ class CubicSpline(Kernel):
         lo, hi = jnp.minimum(x, t), jnp.maximum(x, t)
         return lo * (1 - hi) * (hi * (2 - hi) - lo**2) / 6
 
+    def __repr__(self) -> str:
+        return "cubic_spline()"
+
 
 def cubic_spline() -> CubicSpline:
     """The paper's example: the Green's function of the fourth derivative.
@@ -59,6 +62,9 @@ class BrownianBridge(Kernel):
     def pair(self, x: Float[Array, ""], t: Float[Array, ""]) -> Float[Array, ""]:
         return jnp.minimum(x, t) * (1 - jnp.maximum(x, t))
 
+    def __repr__(self) -> str:
+        return "brownian_bridge()"
+
 
 def brownian_bridge() -> BrownianBridge:
     """The covariance of the Brownian bridge: the Green's function of -d^2/dx^2 with both ends held.
@@ -88,6 +94,9 @@ class BrownianMotion(Kernel):
 
     def pair(self, x: Float[Array, ""], t: Float[Array, ""]) -> Float[Array, ""]:
         return jnp.minimum(x, t)
+
+    def __repr__(self) -> str:
+        return "brownian_motion()"
 
 
 def brownian_motion() -> BrownianMotion:
@@ -139,6 +148,9 @@ class PeriodicSpline(Kernel):
         k = jnp.arange(math.ceil(10 ** (18 / (2 * m))), 0, -1)
         terms = jnp.cos(2 * math.pi * k * u) * k.astype(u.dtype) ** (-2 * m)
         return 2 * (2 * math.pi) ** (-2 * m) * jnp.sum(terms)
+
+    def __repr__(self) -> str:
+        return f"periodic_spline({self.order})"
 
 
 #: Of :func:`periodic_spline`: float64 holds its values and their products.

@@ -11,15 +11,17 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from sdntk._arguments import ArrayLike, as_number, as_scale
+from sdntk._arguments import ArrayLike, as_number
 from sdntk._linalg import safe_sqrt
 from sdntk._pytrees import pytree
 from sdntk.kernels.base import Kernel
+from sdntk.kernels.parameters import Parameter, as_lengths, as_written, in_use
 
 
 def _squared_distance(
-    x: Float[Array, " p"], t: Float[Array, " p"], length_scale: Array
+    x: Float[Array, " p"], t: Float[Array, " p"], lengths: Parameter
 ) -> Float[Array, ""]:
+    length_scale = in_use(lengths)
     if length_scale.ndim == 1 and length_scale.shape != x.shape:
         raise ValueError(
             f"length_scale must be a scalar or have one entry for each of the {x.size} "
@@ -43,10 +45,13 @@ def _sum_of_squares(r: Float[Array, " p"]) -> Float[Array, ""]:
 class RBF(Kernel):
     """The kernel that :func:`rbf` returns."""
 
-    length_scale: Float[Array, "*p"]
+    length_scale: Parameter
 
     def pair(self, x: Float[Array, " p"], t: Float[Array, " p"]) -> Float[Array, ""]:
         return jnp.exp(-_squared_distance(x, t, self.length_scale) / 2)
+
+    def __repr__(self) -> str:
+        return f"rbf({as_written(self.length_scale)})"
 
 
 def rbf(length_scale: ArrayLike = 1.0) -> RBF:
@@ -68,14 +73,14 @@ def rbf(length_scale: ArrayLike = 1.0) -> RBF:
         >>> round(float(g[0, 0]), 6)                     # exp(-1/2)
         0.606531
     """
-    return RBF(as_scale("length_scale", length_scale))
+    return RBF(as_lengths("length_scale", length_scale))
 
 
 @pytree
 class Matern(Kernel):
     """The kernel that :func:`matern` returns."""
 
-    length_scale: Float[Array, "*p"]
+    length_scale: Parameter
     degree: int = field(metadata={"static": True})  # nu - 1/2
 
     def pair(self, x: Float[Array, " p"], t: Float[Array, " p"]) -> Float[Array, ""]:
@@ -88,6 +93,9 @@ class Matern(Kernel):
             (f(p) * f(p + i) * 2 ** (p - i)) / (f(2 * p) * f(i) * f(p - i)) for i in range(p + 1)
         ]
         return jnp.polyval(jnp.asarray(coefficients, r.dtype), r) * jnp.exp(-r)
+
+    def __repr__(self) -> str:
+        return f"matern({self.degree + 0.5}, {as_written(self.length_scale)})"
 
 
 #: From here on the formula's factorials leave the range of floating-point numbers.
@@ -122,4 +130,4 @@ def matern(nu: float, length_scale: ArrayLike = 1.0) -> Matern:
     """
     expected = f"must be a half-integer 0.5, 1.5, 2.5, ... up to {LARGEST_NU} (rbf is the limit)"
     nu = as_number("nu", nu, lambda nu: 0 < nu <= LARGEST_NU and (nu - 0.5).is_integer(), expected)
-    return Matern(as_scale("length_scale", length_scale), int(nu))
+    return Matern(as_lengths("length_scale", length_scale), int(nu))
