@@ -218,7 +218,7 @@ class OnColumns(LibraryKernel):
         return x
 
     def require_one_shape(
-        self, name1: str, x1: Float[Array, "n1 p"], name2: str, x2: Float[Array, "n2 p"]
+        self, name1: str, x1: Float[Array, "n1 p1"], name2: str, x2: Float[Array, "n2 p2"]
     ) -> None:
         """Refuse two tables with different numbers of columns."""
         super().require_one_shape(name1, x1, name2, x2)

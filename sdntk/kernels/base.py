@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 from typing_extensions import TypeAliasType
@@ -203,7 +204,9 @@ class Kernel(LibraryKernel):
 
     def _check_domain(self, name: str, x: Float[Array, "n ..."], low: float, high: float) -> None:
         if not every(lambda x: (x >= low) & (x <= high), x):
-            worst = next(value for value in x.ravel().tolist() if not low <= value <= high)
+            worst = next(
+                value for value in np.asarray(x).ravel().tolist() if not low <= value <= high
+            )
             raise ValueError(
                 f"{name} must lie in [{low:g}, {high:g}], the domain of {type(self).__name__}; "
                 f"it holds {worst:g}."
