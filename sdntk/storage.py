@@ -9,13 +9,14 @@ import jax.numpy as jnp
 
 from sdntk import _archive, architectures
 from sdntk._arguments import require_function
-from sdntk.kernels import KernelFunction, green, stationary
+from sdntk.kernels import KernelFunction, algebra, dot_products, green, stationary
+from sdntk.kernels.base import as_pytree_kernel
 from sdntk.kernels.neural import InfiniteWidth
 from sdntk.spectra.base import AbstractSpectrum, ErrorBounds
 from sdntk.spectra.chain import Distillation
 from sdntk.spectra.choose import Method
 from sdntk.spectra.dense import Spectrum
-from sdntk.spectra.fit import SpectralFit, as_pytree_kernel
+from sdntk.spectra.fit import SpectralFit
 from sdntk.spectra.krylov_spectrum import KrylovSpectrum
 from sdntk.spectra.tridiagonal import TridiagonalSpectrum
 
@@ -32,10 +33,19 @@ _CLASSES: dict[str, type] = {
         InfiniteWidth,
         stationary.RBF,
         stationary.Matern,
+        stationary.Laplace,
         green.BrownianBridge,
         green.BrownianMotion,
         green.CubicSpline,
         green.PeriodicSpline,
+        dot_products.Linear,
+        dot_products.Polynomial,
+        dot_products.Constant,
+        algebra.Sum,
+        algebra.Product,
+        algebra.Scaled,
+        algebra.Power,
+        algebra.OnColumns,
         architectures.Architecture,
         architectures.Activation,
         architectures.AveragePool,

@@ -23,9 +23,9 @@ from sdntk._arguments import (
 from sdntk._warnings import warn
 from sdntk.distillation import distill_spectrum
 from sdntk.gram_matrices.compute import compute_gram
-from sdntk.kernels.base import KernelFunction, check_points
+from sdntk.kernels.base import KernelFunction, as_pytree_kernel, check_points
 from sdntk.spectra.base import AbstractSpectrum
-from sdntk.spectra.fit import SpectralFit, as_pytree_kernel, check_spectrum
+from sdntk.spectra.fit import SpectralFit, check_spectrum
 from sdntk.spectra.levels import Levels, errors_at, run_levels
 from sdntk.theory.criteria import generalised_cross_validation, unbiased_risk
 from sdntk.theory.multiplier import Status

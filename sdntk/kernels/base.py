@@ -6,15 +6,17 @@ blocks of the same points checks them once, with :func:`check_points`, and takes
 :func:`kernel_block`, which trusts them.
 
 The author of a kernel writes :meth:`Kernel.pair`, the formula for one pair of points, or derives
-from :class:`LibraryKernel` where blocks are not computed pair by pair.
+from :class:`LibraryKernel` where blocks are not computed pair by pair. Both add and multiply.
 """
 
 import abc
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 from typing_extensions import TypeAliasType
 
@@ -27,13 +29,25 @@ from sdntk._arguments import (
     require_function,
     require_one_shape,
 )
+from sdntk.kernels.parameters import named_parameters, with_parameters
+
+_K = TypeVar("_K")
 
 #: A kernel: (n1, ...) and (n2, ...) arrays to an (n1, n2) array, NumPy or JAX.
 KernelFunction = TypeAliasType("KernelFunction", Callable[[Any, Any], Any])
 
 
 class LibraryKernel(abc.ABC):
-    """A kernel whose call checks its points, and whose :meth:`block` trusts them."""
+    """A kernel whose call checks its points, and whose :meth:`block` trusts them.
+
+    Kernels, other functions and positive numbers add and multiply to new kernels: see
+    :mod:`sdntk.kernels.algebra`.
+    """
+
+    #: What a new value of a parameter must be: functions of its name and value.
+    parameter_checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {}
+    #: NumPy leaves ``number * kernel`` to the kernel.
+    __array_ufunc__ = None
 
     def __call__(self, x1: ArrayLike, x2: ArrayLike) -> Float[Array, "n1 n2"]:
         """g(x1_i, x2_j) for all pairs.
@@ -46,9 +60,8 @@ class LibraryKernel(abc.ABC):
             ValueError: the kernel does not take points of these shapes, or (unless traced) one is
                 not finite or lies outside the kernel's domain.
         """
-        points1 = self.coordinates(self.check("x1", x1))
-        points2 = self.coordinates(self.check("x2", x2))
-        require_one_shape("x1", points1, "x2", points2)
+        points1, points2 = self.check("x1", x1), self.check("x2", x2)
+        self.require_one_shape("x1", points1, "x2", points2)
         return self.block(points1, points2)
 
     def check(self, name: str, points: ArrayLike) -> Float[Array, "n ..."]:
@@ -58,6 +71,12 @@ class LibraryKernel(abc.ABC):
     def coordinates(self, x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
         """Points in the shape in which the kernel's formula takes them."""
         return x
+
+    def require_one_shape(
+        self, name1: str, x1: Float[Array, "n1 ..."], name2: str, x2: Float[Array, "n2 ..."]
+    ) -> None:
+        """Refuse two sets of points, each of which :meth:`check` let pass, of different shapes."""
+        require_one_shape(name1, self.coordinates(x1), name2, self.coordinates(x2))
 
     def precision(self, x: ArrayLike) -> float | Float[Array, ""]:
         """The largest error of a value g(x_i, x_j) beyond the rounding of its dtype.
@@ -78,6 +97,79 @@ class LibraryKernel(abc.ABC):
         self, x1: Float[Array, "n1 ..."], x2: Float[Array, "n2 ..."]
     ) -> Float[Array, "n1 n2"]:
         """g(x1_i, x2_j) for all pairs of points that :meth:`check` let pass; compiled."""
+
+    def diagonal(self, x: Float[Array, "n ..."]) -> Float[Array, " n"]:
+        """g(x_i, x_i) of points that :meth:`check` let pass."""
+        return _one_by_one(self, x)
+
+    @property
+    def has_known_leaves(self) -> bool:
+        """Whether all that the values depend on are leaves; a function may close over tracers."""
+        return True
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The numbers that the kernel depends on, by name; those of a part of it under the part's
+        name and two underscores, as in scikit-learn.
+
+        A derivative by a kernel is a kernel that holds the derivatives, under the same names:
+        ``jax.grad(loss)(kernel).parameters["k1__length_scale"]``.
+
+        Example:
+            >>> from sdntk.kernels import linear, rbf
+            >>> (rbf(0.3) + 2.0 * linear()).parameters
+            {'k1__length_scale': 0.3, 'k2__factor': 2.0}
+        """
+        return named_parameters(self)
+
+    def replace(self: _K, **values: ArrayLike) -> _K:
+        """The same kernel with other values of some of its :attr:`parameters`.
+
+        Args:
+            values: new values by name. May be traced.
+
+        Raises:
+            ValueError: there is no parameter of a name, or its value is none that the kernel takes.
+
+        Example:
+            >>> from sdntk.kernels import linear, rbf
+            >>> (rbf(0.3) + 2.0 * linear()).replace(k1__length_scale=0.5)
+            rbf(0.5) + 2.0 * linear()
+        """
+        return with_parameters(self, values)
+
+    # The algebra is imported where it is used, since sums of kernels are kernels themselves.
+
+    def __add__(self, other: Any) -> "LibraryKernel":
+        from sdntk.kernels import algebra
+
+        return algebra.add(self, other)
+
+    def __radd__(self, other: Any) -> "LibraryKernel":
+        from sdntk.kernels import algebra
+
+        # Where sum() of kernels starts.
+        return self if type(other) is int and other == 0 else algebra.add(other, self)
+
+    def __mul__(self, other: Any) -> "LibraryKernel":
+        from sdntk.kernels import algebra
+
+        return algebra.multiply(self, other)
+
+    def __rmul__(self, other: Any) -> "LibraryKernel":
+        from sdntk.kernels import algebra
+
+        return algebra.multiply(other, self)
+
+    def __pow__(self, exponent: Any) -> "LibraryKernel":
+        from sdntk.kernels import algebra
+
+        return algebra.power(self, exponent)
+
+
+@jax.jit
+def _one_by_one(kernel: LibraryKernel, x: Float[Array, "n ..."]) -> Float[Array, " n"]:
+    return lax.map(lambda point: kernel.block(point[None], point[None])[0, 0], x)
 
 
 class Kernel(LibraryKernel):
@@ -112,7 +204,9 @@ class Kernel(LibraryKernel):
 
     def _check_domain(self, name: str, x: Float[Array, "n ..."], low: float, high: float) -> None:
         if not every(lambda x: (x >= low) & (x <= high), x):
-            worst = next(value for value in x.ravel().tolist() if not low <= value <= high)
+            worst = next(
+                value for value in np.asarray(x).ravel().tolist() if not low <= value <= high
+            )
             raise ValueError(
                 f"{name} must lie in [{low:g}, {high:g}], the domain of {type(self).__name__}; "
                 f"it holds {worst:g}."
@@ -127,6 +221,10 @@ class Kernel(LibraryKernel):
     ) -> Float[Array, "n1 n2"]:
         """g(x1_i, x2_j) for all pairs of points that :meth:`check` let pass; compiled."""
         return _all_pairs(self, x1, x2)
+
+    def diagonal(self, x: Float[Array, "n ..."]) -> Float[Array, " n"]:
+        """g(x_i, x_i) of points that :meth:`check` let pass."""
+        return jax.vmap(self.pair)(*[self.coordinates(x)] * 2)
 
 
 @jax.jit
@@ -170,6 +268,15 @@ def kernel_block(
 def kernel_precision(kernel: KernelFunction, x: Float[Array, "K ..."]) -> float | Float[Array, ""]:
     """:meth:`LibraryKernel.precision`; 0 of a function, of which nothing is known."""
     return kernel.precision(x) if isinstance(kernel, LibraryKernel) else 0.0
+
+
+def as_pytree_kernel(kernel: KernelFunction | None) -> Any:
+    """A kernel that may stand in a pytree: the library's are pytrees, any other function is wrapped
+    as one without leaves.
+    """
+    if kernel is None or not jax.tree_util.all_leaves([kernel]):
+        return kernel
+    return jax.tree_util.Partial(kernel)
 
 
 def _as_values(values: Any, shape: tuple[int, int]) -> Float[Array, "n1 n2"]:

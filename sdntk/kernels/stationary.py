@@ -47,6 +47,8 @@ class RBF(Kernel):
 
     length_scale: Parameter
 
+    parameter_checks = {"length_scale": as_lengths}  # noqa: RUF012
+
     def pair(self, x: Float[Array, " p"], t: Float[Array, " p"]) -> Float[Array, ""]:
         return jnp.exp(-_squared_distance(x, t, self.length_scale) / 2)
 
@@ -77,11 +79,52 @@ def rbf(length_scale: ArrayLike = 1.0) -> RBF:
 
 
 @pytree
+class Laplace(Kernel):
+    """The kernel that :func:`laplace` returns."""
+
+    length_scale: Parameter
+
+    parameter_checks = {"length_scale": as_lengths}  # noqa: RUF012
+
+    def pair(self, x: Float[Array, " p"], t: Float[Array, " p"]) -> Float[Array, ""]:
+        return jnp.exp(-safe_sqrt(_squared_distance(x, t, self.length_scale)))
+
+    def __repr__(self) -> str:
+        return f"laplace({as_written(self.length_scale)})"
+
+
+def laplace(length_scale: ArrayLike = 1.0) -> Laplace:
+    """The Laplace (exponential) kernel, g(x, x') = exp(-|x - x'|/length_scale), |.| the Euclidean
+    norm: :func:`matern` with nu = 1/2.
+
+    scikit-learn's ``laplacian_kernel`` takes the sum of absolute differences in place of the norm.
+    Both are equal on the line only.
+
+    Up to a factor it is the Green's function in R^p of L proportional to (1/l^2 -
+    Laplacian)^{(1 + p)/2}, with decay at infinity. Source: Rasmussen and Williams 2006, eq. 4.18.
+
+    Args:
+        length_scale: l > 0, in the units of the points; a scalar, or one for each coordinate.
+
+    Raises:
+        ValueError, TypeError: ``length_scale`` is not positive.
+
+    Example:
+        >>> g = laplace(5.0)(jnp.array([[0.0, 0.0]]), jnp.array([[3.0, 4.0]]))
+        >>> round(float(g[0, 0]), 6)                     # exp(-1)
+        0.367879
+    """
+    return Laplace(as_lengths("length_scale", length_scale))
+
+
+@pytree
 class Matern(Kernel):
     """The kernel that :func:`matern` returns."""
 
     length_scale: Parameter
     degree: int = field(metadata={"static": True})  # nu - 1/2
+
+    parameter_checks = {"length_scale": as_lengths}  # noqa: RUF012
 
     def pair(self, x: Float[Array, " p"], t: Float[Array, " p"]) -> Float[Array, ""]:
         p = self.degree

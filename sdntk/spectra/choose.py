@@ -175,5 +175,7 @@ def _leaves(kernel: KernelFunction, x: Float[Array, "K ..."]) -> Any:
     """What tells whether a kernel is traced: one that is none of the library's may close over
     tracers.
     """
-    known = isinstance(kernel, LibraryKernel) or not callable(kernel)
+    known = not callable(kernel)
+    if isinstance(kernel, LibraryKernel):
+        known = kernel.has_known_leaves
     return kernel if known or is_traced(x) else kernel(x[:1], x[:1])

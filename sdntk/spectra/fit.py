@@ -29,7 +29,7 @@ from sdntk._linalg import matmul
 from sdntk._progress import track
 from sdntk._pytrees import pytree
 from sdntk.gram_matrices.compute import compute_gram
-from sdntk.kernels.base import KernelFunction, check_points
+from sdntk.kernels.base import KernelFunction, as_pytree_kernel, check_points
 from sdntk.spectra.base import AbstractSpectrum, as_column
 from sdntk.theory.filters import divided_by_eigenvalues
 from sdntk.theory.units import linearly
@@ -345,15 +345,6 @@ def check_spectrum(spectrum: Any) -> None:
             "spectrum must be what decompose(G), tridiagonalise(G) or krylov(operator, y, ...) "
             f"returns; got {type(spectrum).__name__}."
         )
-
-
-def as_pytree_kernel(kernel: KernelFunction | None) -> Any:
-    """A kernel that may stand in a pytree: the library's are pytrees, any other function is wrapped
-    as one without leaves.
-    """
-    if kernel is None or not jax.tree_util.all_leaves([kernel]):
-        return kernel
-    return jax.tree_util.Partial(kernel)
 
 
 def kernel_name(kernel: Any) -> str:
