@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from sdntk import architectures, datasets, kernels, mixing, selection
+from sdntk._undecided import UndecidedWarning
 from sdntk._warnings import warn_renamed
 from sdntk.distillation import distill, distill_spectrum
 from sdntk.gram_matrices.compute import gram
@@ -24,11 +25,12 @@ from sdntk.spectra.tridiagonal import TridiagonalSpectrum, tridiagonalise
 from sdntk.storage import load
 from sdntk.theory import bounds, filters
 from sdntk.theory.multiplier import Multiplier, Status, solve_multiplier
-from sdntk.tuning import Tuning, UndecidedWarning, tune
+from sdntk.tuning import Tuning, tune
 
 if TYPE_CHECKING:
     from sdntk import networks
     from sdntk.advice import Advice, advise
+    from sdntk.estimators import SelfDistilledClassifier, SelfDistilledRegressor
     from sdntk.experiments.comparison import compare_widths, gap_exponents
     from sdntk.training import losses, optimisers
     from sdntk.training.course import TrainingResult
@@ -50,6 +52,8 @@ __all__ = [
     "Multiplier",
     "PrecisionWarning",
     "Retraining",
+    "SelfDistilledClassifier",
+    "SelfDistilledRegressor",
     "SpectralFit",
     "Spectrum",
     "Status",
@@ -89,9 +93,12 @@ __all__ = [
     "tune",
 ]
 
-#: The networks' side is imported on use: Flax and optax take long to import.
+#: The networks' side and the estimators are imported on use: Flax, optax and scikit-learn take long
+#: to import.
 _ON_USE = {
     "Advice": "sdntk.advice",
+    "SelfDistilledClassifier": "sdntk.estimators",
+    "SelfDistilledRegressor": "sdntk.estimators",
     "Stop": "sdntk.training.state",
     "TrainingConfig": "sdntk.training.state",
     "TrainingResult": "sdntk.training.course",

@@ -20,7 +20,7 @@ from sdntk._arguments import (
     require_one_shape,
     shown,
 )
-from sdntk._warnings import warn
+from sdntk._undecided import Criterion, warn_if_undecided
 from sdntk.distillation import distill_spectrum
 from sdntk.gram_matrices.compute import compute_gram
 from sdntk.kernels.base import KernelFunction, as_pytree_kernel, check_points
@@ -32,21 +32,9 @@ from sdntk.theory.multiplier import Status
 from sdntk.theory.recurrence import ChainSpec, Outputs, num_residuals
 from sdntk.theory.units import in_unit, mean_square, radius, unit_of
 
-#: "gcv": generalised cross-validation; "sure": Stein's estimate, of noise of known variance;
-#: "held_out": the mean squared error on validation points.
-Criterion = Literal["gcv", "sure", "held_out"]
 #: The grid where none is given, fractions of the labels' mean square from 0.1% to 98%, dense near 0
 #: and near 1 (a logistic function of equal steps): that of the study docs/does_it_pay.md.
 TOLERANCES = 1 / (1 + np.exp(-np.linspace(-7, 4, 40)))
-#: Below so many points GCV and SURE are said not to decide: their scatter is then as large as what
-#: tells one level from another (docs/theory.md, section 8: tens of points).
-FEW_POINTS = 50
-#: Above this part of K, degrees of freedom bias GCV beyond use.
-MANY_DEGREES = 0.5
-
-
-class UndecidedWarning(UserWarning):
-    """A criterion was asked for what it cannot tell; the message names the cause."""
 
 
 class Choice(NamedTuple):
@@ -210,7 +198,8 @@ def tune(
 
     best, best_single = _best(grid, values), _best(grid, values[:, :1])
     least = float(np.nanmin(values)), float(np.nanmin(values[:, 0]))
-    _warn_if_undecided(criterion, best, grid, found)
+    df = float(np.max(np.asarray(found.degrees_of_freedom[grid.place_of(best), best.round])))
+    warn_if_undecided(criterion, len(grid.labels), df, grid.num_residuals)
     fits = [_fit(grid, choice, kernel, points) for choice in (best, best_single)]
     table = _as_table(grid, criterion, values, found)
     return Tuning(best, best_single, *least, table, criterion, *fits)
@@ -428,24 +417,3 @@ def _as_table(
             criterion: values.ravel(),
         }
     )
-
-
-def _warn_if_undecided(criterion: Criterion, best: Choice, grid: _Grid, found: Levels) -> None:
-    if criterion == "held_out":
-        return
-    points = len(grid.labels)
-    if points < FEW_POINTS:
-        warn(
-            f"{points} points are too few for {criterion} to tell levels and rounds apart: what it "
-            "chooses may do worse than a single fit. Remedy: more points, or a level of your own.",
-            UndecidedWarning,
-        )
-        return
-    number = grid.place_of(best)
-    df = float(np.max(np.asarray(found.degrees_of_freedom[number, best.round])))
-    if criterion == "gcv" and df > MANY_DEGREES * grid.num_residuals:
-        warn(
-            f"gcv chose a fit of {format_number(df)} degrees of freedom, of {grid.num_residuals} "
-            'residuals: it is biased there. Remedy: criterion="held_out".',
-            UndecidedWarning,
-        )

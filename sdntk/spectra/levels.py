@@ -29,6 +29,7 @@ class Levels(NamedTuple):
     """Chains of T rounds at L levels, as :class:`sdntk.Distillation` has them.
 
     Attributes:
+        multipliers: c_t, infinite where collapsed, nan once infeasible.
         status: a :class:`sdntk.Status` of each round.
         degrees_of_freedom: nan on a spectrum that knows no trace.
         training_error: |y - f_t|^2/K against the labels; with joint outputs, over K Q.
@@ -36,6 +37,7 @@ class Levels(NamedTuple):
             for.
     """
 
+    multipliers: Float[Array, "L T *Q"]
     status: Int[Array, "L T *Q"]
     degrees_of_freedom: Float[Array, "L T *Q"]
     training_error: Float[Array, "L T *Q"]
@@ -80,6 +82,7 @@ def run_levels(
         error = mean_square(z[None] - rounds.fitted, count, over=(1, 2) if joint else 1)
         beyond = jnp.broadcast_to((jnp.sum(outside) if joint else outside) / count, error.shape)
         return Levels(
+            path.multipliers,
             path.status,
             df,
             out_of_unit(out_of_unit(error + beyond, unit), unit),

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 
 def generalised_cross_validation(
-    error: Float[Array, "..."], degrees_of_freedom: Float[Array, "..."], count: int
+    error: Float[Array, "..."], degrees_of_freedom: Float[Array, "..."], count: int | float | Array
 ) -> Float[Array, "..."]:
     """(|y - f|^2/n) / (1 - df/n)^2; infinite from df = n on.
 
@@ -21,7 +21,7 @@ def generalised_cross_validation(
 def unbiased_risk(
     error: Float[Array, "..."],
     degrees_of_freedom: Float[Array, "..."],
-    count: int,
+    count: int | float | Array,
     noise_variance: Float[Array, "..."],
 ) -> Float[Array, "..."]:
     """|y - f|^2/n - sigma^2 + 2 sigma^2 df/n (Stein).

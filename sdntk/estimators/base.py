@@ -1,0 +1,186 @@
+"""What a regressor and a classifier that distil themselves share: parameters, checks, and what is
+known after a fit.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import scipy.sparse
+from jaxtyping import Float
+from sklearn.base import BaseEstimator, clone, is_classifier
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from sdntk.estimators import chains, choosing
+from sdntk.estimators.chains import padded, size_class
+from sdntk.estimators.fitting import Data, Fitted, fit
+from sdntk.estimators.gram_values import MOST_NEW, GramValues, candidates, require_symmetric
+from sdntk.estimators.plan import Plan
+
+#: Criteria by name; any other is a number of folds, or a splitter.
+CRITERIA = ("gcv", "sure")
+
+
+class SelfDistilled(BaseEstimator):  # type: ignore[misc]
+    """Parameters, fit and predictions of both estimators.
+
+    Whatever the flag jax_enable_x64 says, all is computed in float64, and the flag stays as it is.
+    """
+
+    def __init__(
+        self,
+        kernel: Any = "rbf",
+        *,
+        length_scale: Any = "median",
+        kernel_params: Any = None,
+        tolerance: Any = "auto",
+        relative: Any = True,
+        multiplier: Any = None,
+        rounds: Any = "auto",
+        weights: Any = None,
+        criterion: Any = "gcv",
+        outputs: Any = "separate",
+        center: Any = True,
+        method: Any = "auto",
+    ) -> None:
+        self.kernel = kernel
+        self.length_scale = length_scale
+        self.kernel_params = kernel_params
+        self.tolerance = tolerance
+        self.relative = relative
+        self.multiplier = multiplier
+        self.rounds = rounds
+        self.weights = weights
+        self.criterion = criterion
+        self.outputs = outputs
+        self.center = center
+        self.method = method
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.input_tags.pairwise = self._is_precomputed
+        return tags
+
+    @property
+    def _is_precomputed(self) -> bool:
+        return isinstance(self.kernel, str) and self.kernel == "precomputed"
+
+    def _checked(self, x: Any, *args: Any, **how: Any) -> Any:
+        """X, and y if it is there, as scikit-learn checks them: vectors for kernels by name. A
+        sparse X is made dense.
+        """
+        by_name = isinstance(self.kernel, str)
+        how |= {"accept_sparse": "csr", "ensure_2d": by_name, "allow_nd": not by_name}
+        # Of a precomputed matrix the dtype tells how many digits it has.
+        how["dtype"] = (np.float64, np.float32) if self._is_precomputed else np.float64
+        checked = validate_data(self, x, *args, **how)
+        x, *others = checked if args else (checked,)
+        x = x.toarray() if scipy.sparse.issparse(x) else x
+        return (x, *others) if others else x
+
+    # ---- fit ----
+
+    def _fit(
+        self, x: Any, labels: Float[np.ndarray, "K Q"], classes: Any, sample_weight: Any
+    ) -> None:
+        """Choose what is open, and run the chain; folds are made for ``classes``."""
+        plan, criterion = Plan.of(self), self._criterion()
+        weights = _check_sample_weight(sample_weight, x, dtype=np.float64)  # not all are 0
+        if (weights < 0).any():
+            raise ValueError(
+                f"sample_weight must be zero or positive; it reaches {weights.min():g}."
+            )
+        if self._is_precomputed:
+            require_symmetric(x)
+        left_out = None
+        if criterion == "held_out":
+            left_out = choosing.folds_of(self.criterion, x, classes, classifier=is_classifier(self))
+        with jax.enable_x64(True):
+            found = candidates(self.kernel, self.length_scale, self.kernel_params, x[weights > 0])
+            kernels = {scale: GramValues.of(kernel, x) for scale, kernel in found.items()}
+            data = Data(x, labels, weights, left_out)
+            self._take(fit(plan, kernels, data, criterion))
+
+    def _criterion(self) -> str:
+        if not isinstance(self.criterion, str):
+            return "held_out"
+        if self.criterion not in CRITERIA:
+            raise ValueError(
+                'criterion must be "gcv", "sure", a number of folds or a splitter of scikit-learn; '
+                f'got "{self.criterion}".'
+            )
+        return self.criterion
+
+    def _take(self, fitted: Fitted) -> None:
+        self._fitted = fitted
+        self.rounds_ = len(fitted.duals)
+        self.tolerance_ = fitted.level if fitted.by == "tolerance" else None
+        self.multipliers_ = fitted.multipliers
+        self.weights_ = fitted.weights
+        self.length_scale_ = fitted.length_scale
+        self.kernel_ = fitted.gram_values.kernel
+        self.X_fit_ = fitted.gram_values.x
+        self.dual_coef_ = self._for_labels(fitted.final_duals)
+        self.intercept_ = self._for_labels(fitted.offset)
+        self.degrees_of_freedom_ = fitted.degrees_of_freedom
+
+    def _for_labels(self, values: Float[np.ndarray, "*n Q"]) -> Float[np.ndarray, "*m"]:
+        """Values of every output, without their axis where labels had none."""
+        return values
+
+    @property
+    def table_(self) -> Any:
+        """A tidy table of all that was tried: a row for each length scale, level and round, with
+        the columns ``length_scale`` (where there are several), ``tolerance`` or ``multiplier``,
+        ``round``, ``active`` (the share of outputs that are), ``degrees_of_freedom`` (of all),
+        ``training_error`` (mean over outputs), and the criterion.
+        """
+        import pandas as pd  # takes as long to import as JAX
+
+        check_is_fitted(self)
+        return pd.DataFrame(self._fitted.table)
+
+    @property
+    def single_fit_(self) -> Any:
+        """The best single fit by the same criterion, of the same kernel: an estimator of one round,
+        fitted.
+        """
+        check_is_fitted(self)
+        single = clone(self)
+        found = self._fitted.as_single_fit()
+        level = {"multiplier": found.level, "tolerance": "auto"}
+        if found.by == "tolerance":
+            level = {"multiplier": None, "tolerance": found.level}
+        single.set_params(rounds=1, weights=None, **level)
+        for name in ("n_features_in_", "feature_names_in_", "classes_", "_one_dimensional"):
+            if hasattr(self, name):
+                setattr(single, name, getattr(self, name))
+        single._take(found)
+        return single
+
+    # ---- predictions ----
+
+    def _outputs(self, x: Any, duals: Float[np.ndarray, "K *P"]) -> Float[np.ndarray, "n *P"]:
+        """f(x) with dual coefficients, without the intercept."""
+        check_is_fitted(self)
+        new = self._checked(x, reset=False)
+        values = self._fitted.gram_values
+        parts = []
+        with jax.enable_x64(True):
+            larger = padded(duals, size_class(len(duals)), *duals.shape[1:])
+            for start in range(0, len(new), MOST_NEW):
+                some = new[start : start + MOST_NEW]
+                parts.append(np.asarray(chains.predict(values.at(some), larger))[: len(some)])
+        return np.concatenate(parts)
+
+    def _final_outputs(self, x: Any) -> Float[np.ndarray, "n Q"]:
+        check_is_fitted(self)
+        return self._outputs(x, self._fitted.final_duals) + self._fitted.offset
+
+    def _staged_outputs(self, x: Any) -> Iterator[Float[np.ndarray, "n Q"]]:
+        check_is_fitted(self)
+        duals = np.moveaxis(self._fitted.duals, 0, 1)
+        for predicted in np.moveaxis(self._outputs(x, duals), 1, 0):
+            yield predicted + self._fitted.offset

@@ -1,0 +1,315 @@
+"""Chains on weighted points, compiled once for a class of sizes.
+
+Weights w_i turn the training loss into sum_i w_i (f(x_i) - y_i)^2/W, W = sum_i w_i. With S = diag(
+sqrt(w)) that is the library's problem for the matrix S k S/W and the labels S y, and
+
+    f(x) = sum_i k(x, x_i) b_i,      b = S a/W,      a the dual coefficients of that problem.
+
+A point of weight 0 is not there: its row and column are 0. So one shape serves training sets of
+every size up to it, and those of all folds.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from sdntk._linalg import matmul
+from sdntk._mapping import map_items
+from sdntk.spectra.base import AbstractSpectrum
+from sdntk.spectra.dense import decompose_checked
+from sdntk.spectra.levels import Levels, run_levels
+from sdntk.spectra.matrix import GramMatrix
+from sdntk.spectra.tridiagonal import tridiagonalise_checked
+from sdntk.theory.criteria import generalised_cross_validation, unbiased_risk
+from sdntk.theory.multiplier import Status
+from sdntk.theory.recurrence import ChainSpec
+from sdntk.theory.units import in_unit, out_of_unit, unit_of
+
+
+def size_class(num: int) -> int:
+    """The number of points for which code is compiled: the next multiple of 8, or of a power of two
+    that is at most a sixteenth of ``num``.
+    """
+    step = 1 << max(3, num.bit_length() - 5)
+    return -(-num // step) * step
+
+
+def padded(values: Any, *shape: int) -> Float[np.ndarray, "..."]:
+    """``values`` in the corner of an array of zeros."""
+    larger = np.zeros(shape)
+    larger[tuple(slice(size) for size in np.shape(values))] = values
+    return larger
+
+
+class Points(NamedTuple):
+    """Training points, padded to a class of sizes by points of weight 0.
+
+    Attributes:
+        values: k(x_i, x_j); any numbers where a point is not there.
+        labels: shape (m, Q).
+        weights: w_i >= 0.
+        precision: of the kernel's values (:meth:`sdntk.kernels.Kernel.precision`).
+    """
+
+    values: Float[Any, "m m"]
+    labels: Float[Any, "m Q"]
+    weights: Float[Any, " m"]
+    precision: Float[Any, ""]
+
+
+class Asked(NamedTuple):
+    """What all chains have in common; static under jit.
+
+    Attributes:
+        by: what levels are.
+        relative: whether tolerances are fractions of the labels' mean square, about their mean
+            where they are centred.
+        rounds: T.
+        joint: whether outputs share a level.
+        center: whether the labels' weighted mean is taken off.
+        method: of the decomposition.
+    """
+
+    by: str  # "tolerance" or "multiplier"
+    relative: bool
+    rounds: int
+    joint: bool
+    center: bool
+    method: str  # "dense" or "tridiagonal"
+
+
+class Problem(NamedTuple):
+    """Weighted points, decomposed.
+
+    Attributes:
+        spectrum: of S k S/W.
+        root: sqrt(w_i).
+        total: W.
+        offset: what was taken off the labels.
+        labels: S (y - offset).
+        unit: of the labels.
+        z: the rotated labels, in their unit.
+        indefinite: whether the matrix has negative eigenvalues beyond rounding. A dense spectrum
+            has 0 in their place, another one nan.
+    """
+
+    spectrum: AbstractSpectrum
+    root: Float[Array, " m"]
+    total: Float[Array, ""]
+    offset: Float[Array, " Q"]
+    labels: Float[Array, "m Q"]
+    unit: Float[Array, "*q"]
+    z: Float[Array, "m Q"]
+    indefinite: Bool[Array, ""]
+
+    def on_points(self, duals: Float[Array, "T m Q"]) -> Float[Array, "m T Q"]:
+        """B = S a/W of every round, from dual coefficients in the basis."""
+        on_points = self.spectrum.unrotate(jnp.moveaxis(duals, 1, 0))
+        return on_points * (self.root / self.total)[:, None, None]
+
+
+class Chains(NamedTuple):
+    """Chains at L levels: :class:`sdntk.spectra.levels.Levels` for weighted points, with what is
+    reported of every level, round and output (of joint outputs together).
+    """
+
+    multipliers: Float[Array, "L T *Q"]
+    status: Int[Array, "L T *Q"]
+    degrees_of_freedom: Float[Array, "L T *Q"]
+    training_error: Float[Array, "L T *Q"]
+
+    @property
+    def infeasible(self) -> Any:
+        """Of each level and round, whether it is for any output."""
+        infeasible = self.status == Status.INFEASIBLE
+        return infeasible.reshape(*infeasible.shape[:2], -1).any(axis=2)
+
+
+@partial(jax.jit, static_argnames="asked")
+def decompose(points: Points, asked: Asked) -> Problem:
+    """Weighted points, decomposed; an indefinite matrix gives a spectrum of nan."""
+    values, labels, weights, precision = points
+    there, total, root = weights > 0, jnp.sum(weights), jnp.sqrt(weights)
+    offset = jnp.zeros(labels.shape[1:], labels.dtype)
+    if asked.center:
+        unit = unit_of(labels, joint=False)
+        offset = out_of_unit(matmul(weights[None], in_unit(labels, unit))[0] / total, unit)
+    labels = root[:, None] * jnp.where(there[:, None], labels - offset[None], 0)
+
+    values = jnp.where(there[:, None] & there[None, :], values, 0)
+    matrix = root[:, None] * values * root[None, :] / total
+    # An error of p in every value moves the matrix by at most p sum_i w_i/W = p.
+    gram = GramMatrix((matrix + matrix.T) / 2, float(jnp.finfo(matrix.dtype).eps), precision)
+    spectrum, indefinite = _spectrum(gram, asked.method)
+    unit = unit_of(labels, joint=asked.joint)
+    z = spectrum.rotate(in_unit(labels, unit))
+    return Problem(spectrum, root, total, offset, labels, unit, z, indefinite)
+
+
+def _spectrum(gram: GramMatrix, method: str) -> tuple[AbstractSpectrum, Bool[Array, ""]]:
+    """Without the matrix, since no derivatives are asked for; and whether it is indefinite."""
+    if method == "tridiagonal":
+        reduced = dataclasses.replace(tridiagonalise_checked(gram), matrix=None)
+        return reduced, jnp.isnan(reduced.largest)
+    found = decompose_checked(gram)
+    d = found.eigenvalues
+    clipped = dataclasses.replace(found, eigenvalues=jnp.nan_to_num(d), matrix=None)
+    return clipped, jnp.isnan(d).any()
+
+
+@partial(jax.jit, static_argnames=("asked", "with_duals"))
+def run(
+    problem: Problem, levels: Float[Array, " L"], asked: Asked, *, with_duals: bool = False
+) -> tuple[Chains, Any]:
+    """Chains at every level; with their dual coefficients b, shape (L, T, m, Q), where wanted."""
+    spectrum, z = problem.spectrum, problem.z
+    num_outputs = 1 if not asked.joint else z.shape[1]
+    by_output = jnp.broadcast_to(levels[:, None], (len(levels), z.shape[1]))
+    by_output = levels if asked.joint else by_output
+    alpha = jnp.zeros((), z.dtype)
+    if asked.by == "multiplier":
+        chains = ChainSpec(None, by_output, alpha, asked.rounds, asked.joint)
+    else:
+        norm = _norm_of_one(problem, asked, num_outputs)
+        radius = jnp.sqrt(by_output) * (norm[None] if norm.ndim else norm)
+        chains = ChainSpec(radius, None, alpha, asked.rounds, asked.joint)
+    outside = jnp.zeros(z.shape[1:], z.dtype)
+    found: Levels = run_levels(
+        spectrum,
+        z,
+        problem.unit,
+        outside,
+        chains,
+        relative=asked.relative,
+        with_duals=with_duals,
+    )
+    # run_levels takes the mean over all rows, of which some are padding.
+    error = found.training_error * (spectrum.num_points / problem.total)
+    duals = jax.vmap(problem.on_points)(found.duals) if with_duals else None
+    return Chains(found.multipliers, found.status, found.degrees_of_freedom, error), duals
+
+
+def _norm_of_one(problem: Problem, asked: Asked, num_outputs: int) -> Float[Array, "*Q"]:
+    """The norm of residuals that a tolerance of 1 allows; of labels that are 0 any will do."""
+    if not asked.relative:
+        return jnp.sqrt(problem.total * num_outputs)
+    scaled = in_unit(problem.labels, problem.unit)
+    norm = jnp.sqrt(jnp.sum(scaled**2, axis=None if asked.joint else 0)) * problem.unit
+    return jnp.where(norm > 0, norm, 1)
+
+
+@partial(jax.jit, static_argnames="asked")
+def floor(problem: Problem, asked: Asked) -> Float[Array, "*Q"]:
+    """The tolerance that no function goes below, of each output or of joint ones; a fraction where
+    tolerances are.
+    """
+    spectrum, unit = problem.spectrum, problem.unit
+    scaled = in_unit(problem.labels, unit)
+    lowest = spectrum.floor(scaled) * (spectrum.num_points / problem.total)
+    squares = jnp.sum(scaled**2, axis=0) / problem.total
+    if asked.joint:
+        lowest, squares = jnp.mean(lowest), jnp.mean(squares)
+    return lowest / jnp.where(squares > 0, squares, 1) if asked.relative else lowest * unit * unit
+
+
+# ---- what tells levels and rounds apart ----
+
+
+def count_of(problem: Problem, asked: Asked) -> Float[Array, ""]:
+    """How many residuals an error averages over."""
+    return problem.total * (problem.z.shape[1] if asked.joint else 1)
+
+
+def by_gcv(problem: Problem, chains: Chains, asked: Asked) -> Float[Array, "L T"]:
+    """Generalised cross-validation, the mean over outputs."""
+    count = count_of(problem, asked)
+    values = generalised_cross_validation(chains.training_error, chains.degrees_of_freedom, count)
+    return _mean(values)
+
+
+def by_sure(
+    problem: Problem, chains: Chains, asked: Asked, noise: Float[Array, "*Q"]
+) -> Float[Array, "L T"]:
+    """Stein's unbiased risk estimate, the mean over outputs."""
+    count, error = count_of(problem, asked), chains.training_error
+    variance = jnp.broadcast_to(noise, error.shape)
+    return _mean(unbiased_risk(error, chains.degrees_of_freedom, count, variance))
+
+
+def _mean(values: Float[Array, "L T *Q"]) -> Float[Array, "L T"]:
+    return values.reshape(*values.shape[:2], -1).mean(axis=2)
+
+
+@jax.jit
+def predict(values: Float[Array, "n m"], duals: Float[Array, "m *P"]) -> Float[Array, "n *P"]:
+    """Predictions less the offset, sum_i k(x, x_i) b_i."""
+    predicted = matmul(values, duals.reshape(len(duals), -1))
+    return predicted.reshape(len(values), *duals.shape[1:])
+
+
+class Fold(NamedTuple):
+    """Points without some.
+
+    Attributes:
+        problem: of those that are kept.
+        weights: of those that are left out, 0 elsewhere.
+    """
+
+    problem: Problem
+    weights: Float[Array, " m"]
+
+    @classmethod
+    def of(cls, points: Points, left_out: Float[Array, " m"], asked: Asked) -> "Fold":
+        """``left_out`` is 1 where a point is left out, 0 elsewhere."""
+        kept = points._replace(weights=points.weights * (1 - left_out))
+        return cls(decompose(kept, asked), points.weights * left_out)
+
+
+@partial(jax.jit, static_argnames="asked")
+def by_folds(
+    points: Points, left_out: Float[Array, "F m"], levels: Float[Array, " L"], asked: Asked
+) -> Float[Array, "L T"]:
+    """The weighted mean squared error, over points and outputs, at points that were left out."""
+
+    def of_fold(left: Float[Array, " m"]) -> Float[Array, "L T"]:
+        fold = Fold.of(points, left, asked)
+
+        def of_level(level: Float[Array, ""]) -> Float[Array, " T"]:
+            chains, predicted = _at_points(points, fold, level, asked)
+            residuals = points.labels[:, None] - predicted
+            squares = fold.weights[:, None, None] * residuals**2
+            return jnp.where(chains.infeasible[0], jnp.nan, jnp.sum(squares, axis=(0, 2)))
+
+        squares: Float[Array, "L T"] = map_items(of_level, levels)
+        return squares
+
+    by_fold: Float[Array, "F L T"] = jax.lax.map(of_fold, left_out)
+    count = jnp.sum(left_out * points.weights[None]) * points.labels.shape[1]
+    return jnp.sum(by_fold, axis=0) / count
+
+
+@partial(jax.jit, static_argnames="asked")
+def left_out_predictions(
+    points: Points, left_out: Float[Array, "F m"], level: Float[Array, ""], asked: Asked
+) -> Float[Array, "m T Q"]:
+    """What each round of a chain predicts at every point in the fold that leaves it out; 0 at
+    points that none does.
+    """
+
+    def of_fold(left: Float[Array, " m"]) -> Float[Array, "m T Q"]:
+        predicted = _at_points(points, Fold.of(points, left, asked), level, asked)[1]
+        return left[:, None, None] * predicted
+
+    return jnp.sum(jax.lax.map(of_fold, left_out), axis=0)
+
+
+def _at_points(
+    points: Points, fold: Fold, level: Float[Array, ""], asked: Asked
+) -> tuple[Chains, Float[Array, "m T Q"]]:
+    chains, duals = run(fold.problem, level[None], asked, with_duals=True)
+    return chains, predict(points.values, duals[0]) + fold.problem.offset[None, None]

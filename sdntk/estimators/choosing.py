@@ -1,0 +1,179 @@
+"""What an estimator leaves open, tried: levels and rounds of one kernel, by a criterion."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from sklearn.model_selection import check_cv
+
+from sdntk import mixing
+from sdntk._arguments import shown
+from sdntk.distillation import distill_spectrum
+from sdntk.estimators import chains
+from sdntk.estimators.chains import Asked, Chains, Points, Problem
+from sdntk.spectra.dense import decompose
+from sdntk.theory.multiplier import Status
+from sdntk.tuning import TOLERANCES
+
+#: What multiplier="auto" tries, times the mean of k(x, x) (docs/does_it_pay.md).
+MULTIPLIERS = np.geomspace(1e-7, 10, 40)
+
+
+class Searched(NamedTuple):
+    """All levels and rounds of one kernel.
+
+    Attributes:
+        by: what levels are, "tolerance" or "multiplier".
+        levels: shape (L,).
+        values: of the criterion, nan where infeasible.
+        candidates: which rounds may be chosen.
+        chains: their states, degrees of freedom and training errors.
+    """
+
+    by: str
+    levels: Float[np.ndarray, " L"]
+    values: Float[np.ndarray, "L T"]
+    candidates: slice
+    chains: Chains
+
+    @property
+    def is_feasible(self) -> bool:
+        """Whether anything is that may be chosen."""
+        return not np.isnan(self.values[:, self.candidates]).all()
+
+    @property
+    def least(self) -> float:
+        """The least value."""
+        return float(np.nanmin(self.values[:, self.candidates]))
+
+    @property
+    def best_place(self) -> tuple[int, int]:
+        """The index of the level, and the round, of the least value."""
+        values = self.values[:, self.candidates]
+        level, t = np.unravel_index(np.nanargmin(values), values.shape)
+        return int(level), int(range(self.values.shape[1])[self.candidates][t])
+
+    @property
+    def best_single(self) -> float:
+        """The level of the least value of round 0."""
+        return float(self.levels[np.nanargmin(self.values[:, 0])])
+
+    def rows(self, name: str) -> dict[str, Any]:
+        """Columns of a tidy table; ``name`` is the criterion's."""
+        num_levels, rounds = self.values.shape
+        c, status, df, error = (
+            np.asarray(value).reshape(num_levels * rounds, -1) for value in self.chains
+        )
+        del c
+        return {
+            self.by: np.repeat(self.levels, rounds),
+            "round": np.tile(np.arange(rounds), num_levels),
+            "active": np.mean(status == Status.ACTIVE, axis=1),
+            "degrees_of_freedom": df.sum(axis=1),
+            "training_error": error.mean(axis=1),
+            name: self.values.ravel(),
+        }
+
+
+def search(
+    points: Points,
+    problem: Problem,
+    levels: Float[np.ndarray, " L"],
+    asked: Asked,
+    *,
+    criterion: str,
+    left_out: Float[np.ndarray, "F m"] | None,
+    candidates: slice,
+) -> Searched:
+    """All levels and rounds.
+
+    Args:
+        points: with one kernel.
+        problem: those points, decomposed.
+        levels: tolerances or multipliers.
+        asked: of the chains.
+        criterion: "gcv", "sure" or "held_out".
+        left_out: the folds of "held_out".
+        candidates: which rounds may be chosen.
+    """
+    found = chains.run(problem, levels, asked)[0]
+    if criterion == "held_out":
+        values = chains.by_folds(points, left_out, levels, asked)
+    else:
+        values = chains.by_gcv(problem, found, asked)
+        if criterion == "sure":
+            single = jnp.nanargmin(values[:, 0])
+            values = chains.by_sure(problem, found, asked, _noise(problem, found, asked, single))
+    feasible = np.where(np.asarray(found.infeasible), np.nan, np.asarray(values))
+    return Searched(asked.by, np.asarray(levels), feasible, candidates, found)
+
+
+def _noise(problem: Problem, found: Chains, asked: Asked, level: Any) -> Float[Any, "*Q"]:
+    """sigma^2 as a single fit leaves it, |y - f|^2/(K - df)."""
+    count = chains.count_of(problem, asked)
+    error, df = found.training_error[level, 0], found.degrees_of_freedom[level, 0]
+    return error * count / (count - df)
+
+
+def levels_of(level: float | None, by: str, points: Points) -> Float[np.ndarray, " L"]:
+    """The level that is given, or a grid: relative tolerances, those of :func:`sdntk.tune`, or
+    multipliers in the unit of the kernel.
+    """
+    if level is not None:
+        return np.asarray([level])
+    if by == "tolerance":
+        return TOLERANCES
+    size = np.average(np.diagonal(np.asarray(points.values)), weights=np.asarray(points.weights))
+    return MULTIPLIERS * (float(size) if size > 0 else 1.0)
+
+
+def folds_of(criterion: Any, x: Any, y: Any, *, classifier: bool) -> Float[np.ndarray, "F K"]:
+    """For each fold 1 where a point is left out, and 0 elsewhere.
+
+    Raises:
+        ValueError, TypeError: it is no number of folds, splitter or list of splits.
+    """
+    is_number = isinstance(criterion, int | np.integer) and not isinstance(criterion, bool)
+    if not is_number and not hasattr(criterion, "split") and not isinstance(criterion, Iterable):
+        raise TypeError(
+            'criterion must be "gcv", "sure", a number of folds or a splitter of scikit-learn; got '
+            f"{shown(criterion)}."
+        )
+    if is_number and not 2 <= criterion <= len(x):
+        raise ValueError(
+            f"criterion must be at least 2 folds and at most the {len(x)} points; got {criterion}."
+        )
+    splits = check_cv(criterion, y, classifier=classifier).split(x, y)
+    left_out = []
+    for _, left in splits:
+        left_out.append(np.zeros(len(x)))
+        left_out[-1][left] = 1
+    return np.stack(left_out)
+
+
+# ---- weights of rounds ----
+
+
+def one_shot_weights(
+    points: Points, problem: Problem, multiplier: float, rounds: int, num_points: int
+) -> Float[np.ndarray, " T"]:
+    """:func:`sdntk.mixing.one_shot`, one vector for all outputs."""
+    there = slice(num_points)
+    matrix = np.asarray(points.values)[there, there] / num_points
+    labels = np.asarray(problem.labels)[there]
+    run = distill_spectrum(
+        decompose(matrix), labels, multiplier=multiplier, rounds=rounds, outputs="joint"
+    )
+    return np.asarray(mixing.one_shot(run).weights)
+
+
+def weights_of_folds(
+    points: Points, left_out: Float[np.ndarray, "F m"], multiplier: float, asked: Asked
+) -> Float[np.ndarray, " T"]:
+    """:func:`sdntk.mixing.held_out` of what folds predict at the points that they leave out."""
+    predicted = chains.left_out_predictions(points, left_out, jnp.asarray(multiplier), asked)
+    weights = np.sqrt(np.asarray(points.weights) * (left_out.sum(axis=0) > 0))
+    scaled = np.moveaxis(np.asarray(predicted), 1, 0) * weights[None, :, None]
+    return np.asarray(mixing.held_out(scaled, points.labels * weights[:, None]).weights)

@@ -1,0 +1,253 @@
+"""From checked data to a fit: the kernels, levels and rounds that are open are tried, the best
+one's chain is run.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from sdntk._arguments import format_number
+from sdntk._warnings import warn
+from sdntk.distillation import warn_of_rounding
+from sdntk.estimators import chains, choosing
+from sdntk.estimators.chains import Asked, Points, Problem, padded, size_class
+from sdntk.estimators.choosing import Searched
+from sdntk.estimators.gram_values import GramValues
+from sdntk.estimators.plan import Plan
+from sdntk.spectra.base import PrecisionWarning
+from sdntk.tuning import warn_if_undecided
+
+
+class Data(NamedTuple):
+    """Training data.
+
+    Attributes:
+        x: points, shape (K, ...), or a precomputed matrix.
+        labels: shape (K, Q).
+        weights: of the points, not negative, not all 0.
+        left_out: of each fold, where points are chosen by: 1 where one is left out, 0 elsewhere.
+    """
+
+    x: Float[np.ndarray, "K ..."]
+    labels: Float[np.ndarray, "K Q"]
+    weights: Float[np.ndarray, " K"]
+    left_out: Float[np.ndarray, "F K"] | None
+
+
+class Single(NamedTuple):
+    """The best single fit: its level, and what :class:`Fitted` has of every round."""
+
+    level: float
+    multipliers: Float[np.ndarray, "*Q"]
+    duals: Float[np.ndarray, "K Q"]
+    degrees_of_freedom: Float[np.ndarray, "*Q"]
+
+
+class Fitted(NamedTuple):
+    """What was chosen, and its chain.
+
+    Attributes:
+        gram_values: of the kernel.
+        length_scale: of the kernel, if it has one.
+        by: what levels are, "tolerance" or "multiplier".
+        level: a number.
+        weights: of the rounds, or None.
+        offset: what is added to predictions.
+        duals: dual coefficients b of every round, f(x) = sum_i k(x, x_i) b_i, shape (T, K, Q).
+        multipliers: of every round, shape (T,) or (T, Q); nan where collapsed.
+        degrees_of_freedom: of the fit, shape () or (Q,).
+        single: the best single fit of the same kernel.
+        table: columns of a tidy table.
+    """
+
+    gram_values: GramValues
+    length_scale: float | None
+    by: str
+    level: float
+    weights: Float[np.ndarray, " T"] | None
+    offset: Float[np.ndarray, " Q"]
+    duals: Float[np.ndarray, "T K Q"]
+    multipliers: Float[np.ndarray, "T *Q"]
+    degrees_of_freedom: Float[np.ndarray, "*Q"]
+    single: Single
+    table: dict[str, np.ndarray]
+
+    @property
+    def final_duals(self) -> Float[np.ndarray, "K Q"]:
+        """Of the last round, or of the mixture."""
+        if self.weights is None:
+            return self.duals[-1]
+        return np.tensordot(self.weights, self.duals, 1)
+
+    def as_single_fit(self) -> "Fitted":
+        """The best single fit, as a chain of one round."""
+        return self._replace(
+            level=self.single.level,
+            weights=None,
+            duals=self.single.duals[None],
+            multipliers=self.single.multipliers[None],
+            degrees_of_freedom=self.single.degrees_of_freedom,
+        )
+
+
+class _Tried(NamedTuple):
+    """One kernel, with all of its levels and rounds."""
+
+    length_scale: float | None
+    gram_values: GramValues
+    points: Points
+    problem: Problem
+    asked: Asked
+    searched: Searched
+
+
+def fit(plan: Plan, kernels: dict[float | None, GramValues], data: Data, criterion: str) -> Fitted:
+    """Choose what the plan leaves open by a criterion, and run the chain.
+
+    Args:
+        plan: of the estimator.
+        kernels: by their length scales.
+        data: checked.
+        criterion: "gcv", "sure" or "held_out".
+
+    Raises:
+        ValueError: an indefinite matrix, or no feasible tolerance.
+    """
+    is_open = plan.is_open or len(kernels) > 1
+    if not is_open:
+        criterion = "gcv"  # it decides nothing, and is in the table alone
+    best, tables = None, []
+    for scale, gram_values in kernels.items():
+        tried = _try(plan, scale, gram_values, data, criterion)
+        tables.append(tried.searched.rows(criterion))
+        if len(kernels) > 1:
+            tables[-1]["length_scale"] = np.full(len(tables[-1]["round"]), scale)
+        if best is None or tried.searched.least < best.searched.least:
+            best = tried
+    assert best is not None, "there is a kernel"
+    if is_open:
+        _warn_if_undecided(best, criterion, int(np.sum(data.weights > 0)))
+    table = {name: np.concatenate([part[name] for part in tables]) for name in tables[0]}
+    return _chain(plan, best, data, table)
+
+
+def _try(
+    plan: Plan, scale: float | None, gram_values: GramValues, data: Data, criterion: str
+) -> _Tried:
+    size = size_class(len(data.x))
+    points = Points(
+        gram_values.of_training_points(data.x),
+        padded(data.labels, size, data.labels.shape[1]),
+        padded(data.weights, size),
+        np.asarray(gram_values.precision),
+    )
+    left_out = data.left_out
+    if left_out is not None:
+        left_out = padded(left_out, len(left_out), size)
+
+    def tried(by: str) -> _Tried:
+        asked = plan.asked(by, len(data.x))
+        problem = chains.decompose(points, asked)
+        _warn_if_indefinite(problem, asked.method)
+        searched = choosing.search(
+            points,
+            problem,
+            choosing.levels_of(plan.level, by, points),
+            asked,
+            criterion=criterion,
+            left_out=left_out,
+            candidates=plan.candidates,
+        )
+        return _Tried(scale, gram_values, points, problem, asked, searched)
+
+    found = tried(plan.by)
+    if found.searched.is_feasible:
+        return found
+    if plan.by == "tolerance" and plan.level is None:
+        return tried("multiplier")  # a space of few functions: all tolerances are below its floor
+    raise _infeasible(found)
+
+
+def _warn_if_indefinite(problem: Problem, method: str) -> None:
+    if not problem.indefinite:
+        return
+    told = "the Gram matrix has negative eigenvalues beyond rounding"
+    if method != "dense":
+        raise ValueError(
+            f'{told}. Remedy: another kernel, or method="dense", which takes them as 0.'
+        )
+    warn(
+        f"{told}, which are taken as 0. Remedy: a positive semi-definite kernel.", PrecisionWarning
+    )
+
+
+def _infeasible(tried: _Tried) -> ValueError:
+    floor = np.asarray(chains.floor(tried.problem, tried.asked)).max()
+    fraction = " of the labels' mean square" if tried.asked.relative else ""
+    level = format_number(float(tried.searched.levels[0]))
+    return ValueError(
+        f"tolerance {level}{fraction} is infeasible: no function of this kernel's space comes as "
+        f"close to the labels. The smallest feasible one lies just above "
+        f"{format_number(float(floor))}."
+    )
+
+
+def _warn_if_undecided(tried: _Tried, criterion: Any, num_points: int) -> None:
+    searched = tried.searched
+    level, t = searched.best_place
+    df = float(np.max(np.asarray(searched.chains.degrees_of_freedom)[level, t]))
+    count = float(chains.count_of(tried.problem, tried.asked))
+    warn_if_undecided(criterion, num_points, df, count)
+
+
+def _chain(plan: Plan, best: _Tried, data: Data, table: dict[str, np.ndarray]) -> Fitted:
+    place, t = best.searched.best_place
+    level, single = float(best.searched.levels[place]), best.searched.best_single
+    if plan.weights is not None:
+        t = plan.rounds - 1
+    found, all_duals = chains.run(
+        best.problem, np.asarray([level, single]), best.asked, with_duals=True
+    )
+    duals = np.moveaxis(np.asarray(all_duals), 2, 1)[:, :, : len(data.x)]
+    multipliers, df = np.asarray(found.multipliers), np.asarray(found.degrees_of_freedom)
+    multipliers = np.where(np.isinf(multipliers), np.nan, multipliers)
+    weights = plan.weights
+    if isinstance(weights, str):
+        weights = _weights_of_rounds(best, data, level, plan.rounds)
+    _warn_if_imprecise(best.problem, multipliers[0, : t + 1])
+    return Fitted(
+        gram_values=best.gram_values,
+        length_scale=best.length_scale,
+        by=best.asked.by,
+        level=level,
+        weights=weights,
+        offset=np.asarray(best.problem.offset),
+        duals=duals[0, : t + 1],
+        multipliers=multipliers[0, : t + 1],
+        degrees_of_freedom=df[0, t] if weights is None else np.tensordot(weights, df[0], 1),
+        single=Single(single, multipliers[1, 0], duals[1, 0], df[1, 0]),
+        table=table,
+    )
+
+
+def _weights_of_rounds(
+    best: _Tried, data: Data, multiplier: float, rounds: int
+) -> Float[np.ndarray, " T"]:
+    if data.left_out is not None:
+        left_out = padded(data.left_out, len(data.left_out), len(best.points.weights))
+        return choosing.weights_of_folds(best.points, left_out, multiplier, best.asked)
+    if np.ptp(data.weights) > 0:
+        raise ValueError(
+            'sample_weight must be left out with weights="auto" and criterion="gcv": one-shot '
+            "weights are known for points of equal weight. Remedy: folds, such as criterion=10."
+        )
+    return choosing.one_shot_weights(
+        best.points, best.problem, multiplier, rounds, len(data.weights)
+    )
+
+
+def _warn_if_imprecise(problem: Problem, multipliers: Float[np.ndarray, "T *Q"]) -> None:
+    active = multipliers[np.isfinite(multipliers)]
+    if active.size > 0:
+        warn_of_rounding(float(active.min()), problem.spectrum)

@@ -1,0 +1,436 @@
+"""What estimators compute (sdntk/estimators/).
+
+Must hold: one round with multiplier alpha/K, not centred, is KernelRidge to 1e-10, for one output
+and several, data of every form. A fit is that of ``sdntk.distill`` on centred labels; what "auto"
+chooses is what ``sdntk.tune`` chooses, and folds by hand. Weighted points: a point of weight 2 is
+two points, one of weight 0 is none. Length scales, weights of rounds, SURE, joint outputs,
+tridiagonal: against brute force. Classes: the regressor on indicators. Probabilities: the nearest
+point of the simplex, by quadratic programming. In float64 whatever the flag, which stays as it is.
+Clones, folds of sizes that differ by one and grids compile nothing anew. Bad parameters are named.
+"""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+from scipy.spatial.distance import pdist
+from sklearn.base import clone
+from sklearn.datasets import load_iris
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.model_selection import GridSearchCV, KFold
+
+import sdntk
+from sdntk import SelfDistilledClassifier, SelfDistilledRegressor, kernels, mixing
+from sdntk.estimators.chains import size_class
+from sdntk.estimators.choosing import MULTIPLIERS
+
+RNG = np.random.default_rng(0)
+K = 70
+X = RNG.normal(size=(K, 3))
+Y = np.stack([np.sin(X[:, 0]), X[:, 1] * X[:, 2]], axis=1) + 0.3 * RNG.normal(size=(K, 2)) + 2.0
+NEW = RNG.normal(size=(23, 3))
+KERNEL = kernels.matern(1.5, 2.0)
+
+
+def spectrum_of(x=X, kernel=KERNEL):
+    return sdntk.decompose(sdntk.gram(kernel, x))
+
+
+# ---- what it is ----
+
+
+@pytest.mark.parametrize("alpha", [1e-3, 0.1, 10.0])
+@pytest.mark.parametrize("labels", [Y, Y[:, 0], Y[:, :1], Y[:, 0].tolist()])
+def test_one_round_is_kernel_ridge(alpha, labels):
+    ours = SelfDistilledRegressor(length_scale=1.5, rounds=1, multiplier=alpha / K, center=False)
+    theirs = KernelRidge(alpha=alpha, kernel="rbf", gamma=1 / (2 * 1.5**2))
+    ours.fit(X, labels), theirs.fit(X, labels)
+    expected = theirs.predict(NEW)
+    assert ours.predict(NEW).shape == expected.shape
+    np.testing.assert_allclose(ours.predict(NEW), expected, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(ours.dual_coef_, theirs.dual_coef_, rtol=1e-8, atol=1e-8)
+
+
+def test_weighted_it_is_kernel_ridge_with_weights():
+    weights = RNG.uniform(0.1, 3, K)
+    ours = SelfDistilledRegressor(
+        length_scale=1.5, rounds=1, multiplier=0.1 / weights.sum(), center=False
+    )
+    theirs = KernelRidge(alpha=0.1, kernel="rbf", gamma=1 / (2 * 1.5**2))
+    ours.fit(X, Y, sample_weight=weights), theirs.fit(X, Y, sample_weight=weights)
+    np.testing.assert_allclose(ours.predict(NEW), theirs.predict(NEW), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("outputs", ["separate", "joint"])
+@pytest.mark.parametrize("method", ["dense", "tridiagonal"])
+def test_a_chain_is_that_of_distill_on_centred_labels(outputs, method):
+    model = SelfDistilledRegressor(
+        KERNEL, tolerance=0.2, rounds=3, outputs=outputs, method=method
+    ).fit(X, Y)
+    centred = Y - Y.mean(axis=0)
+    tolerance = 0.2 * np.mean(centred**2, axis=None if outputs == "joint" else 0)
+    run = sdntk.distill(KERNEL, X, centred, tolerance=tolerance, rounds=3, outputs=outputs)
+    np.testing.assert_allclose(model.multipliers_, run.multipliers, rtol=1e-7)
+    assert np.isnan(model.multipliers_[2]).all(), "the last round has collapsed"
+    for staged, expected in zip(model.staged_predict(NEW), run.predict(NEW), strict=True):
+        expected = np.asarray(expected) + Y.mean(axis=0)
+        np.testing.assert_allclose(staged, expected, rtol=1e-7, atol=1e-9)
+    np.testing.assert_array_equal(model.predict(NEW), staged)
+    df = sdntk.selection.degrees_of_freedom(run, relative=True)[-1]
+    np.testing.assert_allclose(model.degrees_of_freedom_, df, rtol=1e-6)
+
+
+def test_an_absolute_tolerance_is_a_mean_square():
+    model = SelfDistilledRegressor(KERNEL, tolerance=0.1, relative=False, rounds=1).fit(X, Y)
+    np.testing.assert_allclose(np.mean((model.predict(X) - Y) ** 2, axis=0), 0.1, rtol=1e-8)
+
+
+def test_a_mixture_of_rounds():
+    model = SelfDistilledRegressor(KERNEL, multiplier=0.01, weights=[2.0, -1.5, 0.5]).fit(X, Y)
+    run = sdntk.distill(KERNEL, X, Y - Y.mean(axis=0), multiplier=0.01, rounds=3)
+    mixed = run.mix(jnp.asarray([2.0, -1.5, 0.5]))
+    np.testing.assert_allclose(
+        model.predict(NEW), mixed.predict(NEW) + Y.mean(axis=0)[None], rtol=1e-9
+    )
+    np.testing.assert_allclose(model.degrees_of_freedom_, mixed.degrees_of_freedom, rtol=1e-9)
+
+
+# ---- what it chooses ----
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"multiplier": "auto"},
+        {"outputs": "joint"},
+        {"rounds": 4},
+        {"tolerance": 0.1},
+        {"method": "tridiagonal"},
+    ],
+)
+def test_auto_chooses_what_tune_does(given):
+    model = SelfDistilledRegressor(KERNEL, **given).fit(X, Y)
+    centred = Y - Y.mean(axis=0)
+    levels = {"tolerances": sdntk.tuning.TOLERANCES, "relative": True}
+    if "multiplier" in given:
+        levels = {"multipliers": MULTIPLIERS}
+    elif "tolerance" in given:
+        levels["tolerances"] = [given["tolerance"]]
+    rounds, outputs = given.get("rounds", 10), given.get("outputs", "separate")
+    found = sdntk.tune(
+        spectrum_of(), centred, **levels, rounds=rounds, outputs=outputs, kernel=KERNEL, x=X
+    )
+    table = model.table_
+    np.testing.assert_allclose(table["gcv"], found.table["gcv"], rtol=1e-6)
+    np.testing.assert_allclose(table["training_error"], found.table["training_error"], rtol=1e-6)
+    name = found.table.columns[0]
+    if rounds == 10:
+        chosen = (model.tolerance_, model.rounds_ - 1)
+        assert name == "multiplier" or chosen == found.best
+        np.testing.assert_allclose(
+            model.predict(NEW), found.fit.predict(NEW) + Y.mean(axis=0)[None], rtol=1e-6
+        )
+    last = table[table["round"] == model.rounds_ - 1]
+    if rounds == 4:
+        assert model.tolerance_ == last.loc[last["gcv"].idxmin(), "tolerance"]
+    np.testing.assert_allclose(
+        model.single_fit_.predict(NEW),
+        found.single_fit.predict(NEW) + Y.mean(axis=0)[None],
+        rtol=1e-6,
+    )
+
+
+def test_folds_by_hand():
+    model = SelfDistilledRegressor(KERNEL, criterion=KFold(5, shuffle=True, random_state=1))
+    model.fit(X, Y)
+    levels = sdntk.tuning.TOLERANCES
+    total = np.zeros((len(levels), 10))
+    for kept, left in KFold(5, shuffle=True, random_state=1).split(X):
+        mean = Y[kept].mean(axis=0)
+        found = sdntk.tune(
+            spectrum_of(X[kept]),
+            Y[kept] - mean,
+            tolerances=levels,
+            relative=True,
+            criterion="held_out",
+            validation=(X[left], Y[left] - mean),
+            kernel=KERNEL,
+            x=X[kept],
+        )
+        total += found.table["held_out"].to_numpy().reshape(-1, 10) * len(left) / K
+    np.testing.assert_allclose(
+        model.table_["held_out"].to_numpy().reshape(-1, 10), total, rtol=1e-6
+    )
+    level, t = np.unravel_index(np.argmin(total), total.shape)
+    assert (model.tolerance_, model.rounds_) == (levels[level], t + 1)
+
+
+def test_sure_takes_the_noise_that_the_single_fit_leaves():
+    y = Y[:, 0] - Y[:, 0].mean()
+    model = SelfDistilledRegressor(KERNEL, criterion="sure").fit(X, y)
+    levels = {"tolerances": sdntk.tuning.TOLERANCES, "relative": True}
+    single = sdntk.tune(spectrum_of(), y, **levels)
+    row = single.table[
+        (single.table["tolerance"] == single.best_single.level) & (single.table["round"] == 0)
+    ]
+    noise = (
+        float(row["training_error"].iloc[0]) * K / (K - float(row["degrees_of_freedom"].iloc[0]))
+    )
+    found = sdntk.tune(spectrum_of(), y, **levels, criterion="sure", noise_variance=noise)
+    np.testing.assert_allclose(model.table_["sure"], found.table["sure"], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::sdntk.UndecidedWarning")
+def test_length_scales_are_tried_around_the_median_distance():
+    model = SelfDistilledRegressor(length_scale="auto").fit(X, Y[:, 0])
+    median = np.median(pdist(X))
+    scales = np.unique(model.table_["length_scale"])
+    np.testing.assert_allclose(scales, median * np.array([0.25, 0.5, 1, 2, 4]))
+    alone = [SelfDistilledRegressor(length_scale=scale).fit(X, Y[:, 0]) for scale in scales]
+    best = min(alone, key=lambda one: one.table_["gcv"].min())
+    assert model.length_scale_ == best.length_scale
+    np.testing.assert_allclose(model.predict(NEW), best.predict(NEW), rtol=1e-9)
+    plain = SelfDistilledRegressor().fit(X, Y[:, 0])
+    assert plain.length_scale_ == pytest.approx(median)
+
+
+def test_weights_of_rounds_that_are_chosen():
+    y = Y - Y.mean(axis=0)
+    model = SelfDistilledRegressor(KERNEL, weights="auto", rounds=3).fit(X, y)
+    single = sdntk.tune(spectrum_of(), y, multipliers=MULTIPLIERS, rounds=1).best_single.level
+    run = sdntk.distill(KERNEL, X, y, multiplier=single, rounds=3, outputs="joint")
+    np.testing.assert_allclose(model.weights_, mixing.one_shot(run).weights, rtol=1e-4)
+    assert model.tolerance_ is None
+
+    folds = SelfDistilledRegressor(KERNEL, weights="auto", criterion=5).fit(X, y)
+    predicted = np.zeros((2, *y.shape))
+    for kept, left in KFold(5).split(X):
+        mean = y[kept].mean(axis=0)
+        part = sdntk.distill(
+            KERNEL, X[kept], y[kept] - mean, multiplier=folds.multipliers_[0, 0], rounds=2
+        )
+        predicted[:, left] = np.asarray(part.predict(X[left])) + mean
+    by_hand = mixing.held_out(predicted, y).weights
+    np.testing.assert_allclose(folds.weights_, by_hand, rtol=1e-5)
+
+
+def test_where_no_tolerance_is_feasible_multipliers_are_tried():
+    noise = RNG.normal(size=K)
+    lines = np.column_stack([X, np.ones(K)])
+    y = noise - lines @ np.linalg.lstsq(lines, noise)[0] + 0.01 * X[:, 0]  # no line explains it
+    model = SelfDistilledRegressor("linear", rounds=1).fit(X, y)
+    assert model.tolerance_ is None
+    assert "multiplier" in model.table_
+    with pytest.raises(ValueError, match=r"tolerance 0\.5 of the labels' mean square is inf"):
+        SelfDistilledRegressor("linear", tolerance=0.5).fit(X, y)
+
+
+# ---- weighted points ----
+
+
+@pytest.mark.filterwarnings("ignore::sdntk.UndecidedWarning")
+@pytest.mark.parametrize("given", [{}, {"length_scale": "auto"}, {"tolerance": 0.2, "rounds": 3}])
+@pytest.mark.parametrize("outputs", ["separate", "joint"])
+def test_a_point_of_weight_two_is_two_points_and_one_of_weight_zero_is_none(given, outputs):
+    counts = RNG.integers(0, 3, K)
+    one = SelfDistilledRegressor(kernel="matern", outputs=outputs, **given)
+    weighted = clone(one).fit(X, Y, sample_weight=counts)
+    repeated = clone(one).fit(np.repeat(X, counts, axis=0), np.repeat(Y, counts, axis=0))
+    assert weighted.rounds_ == repeated.rounds_
+    np.testing.assert_allclose(weighted.predict(NEW), repeated.predict(NEW), rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(
+        weighted.degrees_of_freedom_, repeated.degrees_of_freedom_, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("unit", [1e-90, 1e90])
+def test_nothing_depends_on_the_labels_unit(unit):
+    model = SelfDistilledRegressor(KERNEL).fit(X, Y)
+    other = SelfDistilledRegressor(KERNEL).fit(X, unit * Y)
+    assert (other.rounds_, other.tolerance_) == (model.rounds_, model.tolerance_)
+    np.testing.assert_allclose(other.predict(NEW) / unit, model.predict(NEW), rtol=1e-8)
+
+
+def test_a_factor_of_all_weights_changes_no_chain():
+    model = SelfDistilledRegressor(KERNEL, tolerance=0.2, rounds=3).fit(X, Y)
+    other = clone(model).fit(X, Y, sample_weight=np.full(K, 17.0))
+    np.testing.assert_allclose(other.predict(NEW), model.predict(NEW), rtol=1e-8)
+
+
+@pytest.mark.parametrize("num", [1, 2, 3])
+@pytest.mark.filterwarnings("ignore::sdntk.UndecidedWarning")
+def test_few_points_and_labels_that_do_not_vary(num):
+    model = SelfDistilledRegressor().fit(X[:num], np.full(num, 7.5))
+    np.testing.assert_allclose(model.predict(NEW), 7.5)
+    assert np.isfinite(SelfDistilledRegressor().fit(X[:num], Y[:num]).predict(NEW)).all()
+    with pytest.warns(sdntk.UndecidedWarning, match="points are too few for gcv"):
+        SelfDistilledRegressor().fit(X[:num], Y[:num])
+
+
+# ---- classes ----
+
+
+@pytest.mark.filterwarnings("ignore::sdntk.UndecidedWarning")
+def test_classes_are_those_of_the_largest_output():
+    x, y = load_iris(return_X_y=True)
+    names = np.array(["setosa", "versicolor", "virginica"])[y]
+    model = SelfDistilledClassifier(length_scale=2.0).fit(x, names)
+    outputs = SelfDistilledRegressor(length_scale=2.0).fit(x, np.eye(3)[y]).predict(x)
+    np.testing.assert_allclose(model.decision_function(x), outputs)
+    np.testing.assert_array_equal(model.predict(x), model.classes_[outputs.argmax(axis=1)])
+    assert model.score(x, names) > 0.95
+    proba = model.predict_proba(x)
+    np.testing.assert_allclose(proba.sum(axis=1), 1)
+    for f, p in zip(outputs[::30], proba[::30], strict=True):
+        nearest = scipy.optimize.minimize(
+            lambda q, f=f: np.sum((q - f) ** 2),
+            np.full(3, 1 / 3),
+            bounds=[(0, 1)] * 3,
+            constraints={"type": "eq", "fun": lambda q: q.sum() - 1},
+            tol=1e-12,
+        )
+        np.testing.assert_allclose(p, nearest.x, atol=1e-5)
+    last = list(model.staged_predict(x))[-1]
+    np.testing.assert_array_equal(last, model.predict(x))
+
+
+@pytest.mark.filterwarnings("ignore::sdntk.UndecidedWarning")
+def test_two_classes_are_told_by_a_sign_and_a_collapsed_fit_by_frequency():
+    x, y = load_iris(return_X_y=True)
+    x, y = x[40:], np.array(["a", "b"])[(y[40:] > 1).astype(int)]
+    model = SelfDistilledClassifier(length_scale=2.0).fit(x, y)
+    signs = np.where(y == "b", 1.0, -1.0)
+    regressor = SelfDistilledRegressor(length_scale=2.0).fit(x, signs)
+    np.testing.assert_allclose(model.decision_function(x), regressor.predict(x))
+    np.testing.assert_array_equal(model.predict(x), np.where(regressor.predict(x) > 0, "b", "a"))
+    np.testing.assert_allclose(
+        model.predict_proba(x)[:, 1], np.clip((1 + regressor.predict(x)) / 2, 0, 1)
+    )
+    collapsed = SelfDistilledClassifier(tolerance=1.5, rounds=1).fit(x, y)
+    assert (collapsed.predict(x) == "a").all()  # 60 of 110
+    np.testing.assert_allclose(collapsed.predict_proba(x)[:, 1], 50 / 110)
+
+
+# ---- precision and compilation ----
+
+
+@pytest.mark.usefixtures("single_precision")
+def test_it_computes_in_float64_and_leaves_the_flag():
+    assert not jax.config.jax_enable_x64
+    kernel = kernels.rbf(0.3)  # made with the flag off
+    x = np.linspace(0, 1, 40)[:, None]
+    y = np.sin(6 * x[:, 0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = SelfDistilledRegressor(kernel, rounds=1, multiplier=1e-5 / 40, center=False)
+        model.fit(x, y)
+    theirs = KernelRidge(alpha=1e-5, kernel="rbf", gamma=1 / (2 * 0.3**2)).fit(x, y)
+    assert model.dual_coef_.dtype == model.predict(x).dtype == np.float64
+    np.testing.assert_allclose(model.predict(x), theirs.predict(x), rtol=1e-9)
+    assert not jax.config.jax_enable_x64
+
+
+def test_clones_folds_and_grids_compile_nothing_anew():
+    compiled = []
+
+    def listen(event, *_, **__):
+        compiled.append(event == "/jax/core/compile/backend_compile_duration")
+
+    def compilations(work):
+        compiled.clear()
+        work()
+        return sum(compiled)
+
+    x = RNG.normal(size=(77, 3))  # no other test has this class of sizes
+    y = np.sin(x[:, 0]) + 0.1 * RNG.normal(size=77)
+    assert size_class(77) == size_class(76) == size_class(73) == 80
+    model = SelfDistilledRegressor(rounds=2, tolerance=0.2)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        assert compilations(lambda: model.fit(x, y).predict(x[:20])) > 3
+        assert compilations(lambda: clone(model).fit(x[:73], y[:73]).predict(x[:18])) == 0
+        assert compilations(lambda: clone(model).set_params(tolerance=0.4).fit(x, y)) == 0
+        grid = {"tolerance": [0.1, 0.3], "length_scale": [1.0, 2.0]}
+        # 93 points: folds of 46 and 47, of one class; then all of them, of another.
+        x, y = np.tile(x, (2, 1))[:93], np.tile(y, 2)[:93]
+        assert compilations(lambda: GridSearchCV(model, grid, cv=2).fit(x, y)) < 24
+        assert compilations(lambda: GridSearchCV(model, grid, cv=2).fit(x, y)) == 0
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.parametrize("num", [1, 7, 8, 9, 63, 300, 2000, 2049, 10**6])
+def test_a_class_of_sizes_holds_little_more(num):
+    size = size_class(num)
+    assert num <= size <= max(num + 7, num * 17 / 16)
+    assert size_class(size) == size
+
+
+# ---- bad input ----
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"kernel": "gauss"}, 'kernel must be one of "rbf", .*got "gauss"'),
+        ({"kernel": 3}, "kernel must be a name, a kernel"),
+        (
+            {"kernel": "linear", "length_scale": 2.0},
+            'length_scale must be left out: kernel "linear"',
+        ),
+        ({"kernel": KERNEL, "length_scale": 2.0}, "length_scale must be left out unless kernel"),
+        ({"kernel": KERNEL, "kernel_params": {}}, "kernel_params must be left out unless"),
+        ({"kernel_params": {"gamma": 1}}, "kernel_params must hold parameters of kernel"),
+        ({"length_scale": "mean"}, 'length_scale must be a positive number, "median" or "auto"'),
+        ({"length_scale": -1.0}, "length_scale must be a positive number"),
+        ({"tolerance": None}, "tolerance must be a positive number"),
+        ({"tolerance": -0.1}, "tolerance must be a positive number"),
+        ({"tolerance": 0.1, "multiplier": 0.1}, "only one of tolerance and multiplier"),
+        ({"multiplier": "best"}, "multiplier must be a positive number"),
+        ({"rounds": "many"}, 'rounds must be a number or "auto"'),
+        ({"rounds": 0}, "rounds must be"),
+        ({"rounds": 2, "weights": [1.0]}, "weights must hold a number for each of the 2 rounds"),
+        ({"weights": [[1.0]]}, 'weights must be "auto", None or one finite number'),
+        ({"weights": "some"}, 'weights must be "auto", None or one finite number'),
+        ({"weights": "auto", "tolerance": 0.1}, 'weights="auto" is for multipliers'),
+        ({"criterion": "aic"}, 'criterion must be "gcv", "sure", a number of folds'),
+        ({"criterion": 1}, "criterion must be at least 2 folds"),
+        ({"criterion": 2.5}, 'criterion must be "gcv", "sure", a number of folds'),
+        ({"outputs": "both"}, "outputs must be"),
+        ({"center": "yes"}, "center must be"),
+        ({"relative": 1.5}, "relative must be"),
+        ({"method": "krylov"}, "method must be"),
+    ],
+)
+@pytest.mark.usefixtures("as_users_call")
+def test_bad_parameters_are_named(given, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        SelfDistilledRegressor(**given).fit(X, Y[:, 0])
+
+
+@pytest.mark.usefixtures("as_users_call")
+def test_bad_weights_matrices_and_classes_are_named():
+    with pytest.raises(ValueError, match="sample_weight must be zero or positive"):
+        SelfDistilledRegressor().fit(X, Y, sample_weight=-np.ones(K))
+    with pytest.raises(ValueError, match=r"ample weights? must"):
+        SelfDistilledRegressor().fit(X, Y, sample_weight=np.zeros(K))
+    with pytest.raises(ValueError, match="sample_weight must be left out with weights"):
+        SelfDistilledRegressor(weights="auto").fit(X, Y, sample_weight=np.arange(1.0, K + 1))
+    with pytest.raises(ValueError, match="X must be the square matrix"):
+        SelfDistilledRegressor("precomputed").fit(X, Y)
+    skew = np.triu(np.ones((K, K)))
+    with pytest.raises(ValueError, match="X must be symmetric"):
+        SelfDistilledRegressor("precomputed").fit(skew, Y)
+    indefinite = np.asarray(KERNEL(X, X)) - 5 * np.eye(K)
+    with pytest.warns(sdntk.PrecisionWarning, match="negative eigenvalues beyond rounding"):
+        SelfDistilledRegressor("precomputed", multiplier=0.1, rounds=1).fit(indefinite, Y)
+    with pytest.raises(ValueError, match=r"negative eigenvalues beyond rounding.*dense"):
+        SelfDistilledRegressor("precomputed", multiplier=0.1, rounds=1, method="tridiagonal").fit(
+            indefinite, Y
+        )
+    with pytest.raises(ValueError, match="y must hold at least 2 classes"):
+        SelfDistilledClassifier().fit(X, np.ones(K))
