@@ -351,4 +351,5 @@ def kernel_name(kernel: Any) -> str:
     """A kernel for a repr."""
     if isinstance(kernel, jax.tree_util.Partial):
         return getattr(kernel.func, "__name__", repr(kernel.func))
-    return type(kernel).__name__
+    text = repr(kernel)
+    return text if len(text) <= 60 and "\n" not in text else type(kernel).__name__

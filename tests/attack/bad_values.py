@@ -337,6 +337,18 @@ def counts(good):
     return Argument(good, accepts)
 
 
+def numbers_of_columns(good):
+    """Of different ones, from 0."""
+
+    def accepts(value):
+        array = None if isinstance(value, bytearray) else numbers(value)
+        if array is None or array.ndim != 1 or not all(map(count(1, 0).accepts, array)):
+            return False
+        return len(array) > 0 and len(set(array.tolist())) == len(array)
+
+    return Argument(good, accepts)
+
+
 def choice(good, *others):
     return Argument(good, lambda v: isinstance(v, str) and v in (good, *others))
 

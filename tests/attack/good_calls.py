@@ -24,6 +24,7 @@ from attack.bad_values import (
     mapping,
     multipliers,
     number,
+    numbers_of_columns,
     one_key,
     only,
     optional,
@@ -279,6 +280,16 @@ CALLS: dict[str, tuple] = {
     "kernels.matern": (
         kernels.matern,
         {"nu": number(1.5, lambda a: a in np.arange(81) + 0.5), "length_scale": SCALE},
+    ),
+    "kernels.laplace": (kernels.laplace, {"length_scale": SCALE}),
+    "kernels.polynomial": (
+        kernels.polynomial,
+        {"degree": count(2), "bias": with_axes(0.5, lambda a: a >= 0, axes=(0,))},
+    ),
+    "kernels.constant": (kernels.constant, {"value": with_axes(1.0, lambda a: a > 0, axes=(0,))}),
+    "kernels.on_columns": (
+        kernels.on_columns,
+        {"kernel": or_function(function_kept(KERNEL)), "columns": numbers_of_columns([0, 1])},
     ),
     "kernels.periodic_spline": (kernels.periodic_spline, {"order": count(2, 1, 80)}),
     "kernels.ntk": (kernels.ntk, {"kernel_fn": function_kept(SHALLOW)}),
