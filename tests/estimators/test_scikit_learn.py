@@ -35,7 +35,7 @@ from sdntk import SelfDistilledClassifier, SelfDistilledRegressor
 
 MAIN = [
     SelfDistilledRegressor(),
-    SelfDistilledRegressor(kernel="matern", tolerance=0.5, rounds=2),
+    SelfDistilledRegressor(kernel="matern", tolerance=0.2, rounds=2),
     SelfDistilledRegressor(kernel="precomputed"),
     SelfDistilledRegressor(multiplier="auto", weights=[0.5, 0.5], outputs="joint"),
     SelfDistilledClassifier(),
