@@ -9,13 +9,13 @@ digits come with scikit-learn.
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from sklearn.datasets import load_diabetes
 
 import sdntk
@@ -99,16 +99,24 @@ def table(name: str, folder: Path | None) -> tuple[np.ndarray, np.ndarray]:
     return pd.get_dummies(frame, columns=words, dtype=float).to_numpy(float), y
 
 
-def tabular(name: str, train: int, seed: int, folder: Path | None = None) -> Problem:
-    """One split of a table: columns standardised on the training points, and the Matern-3/2 kernel
-    whose length scale is the median distance between them.
-    """
+def table_split(
+    name: str, train: int, seed: int, folder: Path | None = None
+) -> tuple[Float[np.ndarray, "N p"], Float[np.ndarray, " N"]]:
+    """One split of a table, training points first: columns standardised on these, and labels."""
     x, y = table(name, folder)
     order = random_order(jax.random.key(seed), len(y))[: train + MOST_TEST]
     x, y = x[order], y[order]
     deviation = x[:train].std(axis=0)
     x = (x - x[:train].mean(axis=0)) / np.where(deviation == 0, 1, deviation)
     x[:, deviation == 0] = 0
+    return x, y
+
+
+def tabular(name: str, train: int, seed: int, folder: Path | None = None) -> Problem:
+    """One split of a table, with the Matern-3/2 kernel whose length scale is the median distance
+    between training points.
+    """
+    x, y = table_split(name, train, seed, folder)
     apart = np.sqrt(((x[:train, None] - x[None, :train]) ** 2).sum(axis=2))
     scale = float(np.median(apart[np.triu_indices(train, 1)]))
     values = _values(sdntk.kernels.matern(1.5, scale), x, train)
@@ -116,22 +124,46 @@ def tabular(name: str, train: int, seed: int, folder: Path | None = None) -> Pro
     return Problem(Precomputed(values), jnp.asarray(y[:train] - offset), y[train:] - offset, offset)
 
 
-def images(name: str, train: int, seed: int, noises: tuple[float, ...]) -> dict[float, Problem]:
-    """One split of a data set of images for each share of wrong labels: the tangent kernel of an
-    infinitely wide network of two hidden layers, on images of norm 1.
+class ImageSplit(NamedTuple):
+    """One split of a data set of images, training images first.
+
+    Attributes:
+        points: images of norm 1.
+        right: their classes.
+        noisy: for each share of wrong labels the classes of the training images.
     """
+
+    points: Float[np.ndarray, "N ..."]
+    right: Int[np.ndarray, " N"]
+    noisy: dict[float, Int[np.ndarray, " K"]]
+
+
+def image_split(name: str, train: int, seed: int, noises: tuple[float, ...]) -> ImageSplit:
+    """One split; every share of wrong labels is of the same images."""
     pool, classes = _pool(name)
     order_key, noise_key = jax.random.split(jax.random.key(seed))
     order = random_order(order_key, len(classes))[: train + MOST_TEST]
-    right, one_hot = classes[order], np.eye(classes.max() + 1)
+    right, num_classes = classes[order], classes.max() + 1
     points = sdntk.datasets.standardise(pool[order[:train]], pool[order[train:]], unit_norm=True)
-    values = _values(sdntk.kernels.ntk(fully_connected(2)), np.concatenate(points), train)
+    noisy = {
+        noise: sdntk.datasets.label_noise(right[:train], noise, noise_key, num_classes)
+        for noise in noises
+    }
+    return ImageSplit(np.concatenate(points), right, noisy)
+
+
+def images(name: str, train: int, seed: int, noises: tuple[float, ...]) -> dict[float, Problem]:
+    """One split of a data set of images for each share of wrong labels: the tangent kernel of an
+    infinitely wide network of two hidden layers.
+    """
+    split = image_split(name, train, seed, noises)
+    one_hot = np.eye(_pool(name)[1].max() + 1)
+    values = _values(sdntk.kernels.ntk(fully_connected(2)), split.points, train)
     kernel = Precomputed(values / jnp.mean(jnp.diagonal(values)))
     problems = {}
-    for noise in noises:
-        noisy = sdntk.datasets.label_noise(right[:train], noise, noise_key, len(one_hot))
+    for noise, noisy in split.noisy.items():
         offset = one_hot[noisy].mean(axis=0)
-        y, y_test = one_hot[noisy] - offset, one_hot[right[train:]] - offset
+        y, y_test = one_hot[noisy] - offset, one_hot[split.right[train:]] - offset
         problems[noise] = Problem(kernel, jnp.asarray(y), y_test, offset)
     return problems
 

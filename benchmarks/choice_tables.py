@@ -44,7 +44,7 @@ def wide(splits: pd.DataFrame) -> pd.DataFrame:
     return table[list(dict.fromkeys(splits["rule"]))].reset_index()
 
 
-def ratios(splits: pd.DataFrame) -> pd.DataFrame:
+def ratios(splits: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
     """A row for each setting and rule: the geometric mean over splits of its error over that of the
     reference, with a 95% interval (of Student's t, of the logarithms).
 
@@ -54,9 +54,9 @@ def ratios(splits: pd.DataFrame) -> pd.DataFrame:
     for setting, group in splits.groupby(SETTING, sort=False):
         errors = group.pivot(index="seed", columns="rule", values="error")
         for rule in dict.fromkeys(group["rule"]):
-            if rule == REFERENCE:
+            if rule == reference:
                 continue
-            logs = np.log(errors[rule] / errors[REFERENCE]).dropna()
+            logs = np.log(errors[rule] / errors[reference]).dropna()
             count, mean = len(logs), float(logs.mean())
             reach = float(logs.sem() * scipy.stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
             low, high = np.exp(mean - reach), np.exp(mean + reach)

@@ -35,9 +35,9 @@ from sdntk import SelfDistilledClassifier, SelfDistilledRegressor
 
 MAIN = [
     SelfDistilledRegressor(),
-    SelfDistilledRegressor(kernel="matern", tolerance=0.2, rounds=2),
+    SelfDistilledRegressor(kernel="matern", tolerance=0.2, rounds=1),
     SelfDistilledRegressor(kernel="precomputed"),
-    SelfDistilledRegressor(multiplier="auto", weights=[0.5, 0.5], outputs="joint"),
+    SelfDistilledRegressor(multiplier=1e-3, weights=[0.5, 0.5], outputs="joint"),
     SelfDistilledClassifier(),
     SelfDistilledClassifier(kernel="laplace", criterion=3),
 ]
