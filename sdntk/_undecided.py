@@ -42,7 +42,7 @@ def warn_if_undecided(
     elif criterion == "gcv" and degrees_of_freedom > MANY_DEGREES * num_residuals:
         warn(
             f"gcv chose a fit of {format_number(degrees_of_freedom)} degrees of freedom, of "
-            f"{format_number(float(num_residuals))} residuals: it is biased there. Remedy: held-out "
-            'points, criterion="held_out", or of an estimator folds, criterion=10.',
+            f"{format_number(float(num_residuals))} residuals: it is biased there. Remedy: "
+            'held-out points, criterion="held_out", or of an estimator folds, criterion=10.',
             UndecidedWarning,
         )

@@ -1,6 +1,5 @@
 """What an estimator leaves open, tried: levels and rounds of one kernel, by a criterion."""
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ from jaxtyping import Float
 from sklearn.model_selection import check_cv
 
 from sdntk import mixing
-from sdntk._arguments import shown
+from sdntk._arguments import as_count
 from sdntk.distillation import distill_spectrum
 from sdntk.estimators import chains
 from sdntk.estimators.chains import Asked, Chains, Points, Problem
@@ -133,18 +132,10 @@ def folds_of(criterion: Any, x: Any, y: Any, *, classifier: bool) -> Float[np.nd
     """For each fold 1 where a point is left out, and 0 elsewhere.
 
     Raises:
-        ValueError, TypeError: it is no number of folds, splitter or list of splits.
+        ValueError, TypeError: it is no number of folds, nor a splitter.
     """
-    is_number = isinstance(criterion, int | np.integer) and not isinstance(criterion, bool)
-    if not is_number and not hasattr(criterion, "split") and not isinstance(criterion, Iterable):
-        raise TypeError(
-            'criterion must be "gcv", "sure", a number of folds or a splitter of scikit-learn; got '
-            f"{shown(criterion)}."
-        )
-    if is_number and not 2 <= criterion <= len(x):
-        raise ValueError(
-            f"criterion must be at least 2 folds and at most the {len(x)} points; got {criterion}."
-        )
+    if not (hasattr(criterion, "split") and hasattr(criterion, "get_n_splits")):
+        criterion = as_count("criterion", criterion, at_least=2, at_most=len(x))
     splits = check_cv(criterion, y, classifier=classifier).split(x, y)
     left_out = []
     for _, left in splits:

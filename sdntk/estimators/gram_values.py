@@ -75,6 +75,10 @@ def candidates(
                 f"arrays of points; got {shown(kernel)}."
             )
         return {None: kernel}
+    if params is not None and not isinstance(params, Mapping):
+        raise TypeError(
+            f'kernel_params must be a mapping, such as {{"nu": 2.5}}, or None; got {shown(params)}.'
+        )
     named = {**WITH_LENGTH_SCALE, **WITHOUT}
     if kernel not in named:
         names = ", ".join(f'"{name}"' for name in named)

@@ -6,7 +6,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from sdntk._arguments import MOST_ROUNDS, as_choice, as_count, as_flag, as_number, shown
+from sdntk._arguments import (
+    MOST_ROUNDS,
+    as_choice,
+    as_count,
+    as_flag,
+    as_number,
+    as_real_array,
+    shown,
+)
 from sdntk.estimators.chains import Asked
 from sdntk.spectra.choose import DENSE_POINTS
 
@@ -129,10 +137,9 @@ def _weights(weights: Any) -> Any:
     if weights is None or _is_auto(weights):
         return weights
     expected = 'weights must be "auto", None or one finite number for each round'
-    try:
-        values = np.asarray(weights, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{expected}; got {shown(weights)}.") from error
+    if isinstance(weights, str):
+        raise ValueError(f'{expected}; got "{weights}".')
+    values = np.asarray(as_real_array("weights", weights))
     if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
         raise ValueError(f"{expected}; got {shown(weights)}.")
-    return values
+    return values.astype(np.float64)

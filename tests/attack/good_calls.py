@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pandas as pd
 from attack.bad_values import (
+    Argument,
     any_shape,
     choice,
     classes,
@@ -81,6 +82,26 @@ def tune_by_sure(noise_variance):
             criterion="sure",
             noise_variance=noise_variance,
         )
+
+
+def fit_regressor(
+    kernel,
+    length_scale,
+    kernel_params,
+    tolerance,
+    relative,
+    multiplier,
+    rounds,
+    weights,
+    criterion,
+    outputs,
+    center,
+    method,
+):
+    parameters = locals()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sdntk.UndecidedWarning)  # three points
+        sdntk.SelfDistilledRegressor(**parameters).fit(X[:, None], Y)
 
 
 def linear(weights, x):
@@ -181,6 +202,24 @@ CALLS: dict[str, tuple] = {
         | {"kernel": function(KERNEL), "x": points(X), "validation": only((X, Y), ())}
         | {"ground_truth_weight": ASKED["ground_truth_weight"], "outputs": OUTPUTS}
         | {"relative": flag(False)},
+        "costly",
+    ),
+    "SelfDistilledRegressor.fit": (
+        fit_regressor,
+        {
+            "kernel": function("rbf"),
+            "length_scale": number(0.3),
+            "kernel_params": optional(only({}, dict), None),
+            "tolerance": optional(number(0.3), "auto"),
+            "relative": flag(True),
+            "multiplier": optional(number(0.1)),
+            "rounds": count(2, 1, 10**6),
+            "weights": optional(with_axes([0.5, 0.5])),
+            "criterion": Argument("gcv", count(2, 2, 3).accepts),
+            "outputs": OUTPUTS,
+            "center": flag(True),
+            "method": choice("auto", "dense", "tridiagonal"),
+        },
         "costly",
     ),
     "tune.sure": (tune_by_sure, {"noise_variance": per_output(0.1)}, "costly"),
