@@ -16,6 +16,7 @@ from benchmarks import (
     cifar10,
     claims,
     core,
+    estimators,
     gram,
     networks,
     report,
@@ -32,6 +33,7 @@ class Claim(StrEnum):
     GRAM = "gram"
     CHAINS = "chains"
     SELECTION = "selection"
+    ESTIMATORS = "estimators"
     NETWORKS = "networks"
     ROUNDS = "rounds"
     TRAINING = "training"
@@ -43,6 +45,7 @@ RUN = {
     Claim.GRAM: gram.main,
     Claim.CHAINS: chains.main,
     Claim.SELECTION: selection.main,
+    Claim.ESTIMATORS: estimators.main,
     Claim.NETWORKS: networks.main,
     Claim.ROUNDS: rounds.main,
     Claim.TRAINING: training.main,

@@ -11,6 +11,7 @@ FIGURES = {
     "gram": "fraction of the best nt.batch",
     "chains": "figure",
     "selection": "seconds over eigh's",
+    "estimators": "seconds over KernelRidge's grid",
     "networks": "fraction of one after another",
     "rounds": "seconds over the faster loop's",
     "training": "seconds over the plain loop's",
