@@ -14,7 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from sdntk.estimators import chains, choosing
 from sdntk.estimators.chains import padded, size_class
-from sdntk.estimators.fitting import Data, Fitted, fit
+from sdntk.estimators.fitting import Chosen, Data, fit
 from sdntk.estimators.gram_values import MOST_NEW, GramValues, candidates, require_symmetric
 from sdntk.estimators.plan import Plan
 
@@ -113,18 +113,18 @@ class SelfDistilled(BaseEstimator):  # type: ignore[misc]
             )
         return self.criterion
 
-    def _take(self, fitted: Fitted) -> None:
-        self._fitted = fitted
-        self.rounds_ = len(fitted.duals)
-        self.tolerance_ = fitted.level if fitted.by == "tolerance" else None
-        self.multipliers_ = fitted.multipliers
-        self.weights_ = fitted.weights
-        self.length_scale_ = fitted.length_scale
-        self.kernel_ = fitted.gram_values.kernel
-        self.X_fit_ = fitted.gram_values.x
-        self.dual_coef_ = self._for_labels(fitted.final_duals)
-        self.intercept_ = self._for_labels(fitted.offset)
-        self.degrees_of_freedom_ = fitted.degrees_of_freedom
+    def _take(self, chosen: Chosen) -> None:
+        self._chosen, fit = chosen, chosen.fit
+        self.rounds_ = len(fit.duals)
+        self.tolerance_ = fit.level if fit.by == "tolerance" else None
+        self.multipliers_ = fit.multipliers
+        self.weights_ = fit.weights
+        self.length_scale_ = fit.length_scale
+        self.kernel_ = fit.gram_values.kernel
+        self.X_fit_ = fit.gram_values.x
+        self.dual_coef_ = self._for_labels(fit.of_fit(fit.duals))
+        self.intercept_ = self._for_labels(fit.offset)
+        self.degrees_of_freedom_ = fit.of_fit(fit.degrees_of_freedom)
 
     def _for_labels(self, values: Float[np.ndarray, "*n Q"]) -> Float[np.ndarray, "*m"]:
         """Values of every output, without their axis where labels had none."""
@@ -140,33 +140,29 @@ class SelfDistilled(BaseEstimator):  # type: ignore[misc]
         import pandas as pd  # takes as long to import as JAX
 
         check_is_fitted(self)
-        return pd.DataFrame(self._fitted.table)
+        return pd.DataFrame(self._chosen.table)
 
     @property
     def single_fit_(self) -> Any:
-        """The best single fit by the same criterion, of the same kernel: an estimator of one round,
-        fitted.
-        """
+        """The best single fit by the same criterion: an estimator of one round, fitted."""
         check_is_fitted(self)
-        single = clone(self)
-        found = self._fitted.as_single_fit()
-        level = {"multiplier": found.level, "tolerance": "auto"}
-        if found.by == "tolerance":
-            level = {"multiplier": None, "tolerance": found.level}
-        single.set_params(rounds=1, weights=None, **level)
+        fit = self._chosen.single
+        levels = {"tolerance": "auto", "multiplier": None, fit.by: fit.level}
+        single = clone(self).set_params(rounds=1, weights=None, **levels)
+        if fit.length_scale is not None:
+            single.set_params(length_scale=fit.length_scale)
         for name in ("n_features_in_", "feature_names_in_", "classes_", "_one_dimensional"):
             if hasattr(self, name):
                 setattr(single, name, getattr(self, name))
-        single._take(found)
+        single._take(self._chosen._replace(fit=fit))
         return single
 
     # ---- predictions ----
 
     def _outputs(self, x: Any, duals: Float[np.ndarray, "K *P"]) -> Float[np.ndarray, "n *P"]:
-        """f(x) with dual coefficients, without the intercept."""
-        check_is_fitted(self)
+        """The sum over training points of k(x, x_i) b_i."""
         new = self._checked(x, reset=False)
-        values = self._fitted.gram_values
+        values = self._chosen.fit.gram_values
         parts = []
         with jax.enable_x64(True):
             larger = padded(duals, size_class(len(duals)), *duals.shape[1:])
@@ -177,10 +173,11 @@ class SelfDistilled(BaseEstimator):  # type: ignore[misc]
 
     def _final_outputs(self, x: Any) -> Float[np.ndarray, "n Q"]:
         check_is_fitted(self)
-        return self._outputs(x, self._fitted.final_duals) + self._fitted.offset
+        fit = self._chosen.fit
+        return self._outputs(x, fit.of_fit(fit.duals)) + fit.offset
 
     def _staged_outputs(self, x: Any) -> Iterator[Float[np.ndarray, "n Q"]]:
         check_is_fitted(self)
-        duals = np.moveaxis(self._fitted.duals, 0, 1)
-        for predicted in np.moveaxis(self._outputs(x, duals), 1, 0):
-            yield predicted + self._fitted.offset
+        fit = self._chosen.fit
+        for predicted in np.moveaxis(self._outputs(x, np.moveaxis(fit.duals, 0, 1)), 1, 0):
+            yield predicted + fit.offset

@@ -48,11 +48,23 @@ class Searched(NamedTuple):
         return float(np.nanmin(self.values[:, self.candidates]))
 
     @property
-    def best_place(self) -> tuple[int, int]:
+    def least_single(self) -> float:
+        """The least value of round 0; infinite where none is feasible."""
+        values = self.values[:, 0]
+        return float(np.nanmin(values)) if not np.isnan(values).all() else np.inf
+
+    @property
+    def place(self) -> tuple[int, int]:
         """The index of the level, and the round, of the least value."""
         values = self.values[:, self.candidates]
         level, t = np.unravel_index(np.nanargmin(values), values.shape)
         return int(level), int(range(self.values.shape[1])[self.candidates][t])
+
+    @property
+    def best(self) -> tuple[float, int]:
+        """The level and round of the least value."""
+        level, t = self.place
+        return float(self.levels[level]), t
 
     @property
     def best_single(self) -> float:
@@ -62,16 +74,16 @@ class Searched(NamedTuple):
     def rows(self, name: str) -> dict[str, Any]:
         """Columns of a tidy table; ``name`` is the criterion's."""
         num_levels, rounds = self.values.shape
-        c, status, df, error = (
-            np.asarray(value).reshape(num_levels * rounds, -1) for value in self.chains
-        )
-        del c
+
+        def by_row(values: Any) -> np.ndarray:
+            return np.asarray(values).reshape(num_levels * rounds, -1)
+
         return {
             self.by: np.repeat(self.levels, rounds),
             "round": np.tile(np.arange(rounds), num_levels),
-            "active": np.mean(status == Status.ACTIVE, axis=1),
-            "degrees_of_freedom": df.sum(axis=1),
-            "training_error": error.mean(axis=1),
+            "active": np.mean(by_row(self.chains.status) == Status.ACTIVE, axis=1),
+            "degrees_of_freedom": by_row(self.chains.degrees_of_freedom).sum(axis=1),
+            "training_error": by_row(self.chains.training_error).mean(axis=1),
             name: self.values.ravel(),
         }
 
@@ -135,7 +147,11 @@ def folds_of(criterion: Any, x: Any, y: Any, *, classifier: bool) -> Float[np.nd
         ValueError, TypeError: it is no number of folds, nor a splitter.
     """
     if not (hasattr(criterion, "split") and hasattr(criterion, "get_n_splits")):
-        criterion = as_count("criterion", criterion, at_least=2, at_most=len(x))
+        try:
+            criterion = as_count("criterion", criterion, at_least=2, at_most=len(x))
+        except (TypeError, ValueError) as error:
+            others = 'Beside a number of folds it may be "gcv", "sure", or a splitter.'
+            raise type(error)(f"{error} {others}") from None
     splits = check_cv(criterion, y, classifier=classifier).split(x, y)
     left_out = []
     for _, left in splits:

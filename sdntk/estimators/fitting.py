@@ -35,15 +35,6 @@ class Data(NamedTuple):
     left_out: Float[np.ndarray, "F K"] | None
 
 
-class Single(NamedTuple):
-    """The best single fit: its level, and what :class:`Fitted` has of every round."""
-
-    level: float
-    multipliers: Float[np.ndarray, "*Q"]
-    duals: Float[np.ndarray, "K Q"]
-    degrees_of_freedom: Float[np.ndarray, "*Q"]
-
-
 class Fitted(NamedTuple):
     """What was chosen, and its chain.
 
@@ -56,9 +47,7 @@ class Fitted(NamedTuple):
         offset: what is added to predictions.
         duals: dual coefficients b of every round, f(x) = sum_i k(x, x_i) b_i, shape (T, K, Q).
         multipliers: of every round, shape (T,) or (T, Q); nan where collapsed.
-        degrees_of_freedom: of the fit, shape () or (Q,).
-        single: the best single fit of the same kernel.
-        table: columns of a tidy table.
+        degrees_of_freedom: of every round, likewise.
     """
 
     gram_values: GramValues
@@ -69,26 +58,36 @@ class Fitted(NamedTuple):
     offset: Float[np.ndarray, " Q"]
     duals: Float[np.ndarray, "T K Q"]
     multipliers: Float[np.ndarray, "T *Q"]
-    degrees_of_freedom: Float[np.ndarray, "*Q"]
-    single: Single
-    table: dict[str, np.ndarray]
+    degrees_of_freedom: Float[np.ndarray, "T *Q"]
+
+    def of_fit(self, by_round: Float[np.ndarray, "T *n"]) -> Float[np.ndarray, "*n"]:
+        """What is linear in the rounds: that of the last one, or of the mixture."""
+        last = by_round[-1] if self.weights is None else np.tensordot(self.weights, by_round, 1)
+        return np.asarray(last)
 
     @property
-    def final_duals(self) -> Float[np.ndarray, "K Q"]:
-        """Of the last round, or of the mixture."""
-        if self.weights is None:
-            return self.duals[-1]
-        return np.tensordot(self.weights, self.duals, 1)
-
-    def as_single_fit(self) -> "Fitted":
-        """The best single fit, as a chain of one round."""
+    def first_round(self) -> "Fitted":
+        """As a chain of its own."""
         return self._replace(
-            level=self.single.level,
             weights=None,
-            duals=self.single.duals[None],
-            multipliers=self.single.multipliers[None],
-            degrees_of_freedom=self.single.degrees_of_freedom,
+            duals=self.duals[:1],
+            multipliers=self.multipliers[:1],
+            degrees_of_freedom=self.degrees_of_freedom[:1],
         )
+
+
+class Chosen(NamedTuple):
+    """What an estimator found.
+
+    Attributes:
+        fit: the best.
+        single: the best of one round.
+        table: columns of a tidy table of all that was tried.
+    """
+
+    fit: Fitted
+    single: Fitted
+    table: dict[str, np.ndarray]
 
 
 class _Tried(NamedTuple):
@@ -102,7 +101,7 @@ class _Tried(NamedTuple):
     searched: Searched
 
 
-def fit(plan: Plan, kernels: dict[float | None, GramValues], data: Data, criterion: str) -> Fitted:
+def fit(plan: Plan, kernels: dict[float | None, GramValues], data: Data, criterion: str) -> Chosen:
     """Choose what the plan leaves open by a criterion, and run the chain.
 
     Args:
@@ -117,19 +116,35 @@ def fit(plan: Plan, kernels: dict[float | None, GramValues], data: Data, criteri
     is_open = plan.is_open or len(kernels) > 1
     if not is_open:
         criterion = "gcv"  # it decides nothing, and is in the table alone
-    best, tables = None, []
+    tried, tables = [], []
     for scale, gram_values in kernels.items():
-        tried = _try(plan, scale, gram_values, data, criterion)
-        tables.append(tried.searched.rows(criterion))
+        tried.append(_try(plan, scale, gram_values, data, criterion))
+        tables.append(tried[-1].searched.rows(criterion))
         if len(kernels) > 1:
             tables[-1]["length_scale"] = np.full(len(tables[-1]["round"]), scale)
-        if best is None or tried.searched.least < best.searched.least:
-            best = tried
-    assert best is not None, "there is a kernel"
+        tried = _best_ones(tried)  # no others: each holds a decomposition
+    best, best_single = tried[0], tried[-1]
     if is_open:
         _warn_if_undecided(best, criterion, int(np.sum(data.weights > 0)))
+
+    (level, t), single_level = best.searched.best, best_single.searched.best_single
+    weights = plan.weights
+    if isinstance(weights, str):
+        weights = _weights_of_rounds(best, data, level, plan.rounds)
+    chain = _chain(best, level, t if weights is None else plan.rounds - 1, data)
+    _warn_if_imprecise(best.problem, chain.multipliers)
+    single = chain.first_round
+    if best is not best_single or level != single_level:
+        single = _chain(best_single, single_level, 0, data)
     table = {name: np.concatenate([part[name] for part in tables]) for name in tables[0]}
-    return _chain(plan, best, data, table)
+    return Chosen(chain._replace(weights=weights), single, table)
+
+
+def _best_ones(tried: list[_Tried]) -> list[_Tried]:
+    """That of the best value, and that of the best single fit, which may be the same one."""
+    best = min(tried, key=lambda one: one.searched.least)
+    single = min(tried, key=lambda one: one.searched.least_single)
+    return [best] if best is single else [best, single]
 
 
 def _try(
@@ -194,40 +209,26 @@ def _infeasible(tried: _Tried) -> ValueError:
 
 
 def _warn_if_undecided(tried: _Tried, criterion: Any, num_points: int) -> None:
-    searched = tried.searched
-    level, t = searched.best_place
-    df = float(np.max(np.asarray(searched.chains.degrees_of_freedom)[level, t]))
+    df = float(np.max(np.asarray(tried.searched.chains.degrees_of_freedom)[tried.searched.place]))
     count = float(chains.count_of(tried.problem, tried.asked))
     warn_if_undecided(criterion, num_points, df, count)
 
 
-def _chain(plan: Plan, best: _Tried, data: Data, table: dict[str, np.ndarray]) -> Fitted:
-    place, t = best.searched.best_place
-    level, single = float(best.searched.levels[place]), best.searched.best_single
-    if plan.weights is not None:
-        t = plan.rounds - 1
-    found, all_duals = chains.run(
-        best.problem, np.asarray([level, single]), best.asked, with_duals=True
-    )
-    duals = np.moveaxis(np.asarray(all_duals), 2, 1)[:, :, : len(data.x)]
-    multipliers, df = np.asarray(found.multipliers), np.asarray(found.degrees_of_freedom)
-    multipliers = np.where(np.isinf(multipliers), np.nan, multipliers)
-    weights = plan.weights
-    if isinstance(weights, str):
-        weights = _weights_of_rounds(best, data, level, plan.rounds)
-    _warn_if_imprecise(best.problem, multipliers[0, : t + 1])
+def _chain(tried: _Tried, level: float, last: int, data: Data) -> Fitted:
+    """Rounds 0 to ``last`` at a level."""
+    found, duals = chains.run(tried.problem, np.asarray([level]), tried.asked, with_duals=True)
+    rounds = slice(last + 1)
+    multipliers = np.asarray(found.multipliers)[0, rounds]
     return Fitted(
-        gram_values=best.gram_values,
-        length_scale=best.length_scale,
-        by=best.asked.by,
+        gram_values=tried.gram_values,
+        length_scale=tried.length_scale,
+        by=tried.asked.by,
         level=level,
-        weights=weights,
-        offset=np.asarray(best.problem.offset),
-        duals=duals[0, : t + 1],
-        multipliers=multipliers[0, : t + 1],
-        degrees_of_freedom=df[0, t] if weights is None else np.tensordot(weights, df[0], 1),
-        single=Single(single, multipliers[1, 0], duals[1, 0], df[1, 0]),
-        table=table,
+        weights=None,
+        offset=np.asarray(tried.problem.offset),
+        duals=np.moveaxis(np.asarray(duals)[0], 0, 1)[rounds, : len(data.x)],
+        multipliers=np.where(np.isinf(multipliers), np.nan, multipliers),
+        degrees_of_freedom=np.asarray(found.degrees_of_freedom)[0, rounds],
     )
 
 

@@ -42,9 +42,9 @@ class SelfDistilledRegressor(MultiOutputMixin, RegressorMixin, SelfDistilled):  
             "auto".
         rounds: T; or "auto", the best of up to 10.
         weights: None, the last round predicts; one number for each round, a mixture of rounds does;
-            or "auto": of two rounds (or of ``rounds``), those of :func:`sdntk.mixing.one_shot`
-            with "gcv", of :func:`sdntk.mixing.held_out` with folds. Tolerance or multiplier are
-            then those of the best single fit.
+            or "auto": of two rounds (or of ``rounds``) those of :func:`sdntk.mixing.held_out` where
+            the criterion is folds, else of :func:`sdntk.mixing.one_shot`. Tolerance or multiplier
+            are then those of the best single fit.
         criterion: by which is chosen: "gcv"; "sure" (with the variance of the noise that the best
             single fit by "gcv" leaves); a number of folds, or a splitter of scikit-learn.
         outputs: "separate", every output meets the tolerance by itself, or "joint".
@@ -60,11 +60,11 @@ class SelfDistilledRegressor(MultiOutputMixin, RegressorMixin, SelfDistilled):  
         weights_: of the rounds, or None.
         degrees_of_freedom_: of the fit, sum_i d f(x_i)/d y_i, without the mean's, for each output
             (of joint ones together).
-        dual_coef_: b with f(x) = intercept_ + sum_i k(x, x_i) b_i, shape (K,) or (K, Q).
+        dual_coef_: b with f(x) = ``intercept_`` + sum_i k(x, x_i) b_i, shape (K,) or (K, Q).
         intercept_: the labels' mean.
         X_fit_: the training points; None of a precomputed kernel.
         table_: all that was tried, as a pandas table.
-        single_fit_: the best single fit of the same kernel by the same criterion, an estimator.
+        single_fit_: the best single fit by the same criterion, an estimator.
 
     Source: Mobahi et al. 2020; docs/theory.md, sections 8 and 9.
 

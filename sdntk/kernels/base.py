@@ -11,7 +11,7 @@ from :class:`LibraryKernel` where blocks are not computed pair by pair. Both add
 
 import abc
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,6 @@ from sdntk._arguments import (
 )
 from sdntk.kernels.parameters import named_parameters, with_parameters
 
-_K = TypeVar("_K")
 
 #: A kernel: (n1, ...) and (n2, ...) arrays to an (n1, n2) array, NumPy or JAX.
 KernelFunction = TypeAliasType("KernelFunction", Callable[[Any, Any], Any])
@@ -122,7 +121,7 @@ class LibraryKernel(abc.ABC):
         """
         return named_parameters(self)
 
-    def replace(self: _K, **values: ArrayLike) -> _K:
+    def replace(self, **values: ArrayLike) -> Self:
         """The same kernel with other values of some of its :attr:`parameters`.
 
         Args:

@@ -197,6 +197,20 @@ def test_length_scales_are_tried_around_the_median_distance():
     plain = SelfDistilledRegressor().fit(X, Y[:, 0])
     assert plain.length_scale_ == pytest.approx(median)
 
+    singles = model.table_[model.table_["round"] == 0]
+    row = singles.loc[singles["gcv"].idxmin()]
+    single = SelfDistilledRegressor(
+        length_scale=row["length_scale"], tolerance=row["tolerance"], rounds=1
+    )
+    found = model.single_fit_
+    assert (found.length_scale, found.tolerance, found.rounds) == (
+        row["length_scale"],
+        row["tolerance"],
+        1,
+    )
+    np.testing.assert_allclose(found.predict(NEW), single.fit(X, Y[:, 0]).predict(NEW), rtol=1e-9)
+    np.testing.assert_allclose(found.single_fit_.predict(NEW), found.predict(NEW))
+
 
 def test_weights_of_rounds_that_are_chosen():
     y = Y - Y.mean(axis=0)
@@ -398,8 +412,8 @@ def test_a_class_of_sizes_holds_little_more(num):
         ({"weights": "some"}, 'weights must be "auto", None or one finite number'),
         ({"weights": "auto", "tolerance": 0.1}, 'weights="auto" is for multipliers'),
         ({"criterion": "aic"}, 'criterion must be "gcv", "sure", a number of folds'),
-        ({"criterion": 1}, "criterion must be at least 2 folds"),
-        ({"criterion": 2.5}, 'criterion must be "gcv", "sure", a number of folds'),
+        ({"criterion": 1}, r"criterion must be at least 2; got 1\. Beside a number of folds"),
+        ({"criterion": 2.5}, r"criterion must be an integer; got 2\.5\. Beside a number"),
         ({"outputs": "both"}, "outputs must be"),
         ({"center": "yes"}, "center must be"),
         ({"relative": 1.5}, "relative must be"),
