@@ -31,7 +31,6 @@ from sdntk._arguments import (
 )
 from sdntk.kernels.parameters import named_parameters, with_parameters
 
-
 #: A kernel: (n1, ...) and (n2, ...) arrays to an (n1, n2) array, NumPy or JAX.
 KernelFunction = TypeAliasType("KernelFunction", Callable[[Any, Any], Any])
 
