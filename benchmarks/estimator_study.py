@@ -76,26 +76,43 @@ def data_of(
         return
     split = choice_data.image_split(setting.dataset, train, seed, choice_study.NOISES)
     x = split.points.reshape(len(split.points), -1).astype(float)
+    if x.shape[1] > train:
+        x = in_span(x, train)
     for noise, noisy in split.noisy.items():
         yield noise, Data(x[:train], np.asarray(noisy), x[train:], split.right[train:])
+
+
+def in_span(x: Float[np.ndarray, "N p"], train: int) -> Float[np.ndarray, "N q"]:
+    """Fewer coordinates, with the same distances from training points (the first ones): those in
+    the training points' span, and how far a point lies from it.
+    """
+    basis = np.linalg.qr(x[:train].T)[0]
+    inside = x @ basis
+    outside = np.linalg.norm(x - inside @ basis.T, axis=1)
+    outside[:train] = 0
+    return np.column_stack([inside, outside])
 
 
 # ---- the reference ----
 
 
-def tuned_kernel_ridge(data: Data) -> tuple[KernelRidge, dict[str, float]]:
+def tuned_kernel_ridges(data: list[Data]) -> list[tuple[KernelRidge, dict[str, float]]]:
     """What GridSearchCV over multipliers and length scales chooses by squared error, and its
-    parameters, from one eigendecomposition for each fold and length scale.
+    parameters, for several labels of the same points: one eigendecomposition for each fold and
+    length scale.
     """
-    centred = data.targets - data.targets.mean(axis=0)
-    best: tuple[float, dict[str, float]] = (np.inf, {})
-    for parameters, alphas in _grid(data).items():
-        errors = _errors_of_folds(_rbf(data.x, parameters), centred, alphas)
-        if errors.min() < best[0]:
-            alpha = float(alphas[np.argmin(errors)])
-            best = (float(errors.min()), {"gamma": parameters, "alpha": alpha})
-    model = KernelRidge(kernel="rbf", **best[1]).fit(data.x, centred)
-    return model, best[1]
+    x, centred = data[0].x, [one.targets - one.targets.mean(axis=0) for one in data]
+    best: list[tuple[float, dict[str, float]]] = [(np.inf, {}) for _ in data]
+    for gamma, alphas in _grid(data[0]).items():
+        all_errors = _errors_of_folds(_rbf(x, gamma), centred, alphas)
+        for number, errors in enumerate(all_errors):
+            if errors.min() < best[number][0]:
+                alpha = float(alphas[np.argmin(errors)])
+                best[number] = (float(errors.min()), {"gamma": gamma, "alpha": alpha})
+    return [
+        (KernelRidge(kernel="rbf", **chosen).fit(x, labels), chosen)
+        for labels, (_, chosen) in zip(centred, best, strict=True)
+    ]
 
 
 def _grid(data: Data) -> dict[float, Float[np.ndarray, " L"]]:
@@ -109,26 +126,30 @@ def _rbf(x: Float[np.ndarray, "K p"], gamma: float) -> Float[np.ndarray, "K K"]:
 
 
 def _errors_of_folds(
-    gram: Float[np.ndarray, "K K"], y: Float[np.ndarray, "K *Q"], alphas: Float[np.ndarray, " L"]
-) -> Float[np.ndarray, " L"]:
-    """The mean over folds of the mean squared error, for every alpha."""
+    gram: Float[np.ndarray, "K K"],
+    labels: list[Float[np.ndarray, "K *Q"]],
+    alphas: Float[np.ndarray, " L"],
+) -> Float[np.ndarray, "n L"]:
+    """The mean over folds of the mean squared error, for all labels and every alpha."""
     errors = []
     for kept, left in FOLDS.split(gram):
         d, vectors = scipy.linalg.eigh(gram[np.ix_(kept, kept)], driver="evd")
-        rotated = vectors.T @ y[kept].reshape(len(kept), -1)
         cross = gram[np.ix_(left, kept)] @ vectors
-        truth = y[left].reshape(len(left), -1)
-        filtered = rotated[None] / (d[None, :, None] + alphas[:, None, None])
-        errors.append(np.mean((cross @ filtered - truth) ** 2, axis=(1, 2)))
+        of_fold = []
+        for y in labels:
+            rotated = vectors.T @ y[kept].reshape(len(kept), -1)
+            filtered = rotated[None] / (d[None, :, None] + alphas[:, None, None])
+            residuals = cross @ filtered - y[left].reshape(len(left), -1)
+            of_fold.append(np.mean(residuals**2, axis=(1, 2)))
+        errors.append(of_fold)
     return np.mean(errors, axis=0)
 
 
 # ---- splits ----
 
 
-def predictions(data: Data) -> Iterator[tuple[str, float, dict[str, Any]]]:
-    """Each rule, its test error, and what it took: seconds, or what it chose."""
-    model = tuned_kernel_ridge(data)[0]
+def predictions(data: Data, model: KernelRidge) -> Iterator[tuple[str, float, dict[str, Any]]]:
+    """Each rule, its test error, and what it took and chose; ``model`` is the reference."""
     outputs = model.predict(data.x_test) + data.targets.mean(axis=0)
     predicted = outputs.argmax(axis=1) if data.is_classification else outputs
     yield REFERENCE, data.error(predicted), {"rounds": 1}
@@ -158,8 +179,10 @@ def rows_of(setting: choice_study.Setting, seed: int, tables: Path | None) -> li
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sdntk.PrecisionWarning)
         warnings.simplefilter("ignore", sdntk.UndecidedWarning)
-        for noise, data in data_of(setting, seed, tables):
-            for rule, error, found in predictions(data):
+        problems = dict(data_of(setting, seed, tables))
+        references = tuned_kernel_ridges(list(problems.values()))
+        for (noise, data), (model, _) in zip(problems.items(), references, strict=True):
+            for rule, error, found in predictions(data, model):
                 row = {"seed": seed, "noise_rate": noise, "rule": rule, "error": error}
                 rows.append(row | {"rounds": None, "seconds": None} | found)
     return rows
@@ -187,7 +210,7 @@ def times_of(setting: choice_study.Setting, tables: Path | None) -> list[dict[st
         theirs = seconds_of(lambda: search.fit(data.x, centred))
         ours.fit(data.x, data.y)
         seconds = seconds_of(lambda: ours.fit(data.x, data.y))
-    assert search.best_params_ == tuned_kernel_ridge(data)[1]
+    assert search.best_params_ == tuned_kernel_ridges([data])[0][1]
     return [{"grid_seconds": theirs, "seconds": seconds}]
 
 

@@ -11,7 +11,7 @@ from :class:`LibraryKernel` where blocks are not computed pair by pair. Both add
 
 import abc
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +120,7 @@ class LibraryKernel(abc.ABC):
         """
         return named_parameters(self)
 
-    def replace(self, **values: ArrayLike) -> Self:
+    def replace(self, **values: ArrayLike) -> "LibraryKernel":
         """The same kernel with other values of some of its :attr:`parameters`.
 
         Args:
