@@ -74,7 +74,7 @@ def test_errors_are_of_right_labels(data):
         found = errors_of(images)
         model = SelfDistilledClassifier(tolerance=0.01).fit(images.x, images.y)
         wrong = np.mean(model.predict(images.x_test) != images.y_test)
-        assert found["tolerance of 1%, rounds by GCV"] == pytest.approx(wrong)
+        assert found["tolerance of 1%, rounds chosen"] == pytest.approx(wrong)
 
 
 def test_a_run_resumes_and_is_gathered(tmp_path, monkeypatch):

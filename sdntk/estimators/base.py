@@ -19,7 +19,7 @@ from sdntk.estimators.gram_values import MOST_NEW, GramValues, candidates, requi
 from sdntk.estimators.plan import Plan
 
 #: Criteria by name; any other is a number of folds, or a splitter.
-CRITERIA = ("gcv", "sure")
+CRITERIA = ("auto", "gcv", "sure")
 
 
 class SelfDistilled(BaseEstimator):  # type: ignore[misc]
@@ -39,7 +39,7 @@ class SelfDistilled(BaseEstimator):  # type: ignore[misc]
         multiplier: Any = None,
         rounds: Any = "auto",
         weights: Any = None,
-        criterion: Any = "gcv",
+        criterion: Any = "auto",
         outputs: Any = "separate",
         center: Any = True,
         method: Any = "auto",
@@ -86,7 +86,7 @@ class SelfDistilled(BaseEstimator):  # type: ignore[misc]
         self, x: Any, labels: Float[np.ndarray, "K Q"], classes: Any, sample_weight: Any
     ) -> None:
         """Choose what is open, and run the chain; folds are made for ``classes``."""
-        plan, criterion = Plan.of(self), self._criterion()
+        plan = Plan.of(self)
         weights = _check_sample_weight(sample_weight, x, dtype=np.float64)  # not all are 0
         if (weights < 0).any():
             raise ValueError(
@@ -94,24 +94,37 @@ class SelfDistilled(BaseEstimator):  # type: ignore[misc]
             )
         if self._is_precomputed:
             require_symmetric(x)
-        left_out = None
-        if criterion == "held_out":
-            left_out = choosing.folds_of(self.criterion, x, classes, classifier=is_classifier(self))
+        left_out = self._left_out(x, classes, weights)
         with jax.enable_x64(True):
             found = candidates(self.kernel, self.length_scale, self.kernel_params, x[weights > 0])
             kernels = {scale: GramValues.of(kernel, x) for scale, kernel in found.items()}
             data = Data(x, labels, weights, left_out)
-            self._take(fit(plan, kernels, data, criterion))
+            self._take(fit(plan, kernels, data, "sure" if self.criterion == "sure" else "gcv"))
 
-    def _criterion(self) -> str:
+    def _left_out(
+        self, x: Any, classes: Any, weights: Float[np.ndarray, " K"]
+    ) -> Float[np.ndarray, "F K"] | None:
+        """The folds by which is chosen, if it is by folds."""
         if not isinstance(self.criterion, str):
-            return "held_out"
+            return choosing.folds_of(self.criterion, x, classes, classifier=is_classifier(self))
         if self.criterion not in CRITERIA:
             raise ValueError(
-                'criterion must be "gcv", "sure", a number of folds or a splitter of scikit-learn; '
-                f'got "{self.criterion}".'
+                'criterion must be "auto", "gcv", "sure", a number of folds or a splitter of '
+                f'scikit-learn; got "{self.criterion}".'
             )
-        return self.criterion
+        if self.criterion != "auto":
+            return None
+        return choosing.folds_of_points(self._keys(x, weights), weights)
+
+    def _keys(self, x: Any, weights: Float[np.ndarray, " K"]) -> Float[np.ndarray, "K n"]:
+        """Rows that are the same for equal points."""
+        if not self._is_precomputed:
+            return x.reshape(len(x), -1)
+        # A matrix's rows and columns in another order, or a point twice, change neither of these.
+        means = x @ weights / weights.sum()
+        return np.round(
+            np.column_stack([np.diagonal(x), means]) / np.abs(x).max(initial=1e-300), 10
+        )
 
     def _take(self, chosen: Chosen) -> None:
         self._chosen, fit = chosen, chosen.fit

@@ -12,12 +12,15 @@ from sdntk._arguments import as_count
 from sdntk.distillation import distill_spectrum
 from sdntk.estimators import chains
 from sdntk.estimators.chains import Asked, Chains, Points, Problem
+from sdntk.spectra.choose import DENSE_POINTS
 from sdntk.spectra.dense import decompose
 from sdntk.theory.multiplier import Status
 from sdntk.tuning import TOLERANCES
 
 #: What multiplier="auto" tries, times the mean of k(x, x) (docs/does_it_pay.md).
 MULTIPLIERS = np.geomspace(1e-7, 10, 40)
+#: criterion="auto" leaves one of so many parts out, up to DENSE_POINTS points.
+FOLDS = 10
 
 
 class Searched(NamedTuple):
@@ -140,6 +143,30 @@ def levels_of(level: float | None, by: str, points: Points) -> Float[np.ndarray,
     return MULTIPLIERS * (float(size) if size > 0 else 1.0)
 
 
+def folds_of_points(
+    keys: Float[np.ndarray, "K n"], weights: Float[np.ndarray, " K"]
+) -> Float[np.ndarray, "F K"] | None:
+    """Ten folds of points, drawn at random, equal points in one fold: 1 where a point is left out,
+    0 elsewhere. Of fewer than ten different points each is left out in turn. None of one point, and
+    of so many that ten decompositions take long.
+
+    Equal points stay together so that none tells of its copy, and so that a point of weight 2 is
+    two points. Nor do folds depend on the order of points.
+
+    Args:
+        keys: rows that are the same for equal points.
+        weights: those of weight 0 are not there.
+    """
+    there = weights > 0
+    groups = np.unique(keys[there], axis=0, return_inverse=True)[1].ravel()
+    num = int(groups.max()) + 1
+    if not 2 <= num <= DENSE_POINTS:
+        return None
+    folds = np.full(len(weights), -1)
+    folds[there] = (np.random.default_rng(0).permutation(num) % FOLDS)[groups]
+    return (folds[None] == np.arange(min(FOLDS, num))[:, None]).astype(float)
+
+
 def folds_of(criterion: Any, x: Any, y: Any, *, classifier: bool) -> Float[np.ndarray, "F K"]:
     """For each fold 1 where a point is left out, and 0 elsewhere.
 
@@ -150,7 +177,7 @@ def folds_of(criterion: Any, x: Any, y: Any, *, classifier: bool) -> Float[np.nd
         try:
             criterion = as_count("criterion", criterion, at_least=2, at_most=len(x))
         except (TypeError, ValueError) as error:
-            others = 'Beside a number of folds it may be "gcv", "sure", or a splitter.'
+            others = 'Beside a number of folds it may be "auto", "gcv", "sure", or a splitter.'
             raise type(error)(f"{error} {others}") from None
     splits = check_cv(criterion, y, classifier=classifier).split(x, y)
     left_out = []

@@ -108,14 +108,14 @@ def fit(plan: Plan, kernels: dict[float | None, GramValues], data: Data, criteri
         plan: of the estimator.
         kernels: by their length scales.
         data: checked.
-        criterion: "gcv", "sure" or "held_out".
+        criterion: "gcv" or "sure", by which is chosen where there are no folds.
 
     Raises:
         ValueError: an indefinite matrix, or no feasible tolerance.
     """
     is_open = plan.is_open or len(kernels) > 1
-    if not is_open:
-        criterion = "gcv"  # it decides nothing, and is in the table alone
+    if is_open and data.left_out is not None:
+        criterion = "held_out"
     tried, tables = [], []
     for scale, gram_values in kernels.items():
         tried.append(_try(plan, scale, gram_values, data, criterion))

@@ -15,8 +15,8 @@ class SelfDistilledRegressor(MultiOutputMixin, RegressorMixin, SelfDistilled):  
 
     Round t solves  f_t = argmin R(f)  subject to  sum_i w_i (f(x_i) - y_t,i)^2/W <= tolerance  for
     weights w_i of sum W, and hands y_{t+1,i} = f_t(x_i) to the next. How strongly it regularises,
-    and how many rounds there are, it chooses itself by generalised cross-validation, unless told.
-    The defaults are what docs/does_it_pay.md found to be as good as one ridge tuned by ten folds.
+    and how many rounds there are, it chooses itself by ten folds, unless told. Where to expect
+    something of that: docs/does_it_pay.md.
     ``SelfDistilledRegressor(rounds=1, multiplier=alpha/K, center=False)`` is scikit-learn's
     KernelRidge.
 
@@ -45,8 +45,10 @@ class SelfDistilledRegressor(MultiOutputMixin, RegressorMixin, SelfDistilled):  
             or "auto": of two rounds (or of ``rounds``) those of :func:`sdntk.mixing.held_out` where
             the criterion is folds, else of :func:`sdntk.mixing.one_shot`. Tolerance or multiplier
             are then those of the best single fit.
-        criterion: by which is chosen: "gcv"; "sure" (with the variance of the noise that the best
-            single fit by "gcv" leaves); a number of folds, or a splitter of scikit-learn.
+        criterion: by which is chosen. "auto": the squared error in ten folds, equal points together
+            (of more than 2,000 points "gcv"); "gcv": generalised cross-validation, ten times as
+            quick, but biased near interpolation; "sure" (with the variance of the noise that the
+            best single fit by "gcv" leaves); a number of folds, or a splitter of scikit-learn.
         outputs: "separate", every output meets the tolerance by itself, or "joint".
         center: whether the labels' mean is taken off and added back to predictions, so that
             tolerances and collapse refer to the spread.
@@ -88,7 +90,8 @@ class SelfDistilledRegressor(MultiOutputMixin, RegressorMixin, SelfDistilled):  
             X: points, shape (K, p), of other kernels than those by name (K, ...); sparse ones are
                 made dense.
             y: labels, shape (K,) or (K, Q).
-            sample_weight: w_i >= 0, shape (K,). A point of weight 2 is two points, except in folds.
+            sample_weight: w_i >= 0, shape (K,). A point of weight 2 is two points, except in folds
+                of your own.
 
         Raises:
             ValueError, TypeError: each names the parameter; a tolerance that is infeasible, with

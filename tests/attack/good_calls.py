@@ -215,7 +215,7 @@ CALLS: dict[str, tuple] = {
             "multiplier": optional(number(0.1)),
             "rounds": count(2, 1, 10**6),
             "weights": optional(with_axes([0.5, 0.5])),
-            "criterion": Argument("gcv", count(2, 2, 3).accepts),
+            "criterion": Argument("auto", count(2, 2, 3).accepts),
             "outputs": OUTPUTS,
             "center": flag(True),
             "method": choice("auto", "dense", "tridiagonal"),

@@ -2,8 +2,8 @@
 
 Must hold: one round with multiplier alpha/K, not centred, is KernelRidge to 1e-10, for one output
 and several, data of every form. A fit is that of ``sdntk.distill`` on centred labels; what "auto"
-chooses is what ``sdntk.tune`` chooses, and folds by hand. Weighted points: a point of weight 2 is
-two points, one of weight 0 is none. Length scales, weights of rounds, SURE, joint outputs,
+chooses is what folds by hand choose, by GCV what ``sdntk.tune`` does. Weighted points: a point of
+weight 2 is two points, one of weight 0 is none. Length scales, weights of rounds, SURE, joint outputs,
 tridiagonal: against brute force. Classes: the regressor on indicators. Probabilities: the nearest
 point of the simplex, by quadratic programming. In float64 whatever the flag, which stays as it is.
 Clones, folds of sizes that differ by one and grids compile nothing anew. Bad parameters are named.
@@ -25,7 +25,7 @@ from sklearn.model_selection import GridSearchCV, KFold
 import sdntk
 from sdntk import SelfDistilledClassifier, SelfDistilledRegressor, kernels, mixing
 from sdntk.estimators.chains import size_class
-from sdntk.estimators.choosing import MULTIPLIERS
+from sdntk.estimators.choosing import MULTIPLIERS, folds_of_points
 
 RNG = np.random.default_rng(0)
 K = 70
@@ -112,8 +112,8 @@ def test_a_mixture_of_rounds():
         {"method": "tridiagonal"},
     ],
 )
-def test_auto_chooses_what_tune_does(given):
-    model = SelfDistilledRegressor(KERNEL, **given).fit(X, Y)
+def test_by_gcv_it_chooses_what_tune_does(given):
+    model = SelfDistilledRegressor(KERNEL, criterion="gcv", **given).fit(X, Y)
     centred = Y - Y.mean(axis=0)
     levels = {"tolerances": sdntk.tuning.TOLERANCES, "relative": True}
     if "multiplier" in given:
@@ -144,12 +144,17 @@ def test_auto_chooses_what_tune_does(given):
     )
 
 
-def test_folds_by_hand():
-    model = SelfDistilledRegressor(KERNEL, criterion=KFold(5, shuffle=True, random_state=1))
-    model.fit(X, Y)
+@pytest.mark.parametrize("criterion", ["auto", KFold(5, shuffle=True, random_state=1)])
+def test_folds_by_hand(criterion):
+    model = SelfDistilledRegressor(KERNEL, criterion=criterion).fit(X, Y)
+    splits = KFold(5, shuffle=True, random_state=1).split(X)
+    if criterion == "auto":
+        left_out = folds_of_points(X, np.ones(K))
+        assert left_out.shape == (10, K)
+        splits = [(np.flatnonzero(left == 0), np.flatnonzero(left)) for left in left_out]
     levels = sdntk.tuning.TOLERANCES
     total = np.zeros((len(levels), 10))
-    for kept, left in KFold(5, shuffle=True, random_state=1).split(X):
+    for kept, left in splits:
         mean = Y[kept].mean(axis=0)
         found = sdntk.tune(
             spectrum_of(X[kept]),
@@ -169,6 +174,21 @@ def test_folds_by_hand():
     assert (model.tolerance_, model.rounds_) == (levels[level], t + 1)
 
 
+def test_equal_points_are_left_out_together_in_whatever_order():
+    x = np.repeat(X[:13], 3, axis=0)
+    left_out = folds_of_points(x, np.ones(39))
+    assert (left_out.sum(axis=0) == 1).all()
+    assert sorted(left_out.sum(axis=1)) == [3] * 7 + [6] * 3
+    assert (left_out.reshape(10, 13, 3).std(axis=2) == 0).all()
+    order = RNG.permutation(39)
+    np.testing.assert_array_equal(folds_of_points(x[order], np.ones(39)), left_out[:, order])
+    weights = np.tile([1.0, 0.0, 2.0], 13)
+    np.testing.assert_array_equal(folds_of_points(x, weights), left_out * (weights > 0))
+    assert folds_of_points(X[:4], np.ones(4)).shape == (4, 4)
+    assert folds_of_points(X[:1], np.ones(1)) is None
+    assert folds_of_points(np.arange(2001.0)[:, None], np.ones(2001)) is None
+
+
 def test_sure_takes_the_noise_that_the_single_fit_leaves():
     y = Y[:, 0] - Y[:, 0].mean()
     model = SelfDistilledRegressor(KERNEL, criterion="sure").fit(X, y)
@@ -184,21 +204,20 @@ def test_sure_takes_the_noise_that_the_single_fit_leaves():
     np.testing.assert_allclose(model.table_["sure"], found.table["sure"], rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.filterwarnings("ignore::sdntk.UndecidedWarning")
 def test_length_scales_are_tried_around_the_median_distance():
     model = SelfDistilledRegressor(length_scale="auto").fit(X, Y[:, 0])
     median = np.median(pdist(X))
     scales = np.unique(model.table_["length_scale"])
     np.testing.assert_allclose(scales, median * np.array([0.25, 0.5, 1, 2, 4]))
     alone = [SelfDistilledRegressor(length_scale=scale).fit(X, Y[:, 0]) for scale in scales]
-    best = min(alone, key=lambda one: one.table_["gcv"].min())
+    best = min(alone, key=lambda one: one.table_["held_out"].min())
     assert model.length_scale_ == best.length_scale
     np.testing.assert_allclose(model.predict(NEW), best.predict(NEW), rtol=1e-9)
     plain = SelfDistilledRegressor().fit(X, Y[:, 0])
     assert plain.length_scale_ == pytest.approx(median)
 
     singles = model.table_[model.table_["round"] == 0]
-    row = singles.loc[singles["gcv"].idxmin()]
+    row = singles.loc[singles["held_out"].idxmin()]
     single = SelfDistilledRegressor(
         length_scale=row["length_scale"], tolerance=row["tolerance"], rounds=1
     )
@@ -214,7 +233,7 @@ def test_length_scales_are_tried_around_the_median_distance():
 
 def test_weights_of_rounds_that_are_chosen():
     y = Y - Y.mean(axis=0)
-    model = SelfDistilledRegressor(KERNEL, weights="auto", rounds=3).fit(X, y)
+    model = SelfDistilledRegressor(KERNEL, weights="auto", rounds=3, criterion="gcv").fit(X, y)
     single = sdntk.tune(spectrum_of(), y, multipliers=MULTIPLIERS, rounds=1).best_single.level
     run = sdntk.distill(KERNEL, X, y, multiplier=single, rounds=3, outputs="joint")
     np.testing.assert_allclose(model.weights_, mixing.one_shot(run).weights, rtol=1e-4)
@@ -247,7 +266,10 @@ def test_where_no_tolerance_is_feasible_multipliers_are_tried():
 
 
 @pytest.mark.filterwarnings("ignore::sdntk.UndecidedWarning")
-@pytest.mark.parametrize("given", [{}, {"length_scale": "auto"}, {"tolerance": 0.2, "rounds": 3}])
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"length_scale": "auto", "criterion": "gcv"}, {"tolerance": 0.2, "rounds": 3}],
+)
 @pytest.mark.parametrize("outputs", ["separate", "joint"])
 def test_a_point_of_weight_two_is_two_points_and_one_of_weight_zero_is_none(given, outputs):
     counts = RNG.integers(0, 3, K)
@@ -275,20 +297,24 @@ def test_a_factor_of_all_weights_changes_no_chain():
     np.testing.assert_allclose(other.predict(NEW), model.predict(NEW), rtol=1e-8)
 
 
-@pytest.mark.parametrize("num", [1, 2, 3])
-@pytest.mark.filterwarnings("ignore::sdntk.UndecidedWarning")
+@pytest.mark.parametrize("num", [2, 3])
 def test_few_points_and_labels_that_do_not_vary(num):
     model = SelfDistilledRegressor().fit(X[:num], np.full(num, 7.5))
     np.testing.assert_allclose(model.predict(NEW), 7.5)
     assert np.isfinite(SelfDistilledRegressor().fit(X[:num], Y[:num]).predict(NEW)).all()
     with pytest.warns(sdntk.UndecidedWarning, match="points are too few for gcv"):
-        SelfDistilledRegressor().fit(X[:num], Y[:num])
+        SelfDistilledRegressor(criterion="gcv").fit(X[:num], Y[:num])
+
+
+def test_one_point_tells_nothing():
+    with pytest.warns(sdntk.UndecidedWarning, match="1 points are too few"):
+        model = SelfDistilledRegressor().fit(X[:1], Y[:1])
+    np.testing.assert_allclose(model.predict(NEW), np.tile(Y[:1], (len(NEW), 1)))
 
 
 # ---- classes ----
 
 
-@pytest.mark.filterwarnings("ignore::sdntk.UndecidedWarning")
 def test_classes_are_those_of_the_largest_output():
     x, y = load_iris(return_X_y=True)
     names = np.array(["setosa", "versicolor", "virginica"])[y]
@@ -312,7 +338,6 @@ def test_classes_are_those_of_the_largest_output():
     np.testing.assert_array_equal(last, model.predict(x))
 
 
-@pytest.mark.filterwarnings("ignore::sdntk.UndecidedWarning")
 def test_two_classes_are_told_by_a_sign_and_a_collapsed_fit_by_frequency():
     x, y = load_iris(return_X_y=True)
     x, y = x[40:], np.array(["a", "b"])[(y[40:] > 1).astype(int)]
@@ -411,7 +436,7 @@ def test_a_class_of_sizes_holds_little_more(num):
         ({"weights": [[1.0]]}, 'weights must be "auto", None or one finite number'),
         ({"weights": "some"}, 'weights must be "auto", None or one finite number'),
         ({"weights": "auto", "tolerance": 0.1}, 'weights="auto" is for multipliers'),
-        ({"criterion": "aic"}, 'criterion must be "gcv", "sure", a number of folds'),
+        ({"criterion": "aic"}, 'criterion must be "auto", "gcv", "sure", a number of folds'),
         ({"criterion": 1}, r"criterion must be at least 2; got 1\. Beside a number of folds"),
         ({"criterion": 2.5}, r"criterion must be an integer; got 2\.5\. Beside a number"),
         ({"outputs": "both"}, "outputs must be"),
@@ -433,7 +458,9 @@ def test_bad_weights_matrices_and_classes_are_named():
     with pytest.raises(ValueError, match=r"ample weights? must"):
         SelfDistilledRegressor().fit(X, Y, sample_weight=np.zeros(K))
     with pytest.raises(ValueError, match="sample_weight must be left out with weights"):
-        SelfDistilledRegressor(weights="auto").fit(X, Y, sample_weight=np.arange(1.0, K + 1))
+        SelfDistilledRegressor(weights="auto", criterion="gcv").fit(
+            X, Y, sample_weight=np.arange(1.0, K + 1)
+        )
     with pytest.raises(ValueError, match="X must be the square matrix"):
         SelfDistilledRegressor("precomputed").fit(X, Y)
     skew = np.triu(np.ones((K, K)))

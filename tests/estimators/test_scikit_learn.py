@@ -39,7 +39,7 @@ MAIN = [
     SelfDistilledRegressor(kernel="precomputed"),
     SelfDistilledRegressor(multiplier=1e-3, weights=[0.5, 0.5], outputs="joint"),
     SelfDistilledClassifier(),
-    SelfDistilledClassifier(kernel="laplace", criterion=3),
+    SelfDistilledClassifier(kernel="laplace", criterion="gcv"),
 ]
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 3))
