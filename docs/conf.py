@@ -81,7 +81,8 @@ _WITHOUT_A_PAGE = {
     "what the parts of sdntk hand to each other": "ChainSpec Description Identity MultiplierPath"
     " RitzPairs Errors FixedRound Inherited ApplyFn",
     "what sdntk's functions of kernels return, a Kernel each": "BrownianBridge BrownianMotion"
-    " Constant CubicSpline EmpiricalNTK Laplace Linear Matern OnColumns PeriodicSpline Polynomial RBF",
+    " Constant CubicSpline EmpiricalNTK Laplace Linear Matern OnColumns PeriodicSpline Polynomial"
+    " RBF",
 }
 nitpick_ignore_regex = [
     (r"py:.*", name.replace(".", r"\.").replace("*", ".*"))
