@@ -31,7 +31,7 @@ from sdntk._arguments import (
 )
 from sdntk.kernels.parameters import named_parameters, with_parameters
 
-_K = TypeVar("_K")
+AnyKernel = TypeVar("AnyKernel")
 
 #: A kernel: (n1, ...) and (n2, ...) arrays to an (n1, n2) array, NumPy or JAX.
 KernelFunction = TypeAliasType("KernelFunction", Callable[[Any, Any], Any])
@@ -122,7 +122,7 @@ class LibraryKernel(abc.ABC):
         """
         return named_parameters(self)
 
-    def replace(self: _K, **values: ArrayLike) -> _K:
+    def replace(self: AnyKernel, **values: ArrayLike) -> AnyKernel:
         """The same kernel with other values of some of its :attr:`parameters`.
 
         Args:
