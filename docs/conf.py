@@ -76,8 +76,8 @@ _WITHOUT_A_PAGE = {
     "others, by their full names": "jax.* flax.* optax.* orbax.* neural_tangents.*",
     "Python": "Path Callable Iterable Iterator Mapping Sequence StrEnum IntEnum UserWarning",
     "aliases of sdntk, said in words where they are arguments": "AnyKernel AnySpectrum Augment"
-    " Build Columns Criterion Folder Implementation InfiniteWidth Keep Loss MethodName NoiseKind Outputs"
-    " PathLike Source Style Targets Tile",
+    " Build Columns Criterion Folder Implementation InfiniteWidth Keep Loss MethodName NoiseKind"
+    " Outputs PathLike Source Style Targets Tile",
     "what the parts of sdntk hand to each other": "ChainSpec Description Identity MultiplierPath"
     " RitzPairs Errors FixedRound Inherited ApplyFn",
     "what sdntk's functions of kernels return, a Kernel each": "BrownianBridge BrownianMotion"
