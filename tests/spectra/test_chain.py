@@ -29,7 +29,7 @@ def test_repr_shows_every_round():
     x, y = sdntk.datasets.mobahi_example()
     run = sdntk.distill(kernels.cubic_spline(), x, y, tolerance=0.045, rounds=5)
     lines = repr(run).splitlines()
-    assert lines[0] == "Distillation(11 points, 5 rounds, CubicSpline, dense)"
+    assert lines[0] == "Distillation(11 points, 5 rounds, cubic_spline(), dense)"
     assert lines[1].split() == ["round", "status", "multiplier", "training", "loss", "norm"]
     assert lines[2].split()[:3] == ["0", "active", "2.705e-06"]
     assert lines[6].split()[:3] == ["4", "collapsed", "-"]
