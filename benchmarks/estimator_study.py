@@ -9,6 +9,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -211,7 +212,7 @@ def times_of(setting: choice_study.Setting, tables: Path | None) -> list[dict[st
         row = {REFERENCE: seconds_of(lambda: search.fit(data.x, centred))}
         for rule in ("auto", "auto, by GCV"):
             ours = make(**RULES[rule]).fit(data.x, data.y)
-            row[rule] = seconds_of(lambda ours=ours: ours.fit(data.x, data.y))
+            row[rule] = seconds_of(partial(ours.fit, data.x, data.y))
     assert search.best_params_ == tuned_kernel_ridges([data])[0][1]
     return [row]
 

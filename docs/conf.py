@@ -75,13 +75,14 @@ _WITHOUT_A_PAGE = {
     "others, by their usual short names": "np.* ndarray nnx.* optax.* pd.* Axes Figure",
     "others, by their full names": "jax.* flax.* optax.* orbax.* neural_tangents.*",
     "Python": "Path Callable Iterable Iterator Mapping Sequence StrEnum IntEnum UserWarning",
-    "aliases of sdntk, said in words where they are arguments": "AnySpectrum Augment Build"
-    " Columns Criterion Folder Implementation InfiniteWidth Keep Loss MethodName NoiseKind Outputs"
-    " PathLike Source Style Targets Tile",
+    "aliases of sdntk, said in words where they are arguments": "AnyKernel AnySpectrum Augment"
+    " Build Columns Criterion Folder Implementation InfiniteWidth Keep Loss MethodName NoiseKind"
+    " Outputs PathLike Source Style Targets Tile",
     "what the parts of sdntk hand to each other": "ChainSpec Description Identity MultiplierPath"
     " RitzPairs Errors FixedRound Inherited ApplyFn",
     "what sdntk's functions of kernels return, a Kernel each": "BrownianBridge BrownianMotion"
-    " Constant CubicSpline EmpiricalNTK Laplace Linear Matern OnColumns PeriodicSpline Polynomial RBF",
+    " Constant CubicSpline EmpiricalNTK Laplace Linear Matern OnColumns PeriodicSpline Polynomial"
+    " RBF",
 }
 nitpick_ignore_regex = [
     (r"py:.*", name.replace(".", r"\.").replace("*", ".*"))

@@ -60,8 +60,9 @@ _CLASSES: dict[str, type] = {
 def load(path: str | Path, *, kernel: KernelFunction | None = None) -> Any:
     """A run, a fit or a spectrum that its ``save`` has written.
 
-    Kernels of this library are saved with a run, but for those of finite networks and of
-    neural-tangents' own functions; other functions are not, and are given again here.
+    Kernels of this library, sums and products too, are saved with a run, but for those of finite
+    networks and of neural-tangents' own functions; other functions are not, and are given again
+    here.
 
     Args:
         path: the file.
@@ -121,8 +122,10 @@ def _check_shapes(value: Any) -> None:
     duals = jax.eval_shape(lambda run: run.compute_duals(), value)
     fitted = jax.eval_shape(lambda run: run.fitted, value)
     _require(duals.shape == fitted.shape)
-    _require(value.kernel is None or callable(value.kernel))
     _require(value.x is None or len(value.x) == value.spectrum.num_points)
+    if value.kernel is not None:
+        values = jax.eval_shape(value.kernel, value.x[:1], value.x[:1])
+        _require(values.shape == (1, 1))
     if isinstance(value, Distillation):
         _check_rounds(value)
     elif value.degrees_of_freedom is not None:

@@ -11,7 +11,7 @@ from :class:`LibraryKernel` where blocks are not computed pair by pair. Both add
 
 import abc
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,8 @@ from sdntk._arguments import (
     require_one_shape,
 )
 from sdntk.kernels.parameters import named_parameters, with_parameters
+
+AnyKernel = TypeVar("AnyKernel")
 
 #: A kernel: (n1, ...) and (n2, ...) arrays to an (n1, n2) array, NumPy or JAX.
 KernelFunction = TypeAliasType("KernelFunction", Callable[[Any, Any], Any])
@@ -120,7 +122,7 @@ class LibraryKernel(abc.ABC):
         """
         return named_parameters(self)
 
-    def replace(self, **values: ArrayLike) -> "LibraryKernel":
+    def replace(self: AnyKernel, **values: ArrayLike) -> AnyKernel:
         """The same kernel with other values of some of its :attr:`parameters`.
 
         Args:

@@ -3,10 +3,11 @@
 Must hold: one round with multiplier alpha/K, not centred, is KernelRidge to 1e-10, for one output
 and several, data of every form. A fit is that of ``sdntk.distill`` on centred labels; what "auto"
 chooses is what folds by hand choose, by GCV what ``sdntk.tune`` does. Weighted points: a point of
-weight 2 is two points, one of weight 0 is none. Length scales, weights of rounds, SURE, joint outputs,
-tridiagonal: against brute force. Classes: the regressor on indicators. Probabilities: the nearest
-point of the simplex, by quadratic programming. In float64 whatever the flag, which stays as it is.
-Clones, folds of sizes that differ by one and grids compile nothing anew. Bad parameters are named.
+weight 2 is two points, one of weight 0 is none. Length scales, weights of rounds, SURE, joint
+outputs, tridiagonal: against brute force. Classes: the regressor on indicators. Probabilities: the
+nearest point of the simplex, by quadratic programming. In float64 whatever the flag, which stays as
+it is. Clones, folds of sizes that differ by one and grids compile nothing anew. Bad parameters are
+named.
 """
 
 import warnings

@@ -4,7 +4,7 @@ Must hold, of random expressions: values are NumPy's arithmetic on the parts' va
 text of a kernel, run in the namespace of sdntk.kernels, is the same kernel; derivatives by each
 parameter are finite differences, to 1e-6, and so are those of a chain; Gram matrices with
 duplicated points have no eigenvalue below -K eps d_max. Single kernels are scikit-learn's; numbers
-stand on either side; parameters are read and replaced by name, and unknown names refused.
+stand on either side; parameters are read and replaced by name; others are refused with these names.
 """
 
 import jax

@@ -7,6 +7,7 @@ and is not far from them; other values of parameters compile nothing, and batche
 computed by vmap.
 """
 
+import dataclasses
 import math
 
 import jax
@@ -153,6 +154,12 @@ def test_functions_take_part():
     assert not kernel.has_known_leaves
     run = sdntk.distill(kernel, X1, X1[:, 0], tolerance=0.01, rounds=2)
     assert run.predict(X2).shape == (2, 4)
+    assert repr(run).startswith("Distillation(5 points, 2 rounds, rbf(1.0) + <lambda>, dense)")
+    own = jax.tree_util.Partial(lambda scale, a, b: scale * (a @ b.T), 3.0)  # with a leaf
+    total = lambda kernel: jnp.sum(kernel(X1, X2))  # noqa: E731
+    slope = jax.grad(total)(kernels.rbf(1.0) + own)
+    assert list(slope.parameters) == ["k1__length_scale", "k2__function__0__0"]
+    np.testing.assert_allclose(list(slope.parameters.values())[1], np.sum(X1 @ X2.T), rtol=1e-14)
 
 
 def test_a_function_that_closes_over_a_tracer_is_seen(monkeypatch):
@@ -207,8 +214,28 @@ def test_runs_come_back_from_files(method, tmp_path_factory, recipe):
     run.save(path)
     again = sdntk.load(path)
     assert repr(again.kernel) == repr(kernel)
+    assert repr(again) == repr(run)
     assert jax.tree.structure(again) == jax.tree.structure(run)
     np.testing.assert_array_equal(again.predict(X2), run.predict(X2))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda kernel: dataclasses.replace(kernel, k1=2.0),
+        lambda kernel: dataclasses.replace(kernel, k2=None),
+        lambda kernel: dataclasses.replace(kernel, k1=kernels.rbf(1.0), k2=kernels.rbf([1.0] * 4)),
+        lambda kernel: dataclasses.replace(kernel, k2=algebra.Power(kernel.k1, "2")),
+        lambda kernel: dataclasses.replace(kernel, k2=algebra.OnColumns(kernel.k1, (7,))),
+        lambda kernel: dataclasses.replace(kernel, k2=algebra.Scaled((), kernel.k1)),
+    ],
+)
+def test_damaged_kernels_in_files_are_refused(damage, tmp_path):
+    kernel = kernels.rbf(1.0) + kernels.linear()
+    run = sdntk.distill(kernel, X1, X1[:, 0], tolerance=0.01, rounds=1)
+    dataclasses.replace(run, kernel=damage(kernel)).save(tmp_path / "run.npz")
+    with pytest.raises(ValueError, match="does not hold what sdntk has saved"):
+        sdntk.load(tmp_path / "run.npz")
 
 
 def test_a_kernel_with_a_function_is_given_again(tmp_path):

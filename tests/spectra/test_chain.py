@@ -29,7 +29,7 @@ def test_repr_shows_every_round():
     x, y = sdntk.datasets.mobahi_example()
     run = sdntk.distill(kernels.cubic_spline(), x, y, tolerance=0.045, rounds=5)
     lines = repr(run).splitlines()
-    assert lines[0] == "Distillation(11 points, 5 rounds, CubicSpline, dense)"
+    assert lines[0] == "Distillation(11 points, 5 rounds, cubic_spline(), dense)"
     assert lines[1].split() == ["round", "status", "multiplier", "training", "loss", "norm"]
     assert lines[2].split()[:3] == ["0", "active", "2.705e-06"]
     assert lines[6].split()[:3] == ["4", "collapsed", "-"]
@@ -49,7 +49,8 @@ def test_repr_keeps_within_15_lines(rounds, outputs):
 def test_repr_while_traced():
     shown = []
     jax.jit(lambda y: shown.append(repr(sdntk.distill(KERNEL, X, y, tolerance=0.1, rounds=2))))(Y)
-    assert shown == ["Distillation(60 points, 2 outputs, 2 rounds, Matern, dense, traced)"]
+    parts = "60 points, 2 outputs, 2 rounds, matern(1.5, 1.0), dense, traced"
+    assert shown == [f"Distillation({parts})"]
 
 
 def test_repr_never_raises():

@@ -269,4 +269,4 @@ def test_bad_input(case):
 
 
 def test_repr():
-    assert repr(fit(jnp.ones(25))) == "SpectralFit(25 points, Matern)"
+    assert repr(fit(jnp.ones(25))) == "SpectralFit(25 points, matern(1.5, 0.3))"
