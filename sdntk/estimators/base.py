@@ -13,13 +13,15 @@ from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from sdntk.estimators import chains, choosing
-from sdntk.estimators.chains import padded, size_class
+from sdntk.estimators.chains import Folds, padded, size_class
 from sdntk.estimators.fitting import Chosen, Data, fit
 from sdntk.estimators.gram_values import MOST_NEW, GramValues, candidates, require_symmetric
 from sdntk.estimators.plan import Plan
 
 #: Criteria by name; any other is a number of folds, or a splitter.
 CRITERIA = ("auto", "gcv", "sure")
+#: Labels beyond these have squares that are no numbers.
+SMALLEST, LARGEST = 1e-150, 1e150
 
 
 class SelfDistilled(BaseEstimator):  # type: ignore[misc]
@@ -94,19 +96,25 @@ class SelfDistilled(BaseEstimator):  # type: ignore[misc]
             )
         if self._is_precomputed:
             require_symmetric(x)
-        left_out = self._left_out(x, classes, weights)
+        folds = self._folds(x, classes, weights)
+        largest = float(np.abs(labels).max())
+        if largest > 0 and not SMALLEST < largest < LARGEST:
+            raise ValueError(
+                f"y must be 0 or reach between {SMALLEST:g} and {LARGEST:g}, so that squares are "
+                f"numbers; it reaches {largest:g}. Multiply it by a number."
+            )
         with jax.enable_x64(True):
             found = candidates(self.kernel, self.length_scale, self.kernel_params, x[weights > 0])
             kernels = {scale: GramValues.of(kernel, x) for scale, kernel in found.items()}
-            data = Data(x, labels, weights, left_out)
+            data = Data(x, labels, weights, folds)
             self._take(fit(plan, kernels, data, "sure" if self.criterion == "sure" else "gcv"))
 
-    def _left_out(
-        self, x: Any, classes: Any, weights: Float[np.ndarray, " K"]
-    ) -> Float[np.ndarray, "F K"] | None:
+    def _folds(self, x: Any, classes: Any, weights: Float[np.ndarray, " K"]) -> Folds | None:
         """The folds by which is chosen, if it is by folds."""
         if not isinstance(self.criterion, str):
-            return choosing.folds_of(self.criterion, x, classes, classifier=is_classifier(self))
+            return choosing.folds_of(
+                self.criterion, x, classes, weights, classifier=is_classifier(self)
+            )
         if self.criterion not in CRITERIA:
             raise ValueError(
                 'criterion must be "auto", "gcv", "sure", a number of folds or a splitter of '

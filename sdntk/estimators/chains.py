@@ -221,8 +221,11 @@ def floor(problem: Problem, asked: Asked) -> Float[Array, "*Q"]:
 
 
 def count_of(problem: Problem, asked: Asked) -> Float[Array, ""]:
-    """How many residuals an error averages over."""
-    return problem.total * (problem.z.shape[1] if asked.joint else 1)
+    """How many residuals an error averages over: a point of weight 2 counts twice. Weights of a
+    mean below 1 say nothing of how many points there are, and count as if it were 1.
+    """
+    num_points = jnp.maximum(problem.total, jnp.sum(problem.root > 0))
+    return num_points * (problem.z.shape[1] if asked.joint else 1)
 
 
 def by_gcv(problem: Problem, chains: Chains, asked: Asked) -> Float[Array, "L T"]:
@@ -252,64 +255,60 @@ def predict(values: Float[Array, "n m"], duals: Float[Array, "m *P"]) -> Float[A
     return predicted.reshape(len(values), *duals.shape[1:])
 
 
-class Fold(NamedTuple):
-    """Points without some.
+class Folds(NamedTuple):
+    """Points that are kept, and those that tell what the rest is worth, of each fold.
 
     Attributes:
-        problem: of those that are kept.
-        weights: of those that are left out, 0 elsewhere.
+        kept: 1 where a point is, 0 elsewhere.
+        left_out: likewise.
     """
 
-    problem: Problem
-    weights: Float[Array, " m"]
-
-    @classmethod
-    def of(cls, points: Points, left_out: Float[Array, " m"], asked: Asked) -> "Fold":
-        """``left_out`` is 1 where a point is left out, 0 elsewhere."""
-        kept = points._replace(weights=points.weights * (1 - left_out))
-        return cls(decompose(kept, asked), points.weights * left_out)
+    kept: Float[Any, "F m"]
+    left_out: Float[Any, "F m"]
 
 
 @partial(jax.jit, static_argnames="asked")
 def by_folds(
-    points: Points, left_out: Float[Array, "F m"], levels: Float[Array, " L"], asked: Asked
+    points: Points, folds: Folds, levels: Float[Array, " L"], asked: Asked
 ) -> Float[Array, "L T"]:
     """The weighted mean squared error, over points and outputs, at points that were left out."""
 
-    def of_fold(left: Float[Array, " m"]) -> Float[Array, "L T"]:
-        fold = Fold.of(points, left, asked)
+    def of_fold(fold: Folds) -> Float[Array, "L T"]:
+        problem = decompose(points._replace(weights=points.weights * fold.kept), asked)
+        weights = points.weights * fold.left_out
 
         def of_level(level: Float[Array, ""]) -> Float[Array, " T"]:
-            chains, predicted = _at_points(points, fold, level, asked)
+            chains, predicted = _at_points(points, problem, level, asked)
             residuals = points.labels[:, None] - predicted
-            squares = fold.weights[:, None, None] * residuals**2
+            squares = weights[:, None, None] * residuals**2
             return jnp.where(chains.infeasible[0], jnp.nan, jnp.sum(squares, axis=(0, 2)))
 
         squares: Float[Array, "L T"] = map_items(of_level, levels)
         return squares
 
-    by_fold: Float[Array, "F L T"] = jax.lax.map(of_fold, left_out)
-    count = jnp.sum(left_out * points.weights[None]) * points.labels.shape[1]
+    by_fold: Float[Array, "F L T"] = jax.lax.map(of_fold, folds)
+    count = jnp.sum(folds.left_out * points.weights[None]) * points.labels.shape[1]
     return jnp.sum(by_fold, axis=0) / count
 
 
 @partial(jax.jit, static_argnames="asked")
 def left_out_predictions(
-    points: Points, left_out: Float[Array, "F m"], level: Float[Array, ""], asked: Asked
+    points: Points, folds: Folds, level: Float[Array, ""], asked: Asked
 ) -> Float[Array, "m T Q"]:
-    """What each round of a chain predicts at every point in the fold that leaves it out; 0 at
-    points that none does.
+    """What each round of a chain predicts at every point, the mean over folds that leave it out; 0
+    at points that none does.
     """
 
-    def of_fold(left: Float[Array, " m"]) -> Float[Array, "m T Q"]:
-        predicted = _at_points(points, Fold.of(points, left, asked), level, asked)[1]
-        return left[:, None, None] * predicted
+    def of_fold(fold: Folds) -> Float[Array, "m T Q"]:
+        problem = decompose(points._replace(weights=points.weights * fold.kept), asked)
+        return fold.left_out[:, None, None] * _at_points(points, problem, level, asked)[1]
 
-    return jnp.sum(jax.lax.map(of_fold, left_out), axis=0)
+    times = jnp.maximum(jnp.sum(folds.left_out, axis=0), 1)
+    return jnp.sum(jax.lax.map(of_fold, folds), axis=0) / times[:, None, None]
 
 
 def _at_points(
-    points: Points, fold: Fold, level: Float[Array, ""], asked: Asked
+    points: Points, problem: Problem, level: Float[Array, ""], asked: Asked
 ) -> tuple[Chains, Float[Array, "m T Q"]]:
-    chains, duals = run(fold.problem, level[None], asked, with_duals=True)
-    return chains, predict(points.values, duals[0]) + fold.problem.offset[None, None]
+    chains, duals = run(problem, level[None], asked, with_duals=True)
+    return chains, predict(points.values, duals[0]) + problem.offset[None, None]

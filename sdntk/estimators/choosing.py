@@ -11,7 +11,7 @@ from sdntk import mixing
 from sdntk._arguments import as_count
 from sdntk.distillation import distill_spectrum
 from sdntk.estimators import chains
-from sdntk.estimators.chains import Asked, Chains, Points, Problem
+from sdntk.estimators.chains import Asked, Chains, Folds, Points, Problem
 from sdntk.spectra.choose import DENSE_POINTS
 from sdntk.spectra.dense import decompose
 from sdntk.theory.multiplier import Status
@@ -98,7 +98,7 @@ def search(
     asked: Asked,
     *,
     criterion: str,
-    left_out: Float[np.ndarray, "F m"] | None,
+    folds: Folds | None,
     candidates: slice,
 ) -> Searched:
     """All levels and rounds.
@@ -109,12 +109,12 @@ def search(
         levels: tolerances or multipliers.
         asked: of the chains.
         criterion: "gcv", "sure" or "held_out".
-        left_out: the folds of "held_out".
+        folds: of "held_out".
         candidates: which rounds may be chosen.
     """
     found = chains.run(problem, levels, asked)[0]
     if criterion == "held_out":
-        values = chains.by_folds(points, left_out, levels, asked)
+        values = chains.by_folds(points, folds, levels, asked)
     else:
         values = chains.by_gcv(problem, found, asked)
         if criterion == "sure":
@@ -145,10 +145,10 @@ def levels_of(level: float | None, by: str, points: Points) -> Float[np.ndarray,
 
 def folds_of_points(
     keys: Float[np.ndarray, "K n"], weights: Float[np.ndarray, " K"]
-) -> Float[np.ndarray, "F K"] | None:
-    """Ten folds of points, drawn at random, equal points in one fold: 1 where a point is left out,
-    0 elsewhere. Of fewer than ten different points each is left out in turn. None of one point, and
-    of so many that ten decompositions take long.
+) -> Folds | None:
+    """Ten folds of points, drawn at random, equal points in one fold. Of fewer than ten different
+    points each is left out in turn. None of one point, and of so many that ten decompositions take
+    long.
 
     Equal points stay together so that none tells of its copy, and so that a point of weight 2 is
     two points. Nor do folds depend on the order of points.
@@ -162,29 +162,37 @@ def folds_of_points(
     num = int(groups.max()) + 1
     if not 2 <= num <= DENSE_POINTS:
         return None
-    folds = np.full(len(weights), -1)
-    folds[there] = (np.random.default_rng(0).permutation(num) % FOLDS)[groups]
-    return (folds[None] == np.arange(min(FOLDS, num))[:, None]).astype(float)
+    fold_of = np.full(len(weights), -1)
+    fold_of[there] = (np.random.default_rng(0).permutation(num) % FOLDS)[groups]
+    left_out = (fold_of[None] == np.arange(min(FOLDS, num))[:, None]).astype(float)
+    return Folds(1 - left_out, left_out)
 
 
-def folds_of(criterion: Any, x: Any, y: Any, *, classifier: bool) -> Float[np.ndarray, "F K"]:
-    """For each fold 1 where a point is left out, and 0 elsewhere.
+def folds_of(
+    criterion: Any, x: Any, y: Any, weights: Float[np.ndarray, " K"], *, classifier: bool
+) -> Folds:
+    """Those of a number of folds, or of a splitter.
 
     Raises:
-        ValueError, TypeError: it is no number of folds, nor a splitter.
+        ValueError, TypeError: it is neither; a fold without weight on either side.
     """
-    if not (hasattr(criterion, "split") and hasattr(criterion, "get_n_splits")):
+    if isinstance(criterion, type) or not hasattr(criterion, "split"):
         try:
             criterion = as_count("criterion", criterion, at_least=2, at_most=len(x))
         except (TypeError, ValueError) as error:
             others = 'Beside a number of folds it may be "auto", "gcv", "sure", or a splitter.'
             raise type(error)(f"{error} {others}") from None
-    splits = check_cv(criterion, y, classifier=classifier).split(x, y)
-    left_out = []
-    for _, left in splits:
-        left_out.append(np.zeros(len(x)))
-        left_out[-1][left] = 1
-    return np.stack(left_out)
+    both: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for split in check_cv(criterion, y, classifier=classifier).split(x, y):
+        for side, indices in zip(both, split, strict=True):
+            side.append(np.zeros(len(x)))
+            side[-1][indices] = 1
+    folds = Folds(np.stack(both[0]), np.stack(both[1]))
+    if not all((side @ weights > 0).all() for side in folds):
+        raise ValueError(
+            "criterion must leave points of positive weight out of every fold, and others in it."
+        )
+    return folds
 
 
 # ---- weights of rounds ----
@@ -204,10 +212,10 @@ def one_shot_weights(
 
 
 def weights_of_folds(
-    points: Points, left_out: Float[np.ndarray, "F m"], multiplier: float, asked: Asked
+    points: Points, folds: Folds, multiplier: float, asked: Asked
 ) -> Float[np.ndarray, " T"]:
     """:func:`sdntk.mixing.held_out` of what folds predict at the points that they leave out."""
-    predicted = chains.left_out_predictions(points, left_out, jnp.asarray(multiplier), asked)
-    weights = np.sqrt(np.asarray(points.weights) * (left_out.sum(axis=0) > 0))
+    predicted = chains.left_out_predictions(points, folds, jnp.asarray(multiplier), asked)
+    weights = np.sqrt(np.asarray(points.weights) * (folds.left_out.sum(axis=0) > 0))
     scaled = np.moveaxis(np.asarray(predicted), 1, 0) * weights[None, :, None]
     return np.asarray(mixing.held_out(scaled, points.labels * weights[:, None]).weights)

@@ -11,7 +11,7 @@ from sdntk._arguments import format_number
 from sdntk._warnings import warn
 from sdntk.distillation import warn_of_rounding
 from sdntk.estimators import chains, choosing
-from sdntk.estimators.chains import Asked, Points, Problem, padded, size_class
+from sdntk.estimators.chains import Asked, Folds, Points, Problem, padded, size_class
 from sdntk.estimators.choosing import Searched
 from sdntk.estimators.gram_values import GramValues
 from sdntk.estimators.plan import Plan
@@ -26,13 +26,21 @@ class Data(NamedTuple):
         x: points, shape (K, ...), or a precomputed matrix.
         labels: shape (K, Q).
         weights: of the points, not negative, not all 0.
-        left_out: of each fold, where points are chosen by: 1 where one is left out, 0 elsewhere.
+        folds: by which is chosen, if it is by folds.
     """
 
     x: Float[np.ndarray, "K ..."]
     labels: Float[np.ndarray, "K Q"]
     weights: Float[np.ndarray, " K"]
-    left_out: Float[np.ndarray, "F K"] | None
+    folds: Folds | None
+
+    @property
+    def padded_folds(self) -> Folds | None:
+        """Of points padded to a class of sizes."""
+        if self.folds is None:
+            return None
+        size = size_class(len(self.weights))
+        return Folds(*(padded(side, len(side), size) for side in self.folds))
 
 
 class Fitted(NamedTuple):
@@ -114,7 +122,7 @@ def fit(plan: Plan, kernels: dict[float | None, GramValues], data: Data, criteri
         ValueError: an indefinite matrix, or no feasible tolerance.
     """
     is_open = plan.is_open or len(kernels) > 1
-    if is_open and data.left_out is not None:
+    if is_open and data.folds is not None:
         criterion = "held_out"
     tried, tables = [], []
     for scale, gram_values in kernels.items():
@@ -157,9 +165,6 @@ def _try(
         padded(data.weights, size),
         np.asarray(gram_values.precision),
     )
-    left_out = data.left_out
-    if left_out is not None:
-        left_out = padded(left_out, len(left_out), size)
 
     def tried(by: str) -> _Tried:
         asked = plan.asked(by, len(data.x))
@@ -171,7 +176,7 @@ def _try(
             choosing.levels_of(plan.level, by, points),
             asked,
             criterion=criterion,
-            left_out=left_out,
+            folds=data.padded_folds,
             candidates=plan.candidates,
         )
         return _Tried(scale, gram_values, points, problem, asked, searched)
@@ -180,7 +185,10 @@ def _try(
     if found.searched.is_feasible:
         return found
     if plan.by == "tolerance" and plan.level is None:
-        return tried("multiplier")  # a space of few functions: all tolerances are below its floor
+        # A space of few functions: all tolerances are below its floor.
+        found = tried("multiplier")
+        if found.searched.is_feasible:
+            return found
     raise _infeasible(found)
 
 
@@ -198,6 +206,8 @@ def _warn_if_indefinite(problem: Problem, method: str) -> None:
 
 
 def _infeasible(tried: _Tried) -> ValueError:
+    if tried.asked.by == "multiplier":
+        return ValueError("X, y and sample_weight must be smaller, or larger: no fit is finite.")
     floor = np.asarray(chains.floor(tried.problem, tried.asked)).max()
     fraction = " of the labels' mean square" if tried.asked.relative else ""
     level = format_number(float(tried.searched.levels[0]))
@@ -235,13 +245,12 @@ def _chain(tried: _Tried, level: float, last: int, data: Data) -> Fitted:
 def _weights_of_rounds(
     best: _Tried, data: Data, multiplier: float, rounds: int
 ) -> Float[np.ndarray, " T"]:
-    if data.left_out is not None:
-        left_out = padded(data.left_out, len(data.left_out), len(best.points.weights))
-        return choosing.weights_of_folds(best.points, left_out, multiplier, best.asked)
-    if np.ptp(data.weights) > 0:
+    if data.padded_folds is not None:
+        return choosing.weights_of_folds(best.points, data.padded_folds, multiplier, best.asked)
+    if (data.weights != 1).any():
         raise ValueError(
-            'sample_weight must be left out with weights="auto" and criterion="gcv": one-shot '
-            "weights are known for points of equal weight. Remedy: folds, such as criterion=10."
+            'sample_weight must be left out with weights="auto" unless criterion is folds: '
+            "one-shot weights are known for points of weight 1."
         )
     return choosing.one_shot_weights(
         best.points, best.problem, multiplier, rounds, len(data.weights)

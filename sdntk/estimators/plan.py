@@ -62,13 +62,18 @@ class Plan:
         weights = _weights(estimator.weights)
         by, level = _level(estimator.tolerance, estimator.multiplier, weights)
         rounds, candidates = _rounds(estimator.rounds, weights)
+        relative = as_flag("relative", estimator.relative)
+        if by == "tolerance" and level is None and not relative:
+            raise ValueError(
+                'relative must be True for tolerance="auto": those that are tried are fractions.'
+            )
         return cls(
             by=by,
             level=level,
             rounds=rounds,
             candidates=candidates,
             weights=weights,
-            relative=as_flag("relative", estimator.relative),
+            relative=relative,
             joint=as_choice("outputs", estimator.outputs, ("separate", "joint")) == "joint",
             center=as_flag("center", estimator.center),
             method=as_choice("method", estimator.method, ("auto", "dense", "tridiagonal")),

@@ -91,7 +91,7 @@ class SelfDistilledRegressor(MultiOutputMixin, RegressorMixin, SelfDistilled):  
                 made dense.
             y: labels, shape (K,) or (K, Q).
             sample_weight: w_i >= 0, shape (K,). A point of weight 2 is two points, except in folds
-                of your own.
+                of your own; by "gcv" and "sure", weights of a mean below 1 count as of mean 1.
 
         Raises:
             ValueError, TypeError: each names the parameter; a tolerance that is infeasible, with
@@ -115,6 +115,8 @@ class SelfDistilledRegressor(MultiOutputMixin, RegressorMixin, SelfDistilled):  
         return self._for_labels(self._final_outputs(X))
 
     def staged_predict(self, X: Any) -> Iterator[Float[np.ndarray, "n *Q"]]:  # noqa: N803
-        """Predictions of every round, from the first to the last."""
+        """Predictions of every round, from the first to the last, which is what :meth:`predict`
+        returns unless it mixes rounds.
+        """
         for outputs in self._staged_outputs(X):
             yield self._for_labels(outputs)

@@ -21,7 +21,7 @@ from scipy.spatial.distance import pdist
 from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.kernel_ridge import KernelRidge
-from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.model_selection import GridSearchCV, KFold, ShuffleSplit, TimeSeriesSplit
 
 import sdntk
 from sdntk import SelfDistilledClassifier, SelfDistilledRegressor, kernels, mixing
@@ -34,6 +34,19 @@ X = RNG.normal(size=(K, 3))
 Y = np.stack([np.sin(X[:, 0]), X[:, 1] * X[:, 2]], axis=1) + 0.3 * RNG.normal(size=(K, 2)) + 2.0
 NEW = RNG.normal(size=(23, 3))
 KERNEL = kernels.matern(1.5, 2.0)
+
+
+class PredefinedSplits:
+    """A splitter of splits that are given."""
+
+    def __init__(self, splits):
+        self.splits = splits
+
+    def get_n_splits(self, *_):
+        return len(self.splits)
+
+    def split(self, *_):
+        return iter(self.splits)
 
 
 def spectrum_of(x=X, kernel=KERNEL):
@@ -145,14 +158,23 @@ def test_by_gcv_it_chooses_what_tune_does(given):
     )
 
 
-@pytest.mark.parametrize("criterion", ["auto", KFold(5, shuffle=True, random_state=1)])
+@pytest.mark.parametrize(
+    "criterion",
+    [
+        "auto",
+        ShuffleSplit(3, train_size=0.4, test_size=0.3, random_state=2),
+        pytest.param(KFold(5, shuffle=True, random_state=1), marks=pytest.mark.slow),
+        pytest.param(TimeSeriesSplit(4), marks=pytest.mark.slow),
+    ],
+)
 def test_folds_by_hand(criterion):
     model = SelfDistilledRegressor(KERNEL, criterion=criterion).fit(X, Y)
-    splits = KFold(5, shuffle=True, random_state=1).split(X)
     if criterion == "auto":
-        left_out = folds_of_points(X, np.ones(K))
-        assert left_out.shape == (10, K)
-        splits = [(np.flatnonzero(left == 0), np.flatnonzero(left)) for left in left_out]
+        folds = folds_of_points(X, np.ones(K))
+        assert folds.left_out.shape == (10, K)
+        splits = [tuple(map(np.flatnonzero, fold)) for fold in zip(*folds, strict=True)]
+    else:
+        splits = list(criterion.split(X))
     levels = sdntk.tuning.TOLERANCES
     total = np.zeros((len(levels), 10))
     for kept, left in splits:
@@ -167,7 +189,8 @@ def test_folds_by_hand(criterion):
             kernel=KERNEL,
             x=X[kept],
         )
-        total += found.table["held_out"].to_numpy().reshape(-1, 10) * len(left) / K
+        total += found.table["held_out"].to_numpy().reshape(-1, 10) * len(left)
+    total /= sum(len(left) for _, left in splits)
     np.testing.assert_allclose(
         model.table_["held_out"].to_numpy().reshape(-1, 10), total, rtol=1e-6
     )
@@ -177,15 +200,16 @@ def test_folds_by_hand(criterion):
 
 def test_equal_points_are_left_out_together_in_whatever_order():
     x = np.repeat(X[:13], 3, axis=0)
-    left_out = folds_of_points(x, np.ones(39))
+    kept, left_out = folds_of_points(x, np.ones(39))
+    np.testing.assert_array_equal(kept + left_out, 1)
     assert (left_out.sum(axis=0) == 1).all()
     assert sorted(left_out.sum(axis=1)) == [3] * 7 + [6] * 3
     assert (left_out.reshape(10, 13, 3).std(axis=2) == 0).all()
     order = RNG.permutation(39)
-    np.testing.assert_array_equal(folds_of_points(x[order], np.ones(39)), left_out[:, order])
+    np.testing.assert_array_equal(folds_of_points(x[order], np.ones(39))[1], left_out[:, order])
     weights = np.tile([1.0, 0.0, 2.0], 13)
-    np.testing.assert_array_equal(folds_of_points(x, weights), left_out * (weights > 0))
-    assert folds_of_points(X[:4], np.ones(4)).shape == (4, 4)
+    np.testing.assert_array_equal(folds_of_points(x, weights)[1], left_out * (weights > 0))
+    assert folds_of_points(X[:4], np.ones(4)).kept.shape == (4, 4)
     assert folds_of_points(X[:1], np.ones(1)) is None
     assert folds_of_points(np.arange(2001.0)[:, None], np.ones(2001)) is None
 
@@ -250,6 +274,9 @@ def test_weights_of_rounds_that_are_chosen():
         predicted[:, left] = np.asarray(part.predict(X[left])) + mean
     by_hand = mixing.held_out(predicted, y).weights
     np.testing.assert_allclose(folds.weights_, by_hand, rtol=1e-5)
+    thrice = PredefinedSplits(3 * list(KFold(5).split(X)))
+    again = SelfDistilledRegressor(KERNEL, weights="auto", criterion=thrice).fit(X, y)
+    np.testing.assert_allclose(again.weights_, folds.weights_, rtol=1e-6)
 
 
 def test_where_no_tolerance_is_feasible_multipliers_are_tried():
@@ -269,7 +296,11 @@ def test_where_no_tolerance_is_feasible_multipliers_are_tried():
 @pytest.mark.filterwarnings("ignore::sdntk.UndecidedWarning")
 @pytest.mark.parametrize(
     "given",
-    [{}, {"length_scale": "auto", "criterion": "gcv"}, {"tolerance": 0.2, "rounds": 3}],
+    [
+        {"tolerance": 0.2, "rounds": 3},
+        {"length_scale": "auto", "criterion": "gcv"},
+        pytest.param({}, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("outputs", ["separate", "joint"])
 def test_a_point_of_weight_two_is_two_points_and_one_of_weight_zero_is_none(given, outputs):
@@ -305,6 +336,17 @@ def test_few_points_and_labels_that_do_not_vary(num):
     assert np.isfinite(SelfDistilledRegressor().fit(X[:num], Y[:num]).predict(NEW)).all()
     with pytest.warns(sdntk.UndecidedWarning, match="points are too few for gcv"):
         SelfDistilledRegressor(criterion="gcv").fit(X[:num], Y[:num])
+
+
+@pytest.mark.parametrize("criterion", ["gcv", "sure", "auto"])
+def test_small_weights_are_as_good_as_large_ones(criterion):
+    weights = RNG.uniform(0.5, 1.5, K)
+    weights *= K / weights.sum()
+    model = SelfDistilledRegressor(KERNEL, criterion=criterion)
+    one = clone(model).fit(X, Y, sample_weight=weights)
+    other = clone(model).fit(X, Y, sample_weight=weights / K)
+    assert (one.rounds_, one.tolerance_) == (other.rounds_, other.tolerance_)
+    np.testing.assert_allclose(one.predict(NEW), other.predict(NEW), rtol=1e-7)
 
 
 def test_one_point_tells_nothing():
@@ -444,6 +486,8 @@ def test_a_class_of_sizes_holds_little_more(num):
         ({"center": "yes"}, "center must be"),
         ({"relative": 1.5}, "relative must be"),
         ({"method": "krylov"}, "method must be"),
+        ({"relative": False}, "relative must be True for tolerance"),
+        ({"criterion": KFold}, "criterion must be an integer"),
     ],
 )
 @pytest.mark.usefixtures("as_users_call")
@@ -462,6 +506,15 @@ def test_bad_weights_matrices_and_classes_are_named():
         SelfDistilledRegressor(weights="auto", criterion="gcv").fit(
             X, Y, sample_weight=np.arange(1.0, K + 1)
         )
+    with pytest.raises(ValueError, match="criterion must leave points of positive weight out"):
+        SelfDistilledRegressor(criterion=KFold(5)).fit(
+            X, Y, sample_weight=np.where(np.arange(K) < 10, 1.0, 0.0)
+        )
+    with pytest.raises(ValueError, match=r"y must be 0 or reach between 1e-150 and 1e\+150"):
+        SelfDistilledRegressor().fit(X, 1e300 * Y)
+    in_space = SelfDistilledRegressor(KERNEL, tolerance=0.3, rounds=1).fit(X.reshape(K, 3, 1), Y)
+    with pytest.raises(ValueError, match="X of fit"):
+        in_space.predict(np.ones((5, 3, 2)))
     with pytest.raises(ValueError, match="X must be the square matrix"):
         SelfDistilledRegressor("precomputed").fit(X, Y)
     skew = np.triu(np.ones((K, K)))
