@@ -184,6 +184,11 @@ class SelfDistilled(BaseEstimator):  # type: ignore[misc]
         """The sum over training points of k(x, x_i) b_i."""
         new = self._checked(x, reset=False)
         values = self._chosen.fit.gram_values
+        if values.x is not None and new.shape[1:] != values.x.shape[1:]:
+            raise ValueError(
+                f"X must have the training points' shape {values.x.shape[1:]} behind its first "
+                f"axis; its shape is {new.shape}."
+            )
         parts = []
         with jax.enable_x64(True):
             larger = padded(duals, size_class(len(duals)), *duals.shape[1:])

@@ -30,6 +30,9 @@ from sdntk.theory.multiplier import Status
 from sdntk.theory.recurrence import ChainSpec
 from sdntk.theory.units import in_unit, out_of_unit, unit_of
 
+#: A weight so near to a whole number is one.
+WHOLE = 1e-9
+
 
 def size_class(num: int) -> int:
     """The number of points for which code is compiled: the next multiple of 8, or of a power of two
@@ -221,10 +224,12 @@ def floor(problem: Problem, asked: Asked) -> Float[Array, "*Q"]:
 
 
 def count_of(problem: Problem, asked: Asked) -> Float[Array, ""]:
-    """How many residuals an error averages over: a point of weight 2 counts twice. Weights of a
-    mean below 1 say nothing of how many points there are, and count as if it were 1.
+    """How many residuals an error averages over. Weights that are whole numbers count points;
+    others say nothing of how many there are.
     """
-    num_points = jnp.maximum(problem.total, jnp.sum(problem.root > 0))
+    weights = problem.root**2
+    whole = jnp.all(jnp.abs(weights - jnp.round(weights)) < WHOLE)
+    num_points = jnp.where(whole, problem.total, jnp.sum(problem.root > 0))
     return num_points * (problem.z.shape[1] if asked.joint else 1)
 
 

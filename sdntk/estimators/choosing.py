@@ -4,12 +4,12 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from sklearn.model_selection import check_cv
 
 from sdntk import mixing
 from sdntk._arguments import as_count
-from sdntk.distillation import distill_spectrum
+from sdntk.distillation import PRECISION_TOLERANCE, distill_spectrum
 from sdntk.estimators import chains
 from sdntk.estimators.chains import Asked, Chains, Folds, Points, Problem
 from sdntk.spectra.choose import DENSE_POINTS
@@ -29,7 +29,7 @@ class Searched(NamedTuple):
     Attributes:
         by: what levels are, "tolerance" or "multiplier".
         levels: shape (L,).
-        values: of the criterion, nan where infeasible.
+        values: of the criterion, nan where infeasible, or where rounding decides a multiplier.
         candidates: which rounds may be chosen.
         chains: their states, degrees of freedom and training errors.
     """
@@ -47,14 +47,13 @@ class Searched(NamedTuple):
 
     @property
     def least(self) -> float:
-        """The least value."""
-        return float(np.nanmin(self.values[:, self.candidates]))
+        """The least value; infinite where none is feasible."""
+        return float(np.nanmin(self.values[:, self.candidates], initial=np.inf))
 
     @property
     def least_single(self) -> float:
         """The least value of round 0; infinite where none is feasible."""
-        values = self.values[:, 0]
-        return float(np.nanmin(values)) if not np.isnan(values).all() else np.inf
+        return float(np.nanmin(self.values[:, 0], initial=np.inf))
 
     @property
     def place(self) -> tuple[int, int]:
@@ -121,7 +120,17 @@ def search(
             single = jnp.nanargmin(values[:, 0])
             values = chains.by_sure(problem, found, asked, _noise(problem, found, asked, single))
     feasible = np.where(np.asarray(found.infeasible), np.nan, np.asarray(values))
+    if len(levels) > 1:
+        feasible[_decided_by_rounding(problem, found)] = np.nan
     return Searched(asked.by, np.asarray(levels), feasible, candidates, found)
+
+
+def _decided_by_rounding(problem: Problem, found: Chains) -> Bool[np.ndarray, "L T"]:
+    """Where a multiplier is so small that rounding decides it, and with it a tolerance's fit."""
+    spectrum = problem.spectrum
+    limit = spectrum.machine_epsilon * float(spectrum.largest) / PRECISION_TOLERANCE
+    too_small = np.asarray(found.multipliers) < limit
+    return np.asarray(too_small.reshape(*too_small.shape[:2], -1).any(axis=2))
 
 
 def _noise(problem: Problem, found: Chains, asked: Asked, level: Any) -> Float[Any, "*Q"]:

@@ -124,13 +124,12 @@ def fit(plan: Plan, kernels: dict[float | None, GramValues], data: Data, criteri
     is_open = plan.is_open or len(kernels) > 1
     if is_open and data.folds is not None:
         criterion = "held_out"
-    tried, tables = [], []
-    for scale, gram_values in kernels.items():
-        tried.append(_try(plan, scale, gram_values, data, criterion))
-        tables.append(tried[-1].searched.rows(criterion))
-        if len(kernels) > 1:
-            tables[-1]["length_scale"] = np.full(len(tables[-1]["round"]), scale)
-        tried = _best_ones(tried)  # no others: each holds a decomposition
+    tried, table = _try_all(plan, plan.by, kernels, data, criterion)
+    if plan.by == "tolerance" and plan.level is None and _most_are_infeasible(table[criterion]):
+        # Spaces of few functions, which no small tolerance suits.
+        tried, table = _try_all(plan, "multiplier", kernels, data, criterion)
+    if not tried[0].searched.is_feasible:
+        raise _infeasible(tried[0])
     best, best_single = tried[0], tried[-1]
     if is_open:
         _warn_if_undecided(best, criterion, int(np.sum(data.weights > 0)))
@@ -144,8 +143,25 @@ def fit(plan: Plan, kernels: dict[float | None, GramValues], data: Data, criteri
     single = chain.first_round
     if best is not best_single or level != single_level:
         single = _chain(best_single, single_level, 0, data)
-    table = {name: np.concatenate([part[name] for part in tables]) for name in tables[0]}
     return Chosen(chain._replace(weights=weights), single, table)
+
+
+def _try_all(
+    plan: Plan, by: str, kernels: dict[float | None, GramValues], data: Data, criterion: str
+) -> tuple[list[_Tried], dict[str, np.ndarray]]:
+    """The best kernel, or the best and that of the best single fit; and the table of all."""
+    tried, tables = [], []
+    for scale, gram_values in kernels.items():
+        tried.append(_try(plan, by, scale, gram_values, data, criterion))
+        tables.append(tried[-1].searched.rows(criterion))
+        if len(kernels) > 1:
+            tables[-1]["length_scale"] = np.full(len(tables[-1]["round"]), scale)
+        tried = _best_ones(tried)  # no others: each holds a decomposition
+    return tried, {name: np.concatenate([part[name] for part in tables]) for name in tables[0]}
+
+
+def _most_are_infeasible(values: Float[np.ndarray, " n"]) -> bool:
+    return bool(np.isnan(values).mean() > 0.5)
 
 
 def _best_ones(tried: list[_Tried]) -> list[_Tried]:
@@ -156,7 +172,12 @@ def _best_ones(tried: list[_Tried]) -> list[_Tried]:
 
 
 def _try(
-    plan: Plan, scale: float | None, gram_values: GramValues, data: Data, criterion: str
+    plan: Plan,
+    by: str,
+    scale: float | None,
+    gram_values: GramValues,
+    data: Data,
+    criterion: str,
 ) -> _Tried:
     size = size_class(len(data.x))
     points = Points(
@@ -165,31 +186,21 @@ def _try(
         padded(data.weights, size),
         np.asarray(gram_values.precision),
     )
-
-    def tried(by: str) -> _Tried:
-        asked = plan.asked(by, len(data.x))
-        problem = chains.decompose(points, asked)
-        _warn_if_indefinite(problem, asked.method)
-        searched = choosing.search(
-            points,
-            problem,
-            choosing.levels_of(plan.level, by, points),
-            asked,
-            criterion=criterion,
-            folds=data.padded_folds,
-            candidates=plan.candidates,
-        )
-        return _Tried(scale, gram_values, points, problem, asked, searched)
-
-    found = tried(plan.by)
-    if found.searched.is_feasible:
-        return found
-    if plan.by == "tolerance" and plan.level is None:
-        # A space of few functions: all tolerances are below its floor.
-        found = tried("multiplier")
-        if found.searched.is_feasible:
-            return found
-    raise _infeasible(found)
+    if not np.isfinite(np.asarray(points.values)).all():
+        raise ValueError("kernel must have finite values at the points; some are nan or infinite.")
+    asked = plan.asked(by, len(data.x))
+    problem = chains.decompose(points, asked)
+    _warn_if_indefinite(problem, asked.method)
+    searched = choosing.search(
+        points,
+        problem,
+        choosing.levels_of(plan.level, by, points),
+        asked,
+        criterion=criterion,
+        folds=data.padded_folds,
+        candidates=plan.candidates,
+    )
+    return _Tried(scale, gram_values, points, problem, asked, searched)
 
 
 def _warn_if_indefinite(problem: Problem, method: str) -> None:

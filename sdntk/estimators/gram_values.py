@@ -174,9 +174,7 @@ class GramValues:
         if isinstance(self.kernel, LibraryKernel):
             # Padded by points that the kernel takes; their values count for nothing.
             checked = self.kernel.check("X", _repeated(rows, num_rows))
-            columns = jnp.asarray(_repeated(self.x, num_columns))
-            self.kernel.require_one_shape("X", checked, "X of fit", columns)
-            return kernel_block(self.kernel, checked, columns)
+            return kernel_block(self.kernel, checked, jnp.asarray(_repeated(self.x, num_columns)))
         values = np.asarray(kernel_block(self.kernel, rows, self.x))
         return padded(values, num_rows, num_columns)
 

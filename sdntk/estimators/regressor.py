@@ -34,8 +34,8 @@ class SelfDistilledRegressor(MultiOutputMixin, RegressorMixin, SelfDistilled):  
             the criterion.
         kernel_params: other parameters of a kernel by name, such as {"nu": 2.5}, {"degree": 2,
             "bias": 0} or {"depth": 3}.
-        tolerance: a positive number, or "auto": 40 of them are tried, 0.1% to 98%. Where none of
-            these is feasible, in a space of few functions, multipliers are tried instead.
+        tolerance: a positive number, or "auto": 40 of them are tried, 0.1% to 98%. Where most of
+            these are infeasible, in spaces of few functions, multipliers are tried instead.
         relative: whether tolerances are fractions of the labels' mean square, about their mean
             where they are centred; of each output.
         multiplier: c in place of a tolerance (scikit-learn's alpha is c W), a positive number or
@@ -48,7 +48,8 @@ class SelfDistilledRegressor(MultiOutputMixin, RegressorMixin, SelfDistilled):  
         criterion: by which is chosen. "auto": the squared error in ten folds, equal points together
             (of more than 2,000 points "gcv"); "gcv": generalised cross-validation, ten times as
             quick, but biased near interpolation; "sure" (with the variance of the noise that the
-            best single fit by "gcv" leaves); a number of folds, or a splitter of scikit-learn.
+            best single fit by "gcv" leaves); a number of folds, or a splitter of scikit-learn. Of
+            several outputs it is the mean: bring them to one scale.
         outputs: "separate", every output meets the tolerance by itself, or "joint".
         center: whether the labels' mean is taken off and added back to predictions, so that
             tolerances and collapse refer to the spread.
@@ -91,7 +92,8 @@ class SelfDistilledRegressor(MultiOutputMixin, RegressorMixin, SelfDistilled):  
                 made dense.
             y: labels, shape (K,) or (K, Q).
             sample_weight: w_i >= 0, shape (K,). A point of weight 2 is two points, except in folds
-                of your own; by "gcv" and "sure", weights of a mean below 1 count as of mean 1.
+                of your own; weights that are not all whole numbers say nothing of how many points
+                there are.
 
         Raises:
             ValueError, TypeError: each names the parameter; a tolerance that is infeasible, with

@@ -21,6 +21,7 @@ from scipy.spatial.distance import pdist
 from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.kernel_ridge import KernelRidge
+from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GridSearchCV, KFold, ShuffleSplit, TimeSeriesSplit
 
 import sdntk
@@ -290,6 +291,52 @@ def test_where_no_tolerance_is_feasible_multipliers_are_tried():
         SelfDistilledRegressor("linear", tolerance=0.5).fit(X, y)
 
 
+@pytest.mark.filterwarnings("ignore::sdntk.UndecidedWarning")
+def test_a_space_of_few_functions_is_tuned_as_well_as_a_ridge():
+    lines = RNG.normal(size=(40, K, 3))
+    errors = []
+    for x in lines[:8]:
+        truth = x @ np.array([1.0, -0.5, 0.2])
+        y = truth + RNG.normal(size=K)
+        model = SelfDistilledRegressor("linear").fit(x, y)
+        assert model.tolerance_ is None
+        ridge = RidgeCV(np.geomspace(1e-3, 1e3, 20)).fit(x, y)
+        errors.append([np.mean((one.predict(x) - truth) ** 2) for one in (model, ridge)])
+    ours, theirs = np.mean(errors, axis=0)
+    assert ours < 1.3 * theirs
+
+
+@pytest.mark.filterwarnings("ignore::sdntk.UndecidedWarning")
+@pytest.mark.parametrize("method", ["dense", "tridiagonal"])
+def test_what_rounding_decides_is_not_chosen(method):
+    """A smooth kernel, whose tiny eigenvalues are noise, and a fit without noise."""
+    x = np.linspace(0, 1, 120)[:, None]
+    y = np.sin(5 * x[:, 0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", sdntk.PrecisionWarning)
+        model = SelfDistilledRegressor(length_scale=0.5, criterion="gcv", method=method).fit(x, y)
+    assert model.score(x, y) > 0.99
+    tried = model.table_["gcv"].isna()
+    assert tried.any() or model.tolerance_ is not None
+
+
+@pytest.mark.filterwarnings("ignore::sdntk.UndecidedWarning")
+def test_scales_with_and_without_feasible_tolerances():
+    x = RNG.uniform(-1, 1, (200, 1))
+    model = SelfDistilledRegressor(length_scale="auto", criterion="gcv", rounds=1)
+    model.fit(x, RNG.normal(size=200))
+    assert len(model.table_) == 5 * 40
+
+
+@pytest.mark.usefixtures("as_users_call")
+def test_points_of_another_shape_and_values_that_are_nan():
+    model = SelfDistilledRegressor(KERNEL, tolerance=0.3, rounds=1).fit(X, Y)
+    with pytest.raises(ValueError, match=r"X (must have the training|has 1 features)"):
+        model.predict(X[:, :1])
+    with pytest.raises(ValueError, match="kernel must have finite values"):
+        SelfDistilledRegressor(lambda a, b: np.full((len(a), len(b)), np.nan)).fit(X, Y)
+
+
 # ---- weighted points ----
 
 
@@ -513,7 +560,7 @@ def test_bad_weights_matrices_and_classes_are_named():
     with pytest.raises(ValueError, match=r"y must be 0 or reach between 1e-150 and 1e\+150"):
         SelfDistilledRegressor().fit(X, 1e300 * Y)
     in_space = SelfDistilledRegressor(KERNEL, tolerance=0.3, rounds=1).fit(X.reshape(K, 3, 1), Y)
-    with pytest.raises(ValueError, match="X of fit"):
+    with pytest.raises(ValueError, match=r"X must have the training points' shape \(3, 1\)"):
         in_space.predict(np.ones((5, 3, 2)))
     with pytest.raises(ValueError, match="X must be the square matrix"):
         SelfDistilledRegressor("precomputed").fit(X, Y)
