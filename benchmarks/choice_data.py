@@ -146,7 +146,7 @@ def image_split(name: str, train: int, seed: int, noises: tuple[float, ...]) -> 
     right, num_classes = classes[order], classes.max() + 1
     points = sdntk.datasets.standardise(pool[order[:train]], pool[order[train:]], unit_norm=True)
     noisy = {
-        noise: sdntk.datasets.label_noise(right[:train], noise, noise_key, num_classes)
+        noise: sdntk.datasets.label_noise(right[:train], noise, noise_key, int(num_classes))
         for noise in noises
     }
     return ImageSplit(np.concatenate(points), right, noisy)
