@@ -293,9 +293,9 @@ def test_where_no_tolerance_is_feasible_multipliers_are_tried():
 
 @pytest.mark.filterwarnings("ignore::sdntk.UndecidedWarning")
 def test_a_space_of_few_functions_is_tuned_as_well_as_a_ridge():
-    lines = RNG.normal(size=(40, K, 3))
     errors = []
-    for x in lines[:8]:
+    for points in np.random.default_rng(1).normal(size=(8, K, 3)):
+        x = points - points.mean(axis=0)  # a ridge's intercept is then the labels' mean
         truth = x @ np.array([1.0, -0.5, 0.2])
         y = truth + RNG.normal(size=K)
         model = SelfDistilledRegressor("linear").fit(x, y)
@@ -480,13 +480,15 @@ def test_clones_folds_and_grids_compile_nothing_anew():
     model = SelfDistilledRegressor(rounds=2, tolerance=0.2)
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        assert compilations(lambda: model.fit(x, y).predict(x[:20])) > 3
+        for_one_class = compilations(lambda: model.fit(x, y).predict(x[:20]))
+        assert for_one_class > 3
         assert compilations(lambda: clone(model).fit(x[:73], y[:73]).predict(x[:18])) == 0
         assert compilations(lambda: clone(model).set_params(tolerance=0.4).fit(x, y)) == 0
         grid = {"tolerance": [0.1, 0.3], "length_scale": [1.0, 2.0]}
         # 93 points: folds of 46 and 47, of one class; then all of them, of another.
         x, y = np.tile(x, (2, 1))[:93], np.tile(y, 2)[:93]
-        assert compilations(lambda: GridSearchCV(model, grid, cv=2).fit(x, y)) < 24
+        in_all = compilations(lambda: GridSearchCV(model, grid, cv=2).fit(x, y))
+        assert in_all <= 2 * for_one_class
         assert compilations(lambda: GridSearchCV(model, grid, cv=2).fit(x, y)) == 0
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
