@@ -7,7 +7,6 @@ benchmarks/results/choices, with a figure.
 """
 
 import dataclasses
-import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,15 +147,7 @@ def keep(folders: list[Path]) -> None:
     if not folders:
         raise typer.BadParameter("no run is finished.")
     splits = choice_tables.read(folders)
-    ratios = choice_tables.ratios(splits)
-    KEPT.mkdir(parents=True, exist_ok=True)
-    choice_tables.wide(splits).to_csv(KEPT / "splits.csv", index=False, float_format="%.5g")
-    ratios.round(4).to_csv(KEPT / "ratios.csv", index=False)
-    summary = choice_tables.summary(ratios)
-    summary.round(4).to_csv(KEPT / "summary.csv", index=False)
-    configurations = {f.name: json.loads((f / "config.json").read_text()) for f in folders}
-    (KEPT / "config.json").write_text(json.dumps(configurations, indent=1) + "\n")
-    report.show("Test error over that of one fit by 10 folds", summary.to_dict("records"))
+    ratios = choice_tables.keep(splits, folders, KEPT, choices.REFERENCE)
     save_figures({"ratios": choice_tables.plot(ratios)}, KEPT)
 
 

@@ -1,5 +1,6 @@
 """The tables of the study of choices, and its figure: test errors as ratios to the reference."""
 
+import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -8,6 +9,7 @@ import pandas as pd
 import scipy.stats
 from matplotlib.figure import Figure
 
+from benchmarks import report
 from benchmarks.choices import REFERENCE
 from sdntk.experiments.paired import CONFIDENCE
 from sdntk.experiments.records import Records
@@ -88,6 +90,26 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def keep(splits: pd.DataFrame, folders: list[Path], kept: Path, reference: str) -> pd.DataFrame:
+    """Write every split's errors, their ratios, a summary and the runs' configurations; the ratios.
+
+    Args:
+        splits: of all runs.
+        folders: of the runs.
+        kept: the folder that is written to.
+        reference: the rule with which all others are compared.
+    """
+    table = ratios(splits, reference)
+    kept.mkdir(parents=True, exist_ok=True)
+    wide(splits).to_csv(kept / "splits.csv", index=False, float_format="%.5g")
+    table.round(4).to_csv(kept / "ratios.csv", index=False)
+    summary(table).round(4).to_csv(kept / "summary.csv", index=False)
+    configurations = {f.name: json.loads((f / "config.json").read_text()) for f in folders}
+    (kept / "config.json").write_text(json.dumps(configurations, indent=1) + "\n")
+    report.show(f"Test error over that of {reference}", summary(table).to_dict("records"))
+    return table
 
 
 def plot(table: pd.DataFrame) -> Figure:

@@ -5,7 +5,6 @@ data of the study "Does it pay?".
 on one core), ``--gather`` puts the finished runs into benchmarks/results/estimators.
 """
 
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -273,17 +272,8 @@ def keep(folders: list[Path]) -> None:
         setting = {name: records.configuration[name] for name in ("dataset", "kernel", "train")}
         splits.append(records["splits"].assign(**setting))
         times.append(records["times"].assign(**setting))
-    together = pd.concat(splits, ignore_index=True)
-    ratios = choice_tables.ratios(together, REFERENCE)
-    summary = choice_tables.summary(ratios)
-    KEPT.mkdir(parents=True, exist_ok=True)
-    choice_tables.wide(together).to_csv(KEPT / "splits.csv", index=False, float_format="%.5g")
-    ratios.round(4).to_csv(KEPT / "ratios.csv", index=False)
-    summary.round(4).to_csv(KEPT / "summary.csv", index=False)
+    choice_tables.keep(pd.concat(splits, ignore_index=True), folders, KEPT, REFERENCE)
     pd.concat(times, ignore_index=True).round(4).to_csv(KEPT / "times.csv", index=False)
-    configurations = {f.name: json.loads((f / "config.json").read_text()) for f in folders}
-    (KEPT / "config.json").write_text(json.dumps(configurations, indent=1) + "\n")
-    report.show(f"Test error over that of {REFERENCE}", summary.to_dict("records"))
 
 
 if __name__ == "__main__":

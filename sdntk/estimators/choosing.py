@@ -148,7 +148,8 @@ def levels_of(level: float | None, by: str, points: Points) -> Float[np.ndarray,
         return np.asarray([level])
     if by == "tolerance":
         return TOLERANCES
-    size = np.average(np.diagonal(np.asarray(points.values)), weights=np.asarray(points.weights))
+    diagonal = np.asarray(jnp.diagonal(jnp.asarray(points.values)))
+    size = np.average(diagonal, weights=np.asarray(points.weights))
     return MULTIPLIERS * (float(size) if size > 0 else 1.0)
 
 

@@ -4,6 +4,7 @@ one's chain is run.
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -186,7 +187,7 @@ def _try(
         padded(data.weights, size),
         np.asarray(gram_values.precision),
     )
-    if not np.isfinite(np.asarray(points.values)).all():
+    if not jnp.isfinite(points.values).all():
         raise ValueError("kernel must have finite values at the points; some are nan or infinite.")
     asked = plan.asked(by, len(data.x))
     problem = chains.decompose(points, asked)

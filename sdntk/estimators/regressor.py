@@ -46,10 +46,10 @@ class SelfDistilledRegressor(MultiOutputMixin, RegressorMixin, SelfDistilled):  
             the criterion is folds, else of :func:`sdntk.mixing.one_shot`. Tolerance or multiplier
             are then those of the best single fit.
         criterion: by which is chosen. "auto": the squared error in ten folds, equal points together
-            (of more than 2,000 points "gcv"); "gcv": generalised cross-validation, ten times as
-            quick, but biased near interpolation; "sure" (with the variance of the noise that the
-            best single fit by "gcv" leaves); a number of folds, or a splitter of scikit-learn. Of
-            several outputs it is the mean: bring them to one scale.
+            (of more than 2,000 points "gcv"); "gcv": generalised cross-validation, five to ten
+            times as quick, but biased near interpolation; "sure" (with the variance of the noise
+            that the best single fit by "gcv" leaves); a number of folds, or a splitter of
+            scikit-learn. Of several outputs it is the mean: bring them to one scale.
         outputs: "separate", every output meets the tolerance by itself, or "joint".
         center: whether the labels' mean is taken off and added back to predictions, so that
             tolerances and collapse refer to the spread.

@@ -93,9 +93,8 @@ class Composed(LibraryKernel):
         return error if is_traced(error) else float(error)
 
 
-@pytree
-class Sum(Composed):
-    """The kernel ``k1 + k2``."""
+class _OfTwo(Composed):
+    """A composed kernel of two parts, its fields ``k1`` and ``k2``."""
 
     k1: LibraryKernel
     k2: LibraryKernel
@@ -103,6 +102,14 @@ class Sum(Composed):
     @property
     def parts(self) -> tuple[LibraryKernel, ...]:
         return self.k1, self.k2
+
+
+@pytree
+class Sum(_OfTwo):
+    """The kernel ``k1 + k2``."""
+
+    k1: LibraryKernel
+    k2: LibraryKernel
 
     def combine(self, *values: Any) -> Any:
         return values[0] + values[1]
@@ -124,15 +131,11 @@ class Sum(Composed):
 
 
 @pytree
-class Product(Composed):
+class Product(_OfTwo):
     """The kernel ``k1 * k2``."""
 
     k1: LibraryKernel
     k2: LibraryKernel
-
-    @property
-    def parts(self) -> tuple[LibraryKernel, ...]:
-        return self.k1, self.k2
 
     def combine(self, *values: Any) -> Any:
         return values[0] * values[1]
