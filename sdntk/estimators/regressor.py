@@ -75,8 +75,9 @@ class SelfDistilledRegressor(MultiOutputMixin, RegressorMixin, SelfDistilled):  
         >>> x = np.random.default_rng(0).uniform(-3, 3, (200, 1))
         >>> y = np.sin(x[:, 0]) + 0.3 * np.random.default_rng(1).normal(size=200)
         >>> model = SelfDistilledRegressor().fit(x, y)
-        >>> model.predict([[1.5]]).round(1).tolist(), model.rounds_ >= 1
-        ([1.0], True)
+        >>> error = np.mean((model.predict(x) - np.sin(x[:, 0])) ** 2)
+        >>> model.rounds_ >= 1, bool(error < 0.02)        # the noise has 0.09
+        (True, True)
     """
 
     def fit(
