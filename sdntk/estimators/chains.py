@@ -126,11 +126,10 @@ class Chains(NamedTuple):
     degrees_of_freedom: Float[Array, "L T *Q"]
     training_error: Float[Array, "L T *Q"]
 
-    @property
-    def infeasible(self) -> Any:
-        """Of each level and round, whether it is for any output."""
-        infeasible = self.status == Status.INFEASIBLE
-        return infeasible.reshape(*infeasible.shape[:2], -1).any(axis=2)
+
+def any_infeasible(status: Int[Any, "L T *Q"]) -> Bool[Any, "L T"]:
+    """Of each level and round, whether it is for any output."""
+    return (status == Status.INFEASIBLE).reshape(*status.shape[:2], -1).any(axis=2)
 
 
 @partial(jax.jit, static_argnames="asked")
@@ -170,7 +169,15 @@ def run(
     problem: Problem, levels: Float[Array, " L"], asked: Asked, *, with_duals: bool = False
 ) -> tuple[Chains, Any]:
     """Chains at every level; with their dual coefficients b, shape (L, T, m, Q), where wanted."""
-    spectrum, z = problem.spectrum, problem.z
+    found = _levels(problem, levels, asked, with_duals=with_duals, with_traces=True)
+    # run_levels takes the mean over all rows, of which some are padding.
+    error = found.training_error * (problem.spectrum.num_points / problem.total)
+    duals = jax.vmap(problem.on_points)(found.duals) if with_duals else None
+    return Chains(found.multipliers, found.status, found.degrees_of_freedom, error), duals
+
+
+def _levels(problem: Problem, levels: Float[Array, " L"], asked: Asked, **wanted: bool) -> Levels:
+    z = problem.z
     num_outputs = 1 if not asked.joint else z.shape[1]
     by_output = jnp.broadcast_to(levels[:, None], (len(levels), z.shape[1]))
     by_output = levels if asked.joint else by_output
@@ -183,18 +190,9 @@ def run(
         chains = ChainSpec(radius, None, alpha, asked.rounds, asked.joint)
     outside = jnp.zeros(z.shape[1:], z.dtype)
     found: Levels = run_levels(
-        spectrum,
-        z,
-        problem.unit,
-        outside,
-        chains,
-        relative=asked.relative,
-        with_duals=with_duals,
+        problem.spectrum, z, problem.unit, outside, chains, relative=asked.relative, **wanted
     )
-    # run_levels takes the mean over all rows, of which some are padding.
-    error = found.training_error * (spectrum.num_points / problem.total)
-    duals = jax.vmap(problem.on_points)(found.duals) if with_duals else None
-    return Chains(found.multipliers, found.status, found.degrees_of_freedom, error), duals
+    return found
 
 
 def _norm_of_one(problem: Problem, asked: Asked, num_outputs: int) -> Float[Array, "*Q"]:
@@ -271,49 +269,76 @@ class Folds(NamedTuple):
     kept: Float[Any, "F m"]
     left_out: Float[Any, "F m"]
 
+    @property
+    def most_left_out(self) -> int:
+        """A class of sizes that holds what any fold leaves out, the same for all equal folds of a
+        class.
+        """
+        num_folds, num_points = self.left_out.shape
+        of_equal_folds, most = -(-num_points // num_folds), self.left_out.sum(axis=1).max()
+        return size_class(max(of_equal_folds, int(most)))
 
-@partial(jax.jit, static_argnames="asked")
+
+@partial(jax.jit, static_argnames=("most", "asked"))
 def by_folds(
-    points: Points, folds: Folds, levels: Float[Array, " L"], asked: Asked
+    points: Points, folds: Folds, levels: Float[Array, " L"], most: int, asked: Asked
 ) -> Float[Array, "L T"]:
-    """The weighted mean squared error, over points and outputs, at points that were left out."""
+    """The weighted mean squared error, over points and outputs, at points that were left out;
+    ``most`` of them in a fold.
+    """
 
     def of_fold(fold: Folds) -> Float[Array, "L T"]:
-        problem = decompose(points._replace(weights=points.weights * fold.kept), asked)
-        weights = points.weights * fold.left_out
-
-        def of_level(level: Float[Array, ""]) -> Float[Array, " T"]:
-            chains, predicted = _at_points(points, problem, level, asked)
-            residuals = points.labels[:, None] - predicted
-            squares = weights[:, None, None] * residuals**2
-            return jnp.where(chains.infeasible[0], jnp.nan, jnp.sum(squares, axis=(0, 2)))
-
-        squares: Float[Array, "L T"] = map_items(of_level, levels)
-        return squares
+        rows, there = _left_out(fold, most)
+        weights = there * points.weights[rows]
+        infeasible, predicted = _predictions(points, fold, rows, levels, asked)
+        residuals = points.labels[rows][None, :, None] - predicted
+        squares = jnp.sum(weights[None, :, None, None] * residuals**2, axis=(1, 3))
+        return jnp.where(infeasible, jnp.nan, squares)
 
     by_fold: Float[Array, "F L T"] = jax.lax.map(of_fold, folds)
     count = jnp.sum(folds.left_out * points.weights[None]) * points.labels.shape[1]
     return jnp.sum(by_fold, axis=0) / count
 
 
-@partial(jax.jit, static_argnames="asked")
+@partial(jax.jit, static_argnames=("most", "asked"))
 def left_out_predictions(
-    points: Points, folds: Folds, level: Float[Array, ""], asked: Asked
+    points: Points, folds: Folds, level: Float[Array, ""], most: int, asked: Asked
 ) -> Float[Array, "m T Q"]:
     """What each round of a chain predicts at every point, the mean over folds that leave it out; 0
     at points that none does.
     """
 
     def of_fold(fold: Folds) -> Float[Array, "m T Q"]:
-        problem = decompose(points._replace(weights=points.weights * fold.kept), asked)
-        return fold.left_out[:, None, None] * _at_points(points, problem, level, asked)[1]
+        rows, there = _left_out(fold, most)
+        predicted = (
+            there[:, None, None] * _predictions(points, fold, rows, level[None], asked)[1][0]
+        )
+        nothing = jnp.zeros((len(points.labels), *predicted.shape[1:]), predicted.dtype)
+        return nothing.at[rows].add(predicted)
 
     times = jnp.maximum(jnp.sum(folds.left_out, axis=0), 1)
     return jnp.sum(jax.lax.map(of_fold, folds), axis=0) / times[:, None, None]
 
 
-def _at_points(
-    points: Points, problem: Problem, level: Float[Array, ""], asked: Asked
-) -> tuple[Chains, Float[Array, "m T Q"]]:
-    chains, duals = run(problem, level[None], asked, with_duals=True)
-    return chains, predict(points.values, duals[0]) + problem.offset[None, None]
+def _left_out(fold: Folds, most: int) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
+    """The numbers of points that a fold leaves out, and 1 for each; 0 for those that fill up."""
+    rows = jnp.nonzero(fold.left_out, size=most, fill_value=0)[0]
+    return rows, jnp.where(jnp.arange(most) < jnp.sum(fold.left_out > 0), 1.0, 0.0)
+
+
+def _predictions(
+    points: Points, fold: Folds, rows: Int[Array, " n"], levels: Float[Array, " L"], asked: Asked
+) -> tuple[Bool[Array, "L T"], Float[Array, "L n T Q"]]:
+    """Which rounds are infeasible without a fold's points, and what the others predict at rows."""
+    problem = decompose(points._replace(weights=points.weights * fold.kept), asked)
+    # In the basis: a level costs a product with few rows, and no way back to all points.
+    on_points = (problem.root / problem.total)[:, None] * points.values[rows].T
+    cross = problem.spectrum.rotate(on_points).T
+
+    def of_level(level: Float[Array, ""]) -> tuple[Bool[Array, " T"], Float[Array, "n T Q"]]:
+        found = _levels(problem, level[None], asked, with_duals=True, with_traces=False)
+        predicted = predict(cross, jnp.moveaxis(found.duals[0], 1, 0))
+        return any_infeasible(found.status)[0], predicted + problem.offset[None, None]
+
+    by_level: tuple[Any, Any] = map_items(of_level, levels)
+    return by_level

@@ -112,14 +112,15 @@ def search(
         candidates: which rounds may be chosen.
     """
     found = chains.run(problem, levels, asked)[0]
-    if criterion == "held_out":
-        values = chains.by_folds(points, folds, levels, asked)
+    if folds is not None and criterion == "held_out":
+        values = chains.by_folds(points, folds, levels, folds.most_left_out, asked)
     else:
         values = chains.by_gcv(problem, found, asked)
         if criterion == "sure":
             single = jnp.nanargmin(values[:, 0])
             values = chains.by_sure(problem, found, asked, _noise(problem, found, asked, single))
-    feasible = np.where(np.asarray(found.infeasible), np.nan, np.asarray(values))
+    infeasible = chains.any_infeasible(found.status)
+    feasible = np.where(np.asarray(infeasible), np.nan, np.asarray(values))
     if len(levels) > 1:
         feasible[_decided_by_rounding(problem, found)] = np.nan
     return Searched(asked.by, np.asarray(levels), feasible, candidates, found)
@@ -225,7 +226,8 @@ def weights_of_folds(
     points: Points, folds: Folds, multiplier: float, asked: Asked
 ) -> Float[np.ndarray, " T"]:
     """:func:`sdntk.mixing.held_out` of what folds predict at the points that they leave out."""
-    predicted = chains.left_out_predictions(points, folds, jnp.asarray(multiplier), asked)
+    level = jnp.asarray(multiplier)
+    predicted = chains.left_out_predictions(points, folds, level, folds.most_left_out, asked)
     weights = np.sqrt(np.asarray(points.weights) * (folds.left_out.sum(axis=0) > 0))
     scaled = np.moveaxis(np.asarray(predicted), 1, 0) * weights[None, :, None]
     return np.asarray(mixing.held_out(scaled, points.labels * weights[:, None]).weights)

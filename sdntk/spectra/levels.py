@@ -31,7 +31,7 @@ class Levels(NamedTuple):
     Attributes:
         multipliers: c_t, infinite where collapsed, nan once infeasible.
         status: a :class:`sdntk.Status` of each round.
-        degrees_of_freedom: nan on a spectrum that knows no trace.
+        degrees_of_freedom: nan on a spectrum that knows no trace, and where not wanted.
         training_error: |y - f_t|^2/K against the labels; with joint outputs, over K Q.
         duals: dual coefficients in the basis, shape (L, T, m) or (L, T, m, Q); None unless asked
             for.
@@ -44,7 +44,7 @@ class Levels(NamedTuple):
     duals: Any
 
 
-@partial(jax.jit, static_argnames=("relative", "with_duals"))
+@partial(jax.jit, static_argnames=("relative", "with_duals", "with_traces"))
 def run_levels(
     spectrum: AbstractSpectrum,
     z: Float[Array, "m *P"],
@@ -54,6 +54,7 @@ def run_levels(
     *,
     relative: bool,
     with_duals: bool,
+    with_traces: bool = True,
 ) -> Levels:
     """Run all chains.
 
@@ -65,14 +66,15 @@ def run_levels(
         chains: with a level for each along the first axis of its radius or multiplier.
         relative: whether tolerances are fractions of the labels' mean square.
         with_duals: whether dual coefficients are wanted.
+        with_traces: whether degrees of freedom are, which take longer than the rest.
     """
 
     def one(chain: ChainSpec) -> Levels:
         path = spectrum.multiplier_path(z, chain.in_unit(unit))
         rounds = replay(spectrum, z, path.multipliers, chain.ground_truth_weight)
-        known = ChainOnSpectrum(spectrum, z, path.multipliers, chain.ground_truth_weight)
         df = jnp.full_like(path.multipliers, jnp.nan)
-        if spectrum.has_all_eigenvalues:
+        if with_traces and spectrum.has_all_eigenvalues:
+            known = ChainOnSpectrum(spectrum, z, path.multipliers, chain.ground_truth_weight)
             df = traces_of_filters(spectrum.eigenvalues, known)
             if chain.multiplier is None:
                 df = df + multiplier_responses(known, relative=relative)
