@@ -4,9 +4,11 @@ Distances are taken from differences, not from |x|^2 + |x'|^2 - 2 x.x': that sho
 1e-8 for points that nearly coincide, enough to make a Matern Gram matrix indefinite.
 """
 
+import abc
 import math
 from dataclasses import field
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -17,40 +19,92 @@ from sdntk._pytrees import pytree
 from sdntk.kernels.base import Kernel
 from sdntk.kernels.parameters import Parameter, as_lengths, as_written, in_use
 
-
-def _squared_distance(
-    x: Float[Array, " p"], t: Float[Array, " p"], lengths: Parameter
-) -> Float[Array, ""]:
-    length_scale = in_use(lengths)
-    if length_scale.ndim == 1 and length_scale.shape != x.shape:
-        raise ValueError(
-            f"length_scale must be a scalar or have one entry for each of the {x.size} "
-            f"coordinates; its shape is {length_scale.shape}."
-        )
-    if length_scale.ndim == 1:
-        return _sum_of_squares((x - t) / length_scale)
-    # A common scale has its derivative after the sum, where (l/l)^2 = 1: a derivative of one number
-    # costs less than one for each coordinate.
-    constant = lax.stop_gradient(length_scale)
-    return _sum_of_squares((x - t) / constant) * (constant / length_scale) ** 2
+#: So many coordinates are summed in one pass over all pairs, which keeps nothing but their sum.
+COORDINATES = 16
 
 
-def _sum_of_squares(r: Float[Array, " p"]) -> Float[Array, ""]:
-    # Beyond 1e4 length scales every kernel here is exactly 0; without the cap squares overflow and
-    # derivatives turn nan.
-    return jnp.sum(jnp.clip(r, -1e4, 1e4) ** 2)
-
-
-@pytree
-class RBF(Kernel):
-    """The kernel that :func:`rbf` returns."""
+class Stationary(Kernel):
+    """A function of r^2 = |x - x'|^2 / length_scale^2."""
 
     length_scale: Parameter
 
     parameter_checks = {"length_scale": as_lengths}  # noqa: RUF012
 
+    @abc.abstractmethod
+    def of_squared_distance(self, r2: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """g, for r^2 of any shape."""
+
     def pair(self, x: Float[Array, " p"], t: Float[Array, " p"]) -> Float[Array, ""]:
-        return jnp.exp(-_squared_distance(x, t, self.length_scale) / 2)
+        """g(x, t) for one pair of points."""
+        return self.of_squared_distance(_squared_distances(x[None], t[None], self.length_scale))[
+            0, 0
+        ]
+
+    def block(
+        self, x1: Float[Array, "n1 ..."], x2: Float[Array, "n2 ..."]
+    ) -> Float[Array, "n1 n2"]:
+        """g(x1_i, x2_j) for all pairs of points that :meth:`check` let pass; compiled."""
+        return _of_all_pairs(self, x1, x2)
+
+
+@jax.jit
+def _of_all_pairs(
+    kernel: Stationary, x1: Float[Array, "n1 ..."], x2: Float[Array, "n2 ..."]
+) -> Float[Array, "n1 n2"]:
+    rows, columns = kernel.coordinates(x1), kernel.coordinates(x2)
+    return kernel.of_squared_distance(_squared_distances(rows, columns, kernel.length_scale))
+
+
+def _squared_distances(
+    x1: Float[Array, "n1 p"], x2: Float[Array, "n2 p"], lengths: Parameter
+) -> Float[Array, "n1 n2"]:
+    length_scale = in_use(lengths)
+    if length_scale.ndim == 1 and length_scale.shape != x1.shape[1:]:
+        raise ValueError(
+            f"length_scale must be a scalar or have one entry for each of the {x1.shape[1]} "
+            f"coordinates; its shape is {length_scale.shape}."
+        )
+    if length_scale.ndim == 1:
+        return _sums_of_squares(x1 / length_scale[None], x2 / length_scale[None])
+    # A common scale has its derivative after the sum, where (l/l)^2 = 1: a derivative of one number
+    # costs less than one for each coordinate.
+    constant = lax.stop_gradient(length_scale)
+    return _sums_of_squares(x1 / constant, x2 / constant) * (constant / length_scale) ** 2
+
+
+def _sums_of_squares(x1: Float[Array, "n1 p"], x2: Float[Array, "n2 p"]) -> Float[Array, "n1 n2"]:
+    """Coordinate by coordinate: an array of all differences would take p times the memory and, on a
+    CPU, ten times as long.
+    """
+    num_coordinates = x1.shape[1]
+    sums = jnp.zeros((len(x1), len(x2)), jnp.result_type(x1, x2))
+    if num_coordinates <= COORDINATES:
+        return _add_squares(sums, x1.T, x2.T)
+    num_parts = -(-num_coordinates // COORDINATES)
+    missing = num_parts * COORDINATES - num_coordinates
+    in_parts = num_parts, COORDINATES, -1
+    parts = tuple(jnp.pad(x.T, ((0, missing), (0, 0))).reshape(in_parts) for x in (x1, x2))
+    return lax.scan(lambda sums, part: (_add_squares(sums, *part), None), sums, parts)[0]
+
+
+def _add_squares(
+    sums: Float[Array, "n1 n2"], x1: Float[Array, "q n1"], x2: Float[Array, "q n2"]
+) -> Float[Array, "n1 n2"]:
+    # Beyond 1e4 length scales every kernel here is exactly 0; without the cap squares overflow and
+    # derivatives turn nan.
+    for row, column in zip(x1, x2, strict=True):
+        sums += jnp.clip(row[:, None] - column[None], -1e4, 1e4) ** 2
+    return sums
+
+
+@pytree
+class RBF(Stationary):
+    """The kernel that :func:`rbf` returns."""
+
+    length_scale: Parameter
+
+    def of_squared_distance(self, r2: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        return jnp.exp(-r2 / 2)
 
     def __repr__(self) -> str:
         return f"rbf({as_written(self.length_scale)})"
@@ -79,15 +133,13 @@ def rbf(length_scale: ArrayLike = 1.0) -> RBF:
 
 
 @pytree
-class Laplace(Kernel):
+class Laplace(Stationary):
     """The kernel that :func:`laplace` returns."""
 
     length_scale: Parameter
 
-    parameter_checks = {"length_scale": as_lengths}  # noqa: RUF012
-
-    def pair(self, x: Float[Array, " p"], t: Float[Array, " p"]) -> Float[Array, ""]:
-        return jnp.exp(-safe_sqrt(_squared_distance(x, t, self.length_scale)))
+    def of_squared_distance(self, r2: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        return jnp.exp(-safe_sqrt(r2))
 
     def __repr__(self) -> str:
         return f"laplace({as_written(self.length_scale)})"
@@ -118,17 +170,15 @@ def laplace(length_scale: ArrayLike = 1.0) -> Laplace:
 
 
 @pytree
-class Matern(Kernel):
+class Matern(Stationary):
     """The kernel that :func:`matern` returns."""
 
     length_scale: Parameter
     degree: int = field(metadata={"static": True})  # nu - 1/2
 
-    parameter_checks = {"length_scale": as_lengths}  # noqa: RUF012
-
-    def pair(self, x: Float[Array, " p"], t: Float[Array, " p"]) -> Float[Array, ""]:
+    def of_squared_distance(self, r2: Float[Array, "*n"]) -> Float[Array, "*n"]:
         p = self.degree
-        r = math.sqrt(2 * p + 1) * safe_sqrt(_squared_distance(x, t, self.length_scale))
+        r = math.sqrt(2 * p + 1) * safe_sqrt(r2)
         # exp(-r) is 0 from 746 on; without the cap the polynomial overflows and 0 * inf is nan.
         r = jnp.minimum(r, 800.0)
         f = math.factorial
