@@ -62,8 +62,9 @@ def _run(name: str) -> dict[str, np.ndarray]:
     labels = y[:, 0] if outputs == 1 else y
     if "tolerance" in level:
         level = {"tolerance": level["tolerance"] * float(np.mean(y**2))}
+    options: dict[str, Any] = dict(level)
     run = sdntk.distill(
-        kernels[kernel_name](), x, labels, **level, rounds=rounds, ground_truth_weight=alpha,
+        kernels[kernel_name](), x, labels, **options, rounds=rounds, ground_truth_weight=alpha,
         outputs=kind, method=method,
     )  # fmt: skip
     found = {

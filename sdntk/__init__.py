@@ -21,6 +21,7 @@ from sdntk.spectra.dense import Spectrum, decompose
 from sdntk.spectra.fit import SpectralFit, fit_filter
 from sdntk.spectra.krylov import AccuracyError, krylov
 from sdntk.spectra.krylov_spectrum import KrylovSpectrum
+from sdntk.spectra.nystrom import NystromSpectrum, nystrom
 from sdntk.spectra.tridiagonal import TridiagonalSpectrum, tridiagonalise
 from sdntk.storage import load
 from sdntk.theory import bounds, filters
@@ -50,6 +51,7 @@ __all__ = [
     "KrylovSpectrum",
     "Method",
     "Multiplier",
+    "NystromSpectrum",
     "PrecisionWarning",
     "Retraining",
     "SelfDistilledClassifier",
@@ -84,6 +86,7 @@ __all__ = [
     "losses",
     "mixing",
     "networks",
+    "nystrom",
     "optimisers",
     "retrain",
     "selection",

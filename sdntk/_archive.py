@@ -24,6 +24,8 @@ from sdntk._arguments import as_path
 VERSION = 1
 #: Fields with defaults, by class, that older files of this format lack.
 _FIELDS_SINCE = {"SpectralFit": {"degrees_of_freedom"}}
+#: Fields that older files have under another name, by class.
+_RENAMED = {"Distillation": {"fitted": "known_fitted"}}
 _HEADER = "header"
 
 
@@ -133,10 +135,12 @@ def _decode(value: Any, arrays: Mapping[str, np.ndarray], classes: Mapping[str, 
     kind = classes[value["enum"] if "enum" in value else value["class"]]
     if "enum" in value:
         return kind(value["value"])
-    missing = set(field_names(kind) or ()) ^ set(value["fields"])
+    names = _RENAMED.get(kind.__name__, {})
+    fields = {names.get(name, name): field for name, field in value["fields"].items()}
+    missing = set(field_names(kind) or ()) ^ set(fields)
     if not missing <= _FIELDS_SINCE.get(kind.__name__, set()):
         raise ValueError(f"the fields of {kind.__name__} are others")
-    return kind(**{name: _decode(v, arrays, classes) for name, v in value["fields"].items()})
+    return kind(**{name: _decode(field, arrays, classes) for name, field in fields.items()})
 
 
 def _as_jax(array: np.ndarray) -> Any:
@@ -149,7 +153,13 @@ def _as_jax(array: np.ndarray) -> Any:
 
 
 def field_names(kind: type) -> list[str] | None:
-    """The names of the fields of a dataclass or NamedTuple; None for any other class."""
+    """The names of the fields of a dataclass or NamedTuple that files hold; None for any other
+    class.
+    """
     if dataclasses.is_dataclass(kind):
-        return [field.name for field in dataclasses.fields(kind) if field.init]
+        return [
+            field.name
+            for field in dataclasses.fields(kind)
+            if field.init and not field.metadata.get("not_saved")
+        ]
     return list(getattr(kind, "_fields", ())) or None

@@ -163,7 +163,7 @@ def as_points(name: str, value: ArrayLike) -> Float[Array, "K ..."]:
 
 
 def require_one_shape(
-    name1: str, points1: Float[Array, "n1 ..."], name2: str, points2: Float[Array, "n2 ..."]
+    name1: str, points1: Float[Any, "n1 ..."], name2: str, points2: Float[Any, "n2 ..."]
 ) -> None:
     """Refuse two sets of points of different shapes; single numbers may be (n,) or (n, 1)."""
     shape1, shape2 = points1.shape[1:], points2.shape[1:]

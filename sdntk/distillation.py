@@ -41,6 +41,8 @@ def distill(
     rank_tolerance: ArrayLike | None = None,
     method: MethodName = "dense",
     rtol: float = 1e-6,
+    landmarks: Any = None,
+    key: Array | None = None,
 ) -> Distillation:
     """Train a kernel machine on its own predictions, round after round.
 
@@ -69,12 +71,16 @@ def distill(
         method: "dense", by an eigendecomposition; "tridiagonal", as exact and, of many points,
             quicker, but without eigenvectors, hence without ``filters``; "krylov", by products with
             the Gram matrix alone, as many as its ``rtol`` asks for (with a tolerance, for weights
-            in [0, 1]); or "auto": dense up to 2,000 points, of traced arguments, with a rank
-            tolerance and for weights that krylov does not take, else krylov. Where the Krylov
-            method does not reach its accuracy, and memory allows it, the dense one takes over.
+            in [0, 1]); "nystrom", of millions of points, as far as the functions of ``landmarks``
+            reach (:func:`sdntk.nystrom`); or "auto": dense up to 2,000 points, of traced arguments,
+            with a rank tolerance and for weights that krylov does not take, else krylov. Where the
+            Krylov method does not reach its accuracy, and memory allows it, the dense one takes
+            over.
             ``run.method`` says which it was, ``run.method_reason`` why.
         rtol: of the Krylov method: the largest relative error of every c_t and f_t;
             ``run.error_bounds`` holds what was achieved.
+        landmarks: of the Nystrom method: how many of the points to take, or points.
+        key: of the Nystrom method: draws landmarks; ``jax.random.key(0)`` when left out.
 
     Returns:
         A :class:`Distillation`.
@@ -117,13 +123,15 @@ def distill(
         method=method,
         rtol=rtol,
         rank_tolerance=rank_tolerance,
+        landmarks=landmarks,
+        key=key,
         chain=chain,
     )
     run = distill_spectrum(chosen.spectrum, y, **chain)
     return dataclasses.replace(
         run,
         kernel=as_pytree_kernel(kernel),
-        x=points,
+        x=points if chosen.spectrum.dual_points is None else chosen.spectrum.dual_points,
         method=chosen.method,
         method_reason=chosen.reason,
     )
@@ -195,8 +203,8 @@ def _raise_if_infeasible(run: Distillation, labels: Float[Array, "K *P"], tolera
     raise ValueError(
         f"tolerance {format_number(asked)} is infeasible{which}: no function of this space comes "
         f"closer to the labels than a mean squared error of {format_number(worst)}, because "
-        f"{run.spectrum.describe_null_space()} eigenvalues of the Gram matrix are zero. The "
-        f"smallest feasible tolerance lies just above {format_number(worst)}."
+        f"{run.spectrum.describe_floor()}. The smallest feasible tolerance lies just above "
+        f"{format_number(worst)}."
     )
 
 
@@ -247,7 +255,7 @@ def _warn_if_out_of_range(run: Distillation) -> None:
     zero = {name: active & (values[name] == 0) for name in ("training_loss", "norms")}
     lost = [name for name, value in values.items() if np.isinf(value).any()]
     if any(where.any() for where in zero.values()):  # rarely: fits are large
-        fits = _anything(np.asarray(run.fitted), active)
+        fits = _anything(np.asarray(run.fitted_coordinates), active)
         targets = np.concatenate([_anything(values["rotated_labels"][None], active), fits[:-1]])
         there = {"training_loss": targets, "norms": fits}
         lost += [name for name in zero if name not in lost and (zero[name] & there[name]).any()]
@@ -257,9 +265,9 @@ def _warn_if_out_of_range(run: Distillation) -> None:
     low, high = (format_number(float(size)) for size in (sizes.min(), sizes.max()))
     reach = high if low == high else f"{low} to {high}, by output"
     warn(
-        f"{' and '.join(lost)} cannot be told in {run.fitted.dtype}, and hold inf or 0 where they "
-        f"are too large or too small: the rotated labels reach {reach}. Remedy: divide the labels "
-        "by that, and a tolerance by its square.",
+        f"{' and '.join(lost)} cannot be told in {run.spectrum.dtype}, and hold inf or 0 where "
+        f"they are too large or too small: the rotated labels reach {reach}. Remedy: divide the "
+        "labels by that, and a tolerance by its square.",
         PrecisionWarning,
     )
 

@@ -275,10 +275,12 @@ def _check_run(run: Distillation) -> None:
     """Refuse a run whose rounds are not the powers of one filter, or whose traces are unknown."""
     require_type("run", run, Distillation, "what distill or distill_spectrum returns")
     run.require_one()
-    if not run.spectrum.has_all_eigenvalues:
+    spectrum = run.spectrum
+    if not (spectrum.has_all_eigenvalues and spectrum.has_basis_on_points):
         raise ValueError(
             "run must be on a spectrum that has all eigenvalues, dense or tridiagonal: a "
-            f"{type(run.spectrum).__name__} knows no trace, and no signal but its labels."
+            f"{type(spectrum).__name__} does not know those that are zero, or no signal but its "
+            "labels."
         )
     if is_traced(run):
         return

@@ -267,10 +267,10 @@ def leave_one_out(
     """
     check_spectrum(spectrum)
     labels = as_labels("y", y, spectrum.num_points, dtype=spectrum.dtype)
-    if not spectrum.has_all_eigenvalues:
+    if not (spectrum.has_all_eigenvalues and spectrum.has_basis_on_points):
         raise ValueError(
             "spectrum must be of all vectors, as what decompose(G) or tridiagonalise(G) returns "
-            "is; a Krylov spectrum knows those of its labels only."
+            "is; a Krylov or Nystrom spectrum knows those of its labels only."
         )
     c = as_positive("multiplier", multiplier, labels.shape[1:], dtype=labels.dtype)
     rotation = spectrum.rotate(jnp.eye(spectrum.num_points, dtype=spectrum.dtype))
@@ -289,8 +289,7 @@ def leave_one_out(
 
 def _training_error(run: Distillation) -> Float[Array, "T *Q"]:
     """|y - f_t|^2/K of every round, against the labels themselves; with joint outputs over K Q."""
-    labels = linearly(run.spectrum.unrotate, run.rotated_labels)
-    residuals = labels[None] - run.fitted
+    residuals = run.rotated_labels[None] - run.fitted_coordinates
     over = 1 if run.status.ndim == run.rotated_labels.ndim else (1, 2)
     return mean_square(residuals, _count(run), over=over)
 

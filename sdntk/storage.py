@@ -18,6 +18,7 @@ from sdntk.spectra.choose import Method
 from sdntk.spectra.dense import Spectrum
 from sdntk.spectra.fit import SpectralFit
 from sdntk.spectra.krylov_spectrum import KrylovSpectrum
+from sdntk.spectra.nystrom import Lost, NystromSpectrum
 from sdntk.spectra.tridiagonal import TridiagonalSpectrum
 
 _CLASSES: dict[str, type] = {
@@ -28,6 +29,8 @@ _CLASSES: dict[str, type] = {
         Spectrum,
         TridiagonalSpectrum,
         KrylovSpectrum,
+        NystromSpectrum,
+        Lost,
         ErrorBounds,
         Method,
         InfiniteWidth,
@@ -70,8 +73,8 @@ def load(path: str | Path, *, kernel: KernelFunction | None = None) -> Any:
 
     Returns:
         What was saved: a :class:`sdntk.Distillation`, :class:`sdntk.SpectralFit`,
-        :class:`sdntk.Spectrum`, :class:`sdntk.TridiagonalSpectrum` or
-        :class:`sdntk.KrylovSpectrum`.
+        :class:`sdntk.Spectrum`, :class:`sdntk.TridiagonalSpectrum`,
+        :class:`sdntk.KrylovSpectrum` or :class:`sdntk.NystromSpectrum`.
 
     Raises:
         FileNotFoundError: there is no such file. ValueError: it holds something else or is damaged;
@@ -114,22 +117,23 @@ def _check_shapes(value: Any) -> None:
     """Raise unless the parts go together: only shapes are computed."""
     if isinstance(value, AbstractSpectrum):
         z = jax.ShapeDtypeStruct((_num_vectors(value),), value.dtype)
-        on_points = jax.eval_shape(lambda spectrum, z: spectrum.unrotate(z), value, z)
-        _require(on_points.shape == (value.num_points,))
+        duals = jax.eval_shape(lambda spectrum, v: spectrum.as_duals(v), value, z)
+        _require(duals.shape == (_num_duals(value),))
+        if isinstance(value, NystromSpectrum):
+            _require(value.rotated_labels.shape[1:] == value.labels.shape[1:])
+            _require(len(value.rotated_labels) == len(value.eigenvalues))
         return
     _require(isinstance(value, Distillation | SpectralFit))
     _check_shapes(value.spectrum)
     duals = jax.eval_shape(lambda run: run.compute_duals(), value)
-    fitted = jax.eval_shape(lambda run: run.fitted, value)
-    _require(duals.shape == fitted.shape)
-    _require(value.x is None or len(value.x) == value.spectrum.num_points)
+    _require(value.x is None or len(value.x) == _num_duals(value.spectrum))
     if value.kernel is not None:
         values = jax.eval_shape(value.kernel, value.x[:1], value.x[:1])
         _require(values.shape == (1, 1))
     if isinstance(value, Distillation):
         _check_rounds(value)
     elif value.degrees_of_freedom is not None:
-        _require(value.degrees_of_freedom.shape in ((), fitted.shape[1:]))
+        _require(value.degrees_of_freedom.shape in ((), duals.shape[1:]))
 
 
 def _check_rounds(run: Distillation) -> None:
@@ -138,7 +142,11 @@ def _check_rounds(run: Distillation) -> None:
         of_rounds += run.error_bounds
     _require(all(array.shape == run.status.shape for array in of_rounds))
     _require(run.active_rounds.shape == run.status.shape[1:])
-    _require(len(run.fitted) == len(run.status))
+    duals = jax.eval_shape(lambda run: run.compute_duals(), run)
+    if run.known_fitted is not None:
+        _require(run.known_fitted.shape == duals.shape)
+    else:
+        _require(not run.spectrum.has_basis_on_points)
     _require(run.ground_truth_weight.shape in ((), (len(run.status) - 1,)))
     _require(run.filters is None or len(run.filters) == len(run.status))
     _require(jnp.issubdtype(run.status.dtype, jnp.integer))
@@ -150,6 +158,11 @@ def _num_vectors(spectrum: AbstractSpectrum) -> int:
     if isinstance(spectrum, TridiagonalSpectrum):  # whose eigenvalues would have to be computed
         return spectrum.num_points
     return len(spectrum.eigenvalues)
+
+
+def _num_duals(spectrum: AbstractSpectrum) -> int:
+    points = spectrum.dual_points
+    return spectrum.num_points if points is None else len(points)
 
 
 def _require(condition: Any) -> None:

@@ -294,7 +294,7 @@ def _as_training_points(
             f"x must hold the {spectrum.num_points} training points of the spectrum; it holds "
             f"{len(points)}."
         )
-    return points
+    return points if spectrum.dual_points is None else spectrum.dual_points
 
 
 # ---- criteria ----

@@ -265,6 +265,13 @@ def kernel_block(
     return _as_values(block(x1, x2), (len(x1), len(x2)))
 
 
+def kernel_diagonal(kernel: KernelFunction, x: Float[Array, "n ..."]) -> Float[Array, " n"]:
+    """g(x_i, x_i) of points that :func:`check_points` let pass."""
+    if isinstance(kernel, LibraryKernel):
+        return kernel.diagonal(x)
+    return jnp.concatenate([kernel_block(kernel, one[None], one[None])[0] for one in x])
+
+
 def kernel_precision(kernel: KernelFunction, x: Float[Array, "K ..."]) -> float | Float[Array, ""]:
     """:meth:`LibraryKernel.precision`; 0 of a function, of which nothing is known."""
     return kernel.precision(x) if isinstance(kernel, LibraryKernel) else 0.0

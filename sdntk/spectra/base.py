@@ -105,6 +105,26 @@ class AbstractSpectrum(abc.ABC):
     def floor(self, y: ArrayLike) -> Float[Array, "*Q"]:
         """The training loss that no function of this space can go below, shape () or (Q,)."""
 
+    # ---- values on points ----
+
+    @property
+    def has_basis_on_points(self) -> bool:
+        """Whether :meth:`unrotate` is a product, and not a pass over the points: then fitted values
+        are computed with a chain, else on demand.
+        """
+        return True
+
+    @property
+    def dual_points(self) -> Any:
+        """The points of dual coefficients where they are not the training points."""
+        return None
+
+    def as_duals(self, v: Float[Array, "m *P"]) -> Float[Array, "n *P"]:
+        """Dual coefficients of functions whose own in the basis are v, all axes behind the first
+        carried along.
+        """
+        return self.unrotate(v)
+
     # ---- chains ----
 
     def check_chain(self, chain: ChainSpec) -> None:  # noqa: B027 (most refuse none)
@@ -163,8 +183,11 @@ class AbstractSpectrum(abc.ABC):
         """Dual coefficients in the basis, without those that add nothing but rounding."""
         return duals
 
-    def describe_null_space(self) -> str:
-        """For a message: how many eigenvalues are zero."""
+    def describe_floor(self) -> str:
+        """For a message: why there are labels that no function comes close to."""
+        return f"{self._describe_null_space()} eigenvalues of the Gram matrix are zero"
+
+    def _describe_null_space(self) -> str:
         return f"{self.num_points - int(self.rank)} of {self.num_points}"
 
     def __repr__(self) -> str:

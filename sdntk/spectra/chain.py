@@ -1,6 +1,7 @@
 """The result of a chain of rounds on a spectrum, the object that users see."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,6 @@ class Distillation(Predictor):
             [0, 1], or that increase, may make later ones active again.
         filters: the diagonal of B_t (eq. 45), shape (T, K) or (T, K, Q); 0 where collapsed. None on
             the tridiagonal path.
-        fitted: f_t on the training points, shape (T, K) or (T, K, Q); 0 where collapsed.
         training_loss: mean squared distance of f_t to round t's own targets, shape (T,) or (T, Q);
             equals the tolerance in an active round. With "joint", the mean is over points and
             outputs.
@@ -53,10 +53,11 @@ class Distillation(Predictor):
         spectrum: the decomposed Gram matrix.
         rotated_labels: z_0 = V y_0, shape (K,) or (K, Q).
         ground_truth_weight: alpha as it was given, shape () or (T - 1,).
+        known_fitted: :attr:`fitted`, where they came with the run; None on a Nystrom spectrum.
         error_bounds: of a Krylov run, how far multipliers and fitted values are from the exact
             chain's at most.
         kernel: the kernel, if known (then :meth:`predict` works).
-        x: the training points, if known.
+        x: the training points, if known; of a Nystrom run the landmarks, which tell predictions.
         method: how the spectrum was computed, a :class:`sdntk.Method`; None where it was given.
         method_reason: why by this method, in words; transformations forget it.
 
@@ -67,7 +68,7 @@ class Distillation(Predictor):
     status: Int[Array, "T *Q"]
     active_rounds: Int[Array, "*Q"]
     filters: Any  # (T, K), (T, K, Q) or None
-    fitted: Float[Array, "T K *P"]
+    known_fitted: Float[Array, "T K *P"] | None
     training_loss: Float[Array, "T *Q"]
     norms: Float[Array, "T *Q"]
     iterations: Int[Array, "T *Q"]
@@ -86,6 +87,23 @@ class Distillation(Predictor):
         runs Ritz values, (M,) or (M, Q).
         """
         return self.spectrum.eigenvalues_for(self.rotated_labels)
+
+    @functools.cached_property
+    def fitted(self) -> Float[Array, "T K *P"]:
+        """Fitted values f_t on the training points, shape (T, K) or (T, K, Q); 0 where collapsed,
+        nan once infeasible. On a Nystrom spectrum they take a pass over the points, when first
+        asked for.
+        """
+        if self.known_fitted is not None:
+            return self.known_fitted
+        self.require_one()
+        coordinates = jnp.moveaxis(self.fitted_coordinates, 1, 0)
+        return jnp.moveaxis(linearly(self.spectrum.unrotate, coordinates), 0, 1)
+
+    @property
+    def fitted_coordinates(self) -> Float[Array, "T m *P"]:
+        """V f_t, fitted values in the basis of the spectrum."""
+        return trimmed(_replay(*self._to_replay())[0], len(self.status))
 
     @property
     def targets(self) -> Float[Array, "T K *P"]:
@@ -146,7 +164,7 @@ class Distillation(Predictor):
 
     def compute_duals(self) -> Float[Array, "T K *P"]:
         """Dual coefficients a_t = V^T (c_t I + D)^-1 z_t, shape (T, K) or (T, K, Q): f_t(x) = g_x^T
-        a_t (Prop. 1). 0 where collapsed.
+        a_t (Prop. 1). 0 where collapsed; of a Nystrom run those of its landmarks.
         """
         return trimmed(_replayed_duals(*self._to_replay()), len(self.status))
 
@@ -378,6 +396,7 @@ def _replayed_targets(spectrum: AbstractSpectrum, z: Array, c: Array, weight: Ar
 def _replayed_duals(spectrum: AbstractSpectrum, z: Array, c: Array, weight: Array) -> Array:
     def of(z: Array) -> Array:
         duals = replay(spectrum, z, c, weight).duals
-        return unrotate_rounds(spectrum, jax.vmap(spectrum.without_null_space)(duals))
+        duals = jnp.moveaxis(jax.vmap(spectrum.without_null_space)(duals), 1, 0)
+        return jnp.moveaxis(spectrum.as_duals(duals), 0, 1)
 
     return linearly(of, z)

@@ -15,10 +15,11 @@ from sdntk.spectra.base import AbstractSpectrum
 from sdntk.spectra.dense import as_rank_tolerance, decompose_checked
 from sdntk.spectra.krylov import AccuracyError, as_rtol, krylov, refuse_traced
 from sdntk.spectra.matrix import GramMatrix, in_full_precision
+from sdntk.spectra.nystrom import nystrom
 from sdntk.spectra.tridiagonal import tridiagonalise_checked
 
 #: What may be asked for.
-MethodName = Literal["dense", "tridiagonal", "krylov", "auto"]
+MethodName = Literal["dense", "tridiagonal", "krylov", "nystrom", "auto"]
 
 #: Up to so many points an eigendecomposition takes about a second, and ``method="auto"`` takes it.
 DENSE_POINTS = 2000
@@ -33,11 +34,14 @@ class Method(enum.StrEnum):
         A reduction to tridiagonal form: exact, without eigenvectors.
     KRYLOV
         Lanczos steps from products with the Gram matrix, to an accuracy asked for.
+    NYSTROM
+        Landmarks: exact for the kernel as far as their functions reach.
     """
 
     DENSE = "dense"
     TRIDIAGONAL = "tridiagonal"
     KRYLOV = "krylov"
+    NYSTROM = "nystrom"
 
 
 class Choice(NamedTuple):
@@ -57,6 +61,8 @@ def choose_spectrum(
     rtol: float,
     rank_tolerance: ArrayLike | None,
     chain: dict[str, Any],
+    landmarks: Any = None,
+    key: Array | None = None,
 ) -> Choice:
     """The spectrum of a kernel's Gram matrix for a chain.
 
@@ -68,6 +74,8 @@ def choose_spectrum(
         rtol: of the Krylov method.
         rank_tolerance: of the dense method.
         chain: what else :func:`krylov` wants to know of the chain, its keyword arguments.
+        landmarks: of the Nystrom method.
+        key: likewise.
     """
     as_choice("method", method, get_args(MethodName))
     rtol = as_rtol(rtol)
@@ -83,6 +91,15 @@ def choose_spectrum(
         raise ValueError(
             f'rank_tolerance must be left out unless method is "dense"; it is "{asked.method}".'
         )
+
+    if (asked.method is Method.NYSTROM) != (landmarks is not None):
+        raise ValueError(
+            'landmarks must be given for method="nystrom", a number or points, and for no other.'
+        )
+    if key is not None and asked.method is not Method.NYSTROM:
+        raise ValueError('key must be left out unless method is "nystrom".')
+    if asked.method is Method.NYSTROM:
+        return Choice(nystrom(kernel, x, y, landmarks=landmarks, key=key), *asked)
 
     def matrix_of_kernel() -> GramMatrix:
         return in_full_precision(compute_gram(kernel, x), kernel_precision(kernel, x))

@@ -84,8 +84,8 @@ class Predictor:
 
     def predict_from(self, cross_gram: ArrayLike) -> Float[Array, "..."]:
         """Predictions from ``gram(kernel, x_new, x)``, shape (n, K) (eqs. 16, 44)."""
-        num_points = self.spectrum.num_points
         duals = self.dual_coefficients
+        num_points = duals.shape[self._points_axis]
         cross = as_float_array("cross_gram", cross_gram, dtype=duals.dtype)
         if cross.ndim != 2 or cross.shape[1] != num_points or len(cross) == 0:
             raise ValueError(
@@ -193,12 +193,19 @@ class SpectralFit(Predictor):
 
     @property
     def fitted(self) -> Float[Array, "K *Q"]:
-        """Fitted values f(x_k): V^T F(d) z, shape (K,) or (K, Q)."""
-        return _unrotate(self.spectrum, self.fitted_coordinates)
+        """Fitted values f(x_k): V^T F(d) z, shape (K,) or (K, Q). On a Nystrom spectrum they take a
+        pass over the points.
+        """
+        if self.spectrum.has_basis_on_points:
+            return _unrotate(self.spectrum, self.fitted_coordinates)
+        fitted: Array = linearly(self.spectrum.unrotate, self.fitted_coordinates)
+        return fitted
 
     def compute_duals(self) -> Float[Array, "K *Q"]:
-        """Dual coefficients a = V^T F(d)/d z, shape (K,) or (K, Q)."""
-        return _unrotate(self.spectrum, self.dual_coordinates)
+        """Dual coefficients a = V^T F(d)/d z, shape (K,) or (K, Q); on a Nystrom spectrum those of
+        its landmarks.
+        """
+        return _as_duals(self.spectrum, self.dual_coordinates)
 
     def __repr__(self) -> str:
         shape = self.fitted_coordinates.shape[1:]
@@ -210,6 +217,11 @@ class SpectralFit(Predictor):
 @jax.jit
 def _unrotate(spectrum: AbstractSpectrum, z: Float[Array, "m *P"]) -> Float[Array, "K *P"]:
     return linearly(spectrum.unrotate, z)
+
+
+@jax.jit
+def _as_duals(spectrum: AbstractSpectrum, v: Float[Array, "m *P"]) -> Float[Array, "n *P"]:
+    return linearly(spectrum.as_duals, v)
 
 
 def fit_filter(
@@ -278,6 +290,7 @@ def fit_filter(
                 f"x must hold the {spectrum.num_points} training points of the spectrum; it holds "
                 f"{len(points)}."
             )
+        points = points if spectrum.dual_points is None else spectrum.dual_points
     z = linearly(spectrum.rotate, labels)
     if not is_traced(z) and not every(np.isfinite, z):
         raise ValueError(

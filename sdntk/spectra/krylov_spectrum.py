@@ -28,8 +28,8 @@ from sdntk._pytrees import pytree
 from sdntk.spectra.base import Eigenbasis, ErrorBounds, as_column
 from sdntk.spectra.krylov_bounds import error_bounds
 from sdntk.spectra.lanczos import ROUNDING, Lanczos
+from sdntk.spectra.own_labels import known_coordinates, without_derivatives
 from sdntk.theory.recurrence import ChainSpec, MultiplierPath
-from sdntk.theory.units import in_unit, out_of_unit, unit_of
 
 #: A spectrum has this number of pieces, or that times a power of two, the last ones empty: code is
 #: compiled for each number.
@@ -92,14 +92,12 @@ class KrylovSpectrum(Eigenbasis):
         others = "y must be the labels that this Krylov spectrum was made from: it knows no others."
         if y.shape != self.labels.shape:
             raise ValueError(others)
-        own, asked = (unit_of(labels, joint=False) for labels in (self.labels, y))
-        known = jnp.array_equal(in_unit(y, asked), in_unit(self.labels, own))
-        z = out_of_unit(in_unit(self.rotated_labels, own), asked)
+        known, z = known_coordinates(self.labels, self.rotated_labels, y)
         if is_traced(known):
             z = jnp.where(known, z, jnp.nan)
         elif not known:
             raise ValueError(others)
-        return _without_derivatives(y, z)
+        return without_derivatives(y, z)
 
     def unrotate(self, z: Float[Array, "M *Q"]) -> Float[Array, "K *Q"]:
         """Back to the training points, all axes behind the first carried along."""
@@ -129,24 +127,9 @@ class KrylovSpectrum(Eigenbasis):
             return super().__repr__()
         return f"{super().__repr__()[:-1]}, {int(self.steps)} Lanczos steps)"
 
-    def describe_null_space(self) -> str:
+    def _describe_null_space(self) -> str:
         """For a message: how far the zeros among the Ritz values can be told."""
         return f"as far as {int(self.steps)} Lanczos steps tell, some of {self.num_points}"
-
-
-@jax.custom_jvp
-def _without_derivatives(y: Float[Array, "K *Q"], z: Float[Array, "M *Q"]) -> Float[Array, "M *Q"]:
-    del y
-    return z
-
-
-@_without_derivatives.defjvp
-def _refuse(primals: Any, tangents: Any) -> Any:
-    raise NotImplementedError(
-        "Derivatives by the labels leave the Krylov space: a Krylov spectrum has those by "
-        "tolerance and multiplier only. "
-        "Use a dense one, decompose(G)."
-    )
 
 
 def ritz_spectrum(

@@ -104,7 +104,7 @@ def run_levels(
 @jax.jit
 def errors_at(
     spectrum: AbstractSpectrum,
-    cross: Float[Array, "n K"],
+    cross: Float[Array, "n k"],
     labels: Float[Array, "n *Q"],
     duals: Float[Array, "L T m *Q"],
 ) -> Float[Array, "L T"]:
@@ -112,13 +112,13 @@ def errors_at(
 
     Args:
         spectrum: of G.
-        cross: the Gram matrix between those points and the training points.
+        cross: the Gram matrix between those points and those of dual coefficients.
         labels: of those points.
         duals: of :class:`Levels`.
     """
 
     def of_level(duals: Float[Array, "T m *Q"]) -> Float[Array, " T"]:
-        on_points = spectrum.unrotate(jnp.moveaxis(duals, 1, 0))
+        on_points = spectrum.as_duals(jnp.moveaxis(duals, 1, 0))
         predicted = matmul(cross, on_points.reshape(len(on_points), -1))
         predicted = predicted.reshape(len(predicted), *on_points.shape[1:])
         residuals = jnp.moveaxis(predicted, 1, 0) - labels[None]

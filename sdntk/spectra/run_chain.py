@@ -60,7 +60,7 @@ class _PerRound(NamedTuple):
 
     multipliers: Float[Array, "T *Q"]
     status: Int[Array, "T *Q"]
-    fitted: Float[Array, "T K *P"]
+    known_fitted: Float[Array, "T K *P"] | None
     training_loss: Float[Array, "T *Q"]
     norms: Float[Array, "T *Q"]
     iterations: Int[Array, "T *Q"]
@@ -107,10 +107,13 @@ def _run_chain(
     count = num_residuals(z, spectrum.num_points, joint=chain.joint)
     norms = out_of_unit(_rkhs_norms(replayed, spectrum.num_points), unit)
     shared = out_of_unit(z, unit / jnp.max(unit)) if chain.joint else z  # the largest's unit
+    fitted = None
+    if spectrum.has_basis_on_points:
+        fitted = out_of_unit(unrotate_rounds(spectrum, replayed.fitted), unit)
     per_round = _PerRound(
         multipliers=jnp.where(active, c, jnp.nan),
         status=path.status,
-        fitted=out_of_unit(unrotate_rounds(spectrum, replayed.fitted), unit),
+        known_fitted=fitted,
         training_loss=_equal_to_tolerance(mean_square(residuals, count, over=over), active, chain),
         norms=_norms_of_all(norms) if norms.ndim > c.ndim else norms,
         iterations=path.iterations,

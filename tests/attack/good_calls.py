@@ -54,6 +54,8 @@ G = np.asarray(sdntk.gram(KERNEL, X))
 SPECTRUM, TRIDIAGONAL = sdntk.decompose(G), sdntk.tridiagonalise(G)
 CHAIN = {"tolerance": 0.3, "rounds": 2}
 KRYLOV = sdntk.krylov(sdntk.as_operator(G), Y, **CHAIN)
+NYSTROM = sdntk.nystrom(KERNEL, X, Y, landmarks=X)
+IN_NYSTROM = np.array([0.0, 1.0, 2.0, 3.0])
 RUN = sdntk.distill(KERNEL, X, Y, **CHAIN)
 PLAIN = sdntk.distill(KERNEL, X, Y, multiplier=0.3, rounds=2)
 RUN_BY_KRYLOV = sdntk.distill(KERNEL, X, Y, method="krylov", **CHAIN)
@@ -163,7 +165,8 @@ CALLS: dict[str, tuple] = {
         sdntk.distill,
         {"kernel": function(KERNEL), "x": points(X), "y": labels(Y), **ASKED}
         | {"rank_tolerance": optional(number(0.0, nonnegative))}
-        | {"method": choice("dense", "tridiagonal", "krylov", "auto"), "rtol": number(1e-6)},
+        | {"method": choice("dense", "tridiagonal", "krylov", "auto"), "rtol": number(1e-6)}
+        | {"landmarks": only(None), "key": only(None)},
     ),
     "distill_spectrum": (sdntk.distill_spectrum, {"spectrum": SPECTRA, "y": labels(Y), **ASKED}),
     "advise": (
@@ -250,6 +253,13 @@ CALLS: dict[str, tuple] = {
         sdntk.krylov,
         {"operator": only(sdntk.as_operator(G), sdntk.GramOperator), "y": labels(Y), **ASKED}
         | {"rtol": number(1e-6), "max_steps": optional(count(5), 5)},
+    ),
+    "nystrom": (
+        sdntk.nystrom,
+        {"kernel": function(KERNEL), "x": points(X), "y": labels(Y), "landmarks": count(2, 1, 3)}
+        | {"key": optional(one_key(KEYS[0]), KEYS[0]), "selection": choice("uniform", "pivoted")}
+        | {"path": only(None), "block_size": optional(count(2), 2)}
+        | {"dtype": optional(dtype(jnp.float64), jnp.float64)},
     ),
     "fit_filter": (
         sdntk.fit_filter,
@@ -567,6 +577,7 @@ CALLS: dict[str, tuple] = {
         f"{type(spectrum).__name__}.{method.__name__}": (method, arguments)
         for spectrum in (SPECTRUM, TRIDIAGONAL, KRYLOV)
         for method, arguments in (
+            (spectrum.as_duals, {"v": columns(np.ones(len(spectrum.eigenvalues)))}),
             (spectrum.rotate, {"y": columns(Y)}),
             (spectrum.unrotate, {"z": columns(np.ones(len(spectrum.eigenvalues)))}),
             (spectrum.apply, {"v": columns(np.ones(len(spectrum.eigenvalues)))}),
@@ -575,4 +586,7 @@ CALLS: dict[str, tuple] = {
             (spectrum.save, {"path": path("spectrum.npz")}),
         )
     },
+    "NystromSpectrum.rotate": (NYSTROM.rotate, {"y": columns(Y)}),
+    "NystromSpectrum.unrotate": (NYSTROM.unrotate, {"z": columns(IN_NYSTROM)}),
+    "NystromSpectrum.as_duals": (NYSTROM.as_duals, {"v": columns(IN_NYSTROM)}),
 }

@@ -53,6 +53,7 @@ EXEMPT = {
         "GramStore",
         "KrylovSpectrum",
         "MixingWeights",
+        "NystromSpectrum",
         "Multiplier",
         "Retraining",
         "SpectralFit",
