@@ -2,6 +2,8 @@
 everywhere.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -12,6 +14,11 @@ def matmul(a: Float[Array, "n K"], b: Float[Array, "K *Q"]) -> Float[Array, "n *
     fewer.
     """
     return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+
+
+def tensordot(a: Float[Array, "..."], b: Float[Array, "..."], axes: Any) -> Float[Array, "..."]:
+    """:func:`jax.numpy.tensordot` in full precision, likewise."""
+    return jnp.tensordot(a, b, axes, precision=lax.Precision.HIGHEST)
 
 
 def safe_sqrt(squared: Float[Array, "*n"]) -> Float[Array, "*n"]:

@@ -17,6 +17,7 @@ from sdntk._arguments import (
 )
 from sdntk.estimators.chains import Asked
 from sdntk.spectra.choose import DENSE_POINTS
+from sdntk.spectra.tridiagonal import runs_here
 
 #: rounds="auto" looks at so many.
 AUTO_ROUNDS = 10
@@ -83,7 +84,8 @@ class Plan:
         """What chains of so many points have in common; of many, without eigenvectors."""
         method = self.method
         if method == "auto":
-            method = "dense" if num_points <= DENSE_POINTS else "tridiagonal"
+            many = num_points > DENSE_POINTS and runs_here()
+            method = "tridiagonal" if many else "dense"
         relative = self.relative and by == "tolerance"
         return Asked(by, relative, self.rounds, self.joint, self.center, method)
 

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from sdntk._linalg import tensordot
 from sdntk._mapping import map_items
 from sdntk.spectra.base import AbstractSpectrum
 from sdntk.theory import filters
@@ -116,8 +117,8 @@ def _responses(chain: ChainOnSpectrum, relative: bool) -> Float[Array, " T"]:
         residuals = c * duals
         r = residuals / power_of_two(residuals)
         qr = c * spectrum.resolvent(c, r)
-        on_moves = jnp.tensordot(qr, state.moves, 2)
-        pull = -(filter_of_targets(now.number, qr) + state.gradients @ on_moves)
+        on_moves = tensordot(qr, state.moves, 2)
+        pull = -(filter_of_targets(now.number, qr) + tensordot(state.gradients, on_moves, 1))
         if relative:
             pull = pull + jnp.sum(residuals * r) * (z / jnp.sum(z**2))
         gradient = pull / jnp.sum(r * -move)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sdntk._linalg import tensordot
 from sdntk.gram_matrices.operator import GramOperator
 from sdntk.spectra.degrees_of_freedom import ChainOnSpectrum
 from sdntk.spectra.krylov_spectrum import KrylovSpectrum, ritz_spectrum
@@ -63,7 +64,7 @@ def traces_by_coordinates(
 ) -> Traces:
     """From the coordinates of n probes on Ritz vectors."""
     of_one = filters.distillation(ritz_values, chain.multipliers, chain.ground_truth_weight)[0]
-    by_probe = chain.outputs_with_one_multiplier * jnp.tensordot(of_one, z**2, ((1,), (0,)))
+    by_probe = chain.outputs_with_one_multiplier * tensordot(of_one, z**2, ((1,), (0,)))
     count = z.shape[1]
     scatter = (
         jnp.std(by_probe, axis=-1, ddof=1)

@@ -22,6 +22,7 @@ from jax.lax import linalg
 from jaxtyping import Array, Bool, Float
 
 from sdntk._arguments import ArrayLike, as_columns, as_labels, format_number, is_traced
+from sdntk._linalg import matmul
 from sdntk._pytrees import pytree
 from sdntk.spectra.base import AbstractSpectrum, as_shifted
 from sdntk.spectra.matrix import GramMatrix, as_gram_matrix
@@ -164,6 +165,11 @@ class TridiagonalSpectrum(AbstractSpectrum):
         return jnp.mean(residuals**2, axis=0) * unit * unit
 
 
+def runs_here() -> bool:
+    """Whether JAX has the reduction where it runs: everywhere but on TPUs."""
+    return jax.default_backend() != "tpu"
+
+
 def tridiagonalise(G: ArrayLike) -> TridiagonalSpectrum:  # noqa: N803 (theory's name)
     """Householder reduction of a Gram matrix, G = Q T Q^T: for chains that need no eigenvectors.
 
@@ -181,6 +187,7 @@ def tridiagonalise(G: ArrayLike) -> TridiagonalSpectrum:  # noqa: N803 (theory's
     Raises:
         ValueError, TypeError: not a square matrix of finite numbers, not symmetric, or (unless
             traced) indefinite beyond rounding. A traced indefinite matrix gives nan.
+            NotImplementedError: on a TPU.
 
     Warns:
         PrecisionWarning: G or the reduction is in float32.
@@ -199,8 +206,13 @@ def tridiagonalise_checked(matrix: GramMatrix) -> TridiagonalSpectrum:
     """:func:`tridiagonalise` for a matrix that has been checked.
 
     Raises:
-        ValueError: indefinite beyond rounding.
+        ValueError: indefinite beyond rounding. NotImplementedError: on a TPU.
     """
+    if not runs_here():
+        raise NotImplementedError(
+            "the tridiagonal path does not run on a TPU, for which JAX has no reduction to "
+            'tridiagonal form: take the dense one, decompose(G) or method="dense".'
+        )
     machine_eps = matrix.machine_epsilon
     diagonal, off_diagonal, reflectors, taus = _reduce(lax.stop_gradient(matrix.values))
     reduced = TridiagonalSpectrum(
@@ -273,7 +285,7 @@ def _reflected(
             place = jnp.arange(len(one.column))
             below = jnp.where(place > one.position, one.column, 0)
             v = jnp.where(place == one.position, 1, below)
-            return x - one.tau * v[:, None] * (v @ x)[None], None
+            return x - one.tau * v[:, None] * matmul(v[None], x), None
 
         vectors, taus = reflections
         every = _Reflection(jnp.arange(len(taus)), vectors.T, taus)
