@@ -22,7 +22,7 @@ from sdntk._linalg import matmul
 from sdntk._mapping import map_items
 from sdntk.spectra.base import AbstractSpectrum
 from sdntk.spectra.dense import decompose_checked
-from sdntk.spectra.levels import Levels, run_levels
+from sdntk.spectra.levels import Solved, duals_of_levels, solve_levels, traces_of_levels
 from sdntk.spectra.matrix import GramMatrix
 from sdntk.spectra.tridiagonal import tridiagonalise_checked
 from sdntk.theory.criteria import generalised_cross_validation, unbiased_risk
@@ -117,19 +117,18 @@ class Problem(NamedTuple):
 
 
 class Chains(NamedTuple):
-    """Chains at L levels: :class:`sdntk.spectra.levels.Levels` for weighted points, with what is
-    reported of every level, round and output (of joint outputs together).
-    """
+    """Chains at L levels: what :class:`sdntk.spectra.levels.Levels` has, for weighted points."""
 
     multipliers: Float[Array, "L T *Q"]
     status: Int[Array, "L T *Q"]
-    degrees_of_freedom: Float[Array, "L T *Q"]
     training_error: Float[Array, "L T *Q"]
+    degrees_of_freedom: Float[Array, "L T *Q"]
 
 
-def any_infeasible(status: Int[Any, "L T *Q"]) -> Bool[Any, "L T"]:
+def any_infeasible(status: Int[Any, "L T *Q"]) -> Bool[np.ndarray, "L T"]:
     """Of each level and round, whether it is for any output."""
-    return (status == Status.INFEASIBLE).reshape(*status.shape[:2], -1).any(axis=2)
+    infeasible = np.asarray(status) == Status.INFEASIBLE
+    return infeasible.reshape(*infeasible.shape[:2], -1).any(axis=2)
 
 
 @partial(jax.jit, static_argnames="asked")
@@ -164,19 +163,23 @@ def _spectrum(gram: GramMatrix, method: str) -> tuple[AbstractSpectrum, Bool[Arr
     return clipped, jnp.isnan(d).any()
 
 
-@partial(jax.jit, static_argnames=("asked", "with_duals"))
-def run(
-    problem: Problem, levels: Float[Array, " L"], asked: Asked, *, with_duals: bool = False
-) -> tuple[Chains, Any]:
-    """Chains at every level; with their dual coefficients b, shape (L, T, m, Q), where wanted."""
-    found = _levels(problem, levels, asked, with_duals=with_duals, with_traces=True)
-    # run_levels takes the mean over all rows, of which some are padding.
-    error = found.training_error * (problem.spectrum.num_points / problem.total)
-    duals = jax.vmap(problem.on_points)(found.duals) if with_duals else None
-    return Chains(found.multipliers, found.status, found.degrees_of_freedom, error), duals
+def run(problem: Problem, levels: Float[Any, " L"], asked: Asked) -> Chains:
+    """Chains at every level."""
+    solved = solve(problem, levels, asked)
+    df = traces_of_levels(
+        problem.spectrum,
+        problem.z,
+        solved.multipliers,
+        jnp.zeros(()),
+        by_tolerance=asked.by == "tolerance",
+        relative=asked.relative,
+    )
+    return Chains(solved.multipliers, solved.status, solved.training_error, df)
 
 
-def _levels(problem: Problem, levels: Float[Array, " L"], asked: Asked, **wanted: bool) -> Levels:
+@partial(jax.jit, static_argnames="asked")
+def solve(problem: Problem, levels: Float[Array, " L"], asked: Asked) -> Solved:
+    """The multipliers of chains at every level, and how well they fit."""
     z = problem.z
     num_outputs = 1 if not asked.joint else z.shape[1]
     by_output = jnp.broadcast_to(levels[:, None], (len(levels), z.shape[1]))
@@ -189,10 +192,19 @@ def _levels(problem: Problem, levels: Float[Array, " L"], asked: Asked, **wanted
         radius = jnp.sqrt(by_output) * (norm[None] if norm.ndim else norm)
         chains = ChainSpec(radius, None, alpha, asked.rounds, asked.joint)
     outside = jnp.zeros(z.shape[1:], z.dtype)
-    found: Levels = run_levels(
-        problem.spectrum, z, problem.unit, outside, chains, relative=asked.relative, **wanted
+    solved: Solved = solve_levels(problem.spectrum, z, problem.unit, outside, chains)
+    # The mean was over all rows, of which some are padding.
+    error = solved.training_error * (problem.spectrum.num_points / problem.total)
+    return solved._replace(training_error=error)
+
+
+@jax.jit
+def duals(problem: Problem, multipliers: Float[Array, "T *Q"]) -> Float[Array, "m T Q"]:
+    """Dual coefficients b of every round of a chain."""
+    found = duals_of_levels(
+        problem.spectrum, problem.z, multipliers[None], jnp.zeros(()), problem.unit
     )
-    return found
+    return problem.on_points(found[0])
 
 
 def _norm_of_one(problem: Problem, asked: Asked, num_outputs: int) -> Float[Array, "*Q"]:
@@ -231,6 +243,7 @@ def count_of(problem: Problem, asked: Asked) -> Float[Array, ""]:
     return num_points * (problem.z.shape[1] if asked.joint else 1)
 
 
+@partial(jax.jit, static_argnames="asked")
 def by_gcv(problem: Problem, chains: Chains, asked: Asked) -> Float[Array, "L T"]:
     """Generalised cross-validation, the mean over outputs."""
     count = count_of(problem, asked)
@@ -238,6 +251,7 @@ def by_gcv(problem: Problem, chains: Chains, asked: Asked) -> Float[Array, "L T"
     return _mean(values)
 
 
+@partial(jax.jit, static_argnames="asked")
 def by_sure(
     problem: Problem, chains: Chains, asked: Asked, noise: Float[Array, "*Q"]
 ) -> Float[Array, "L T"]:
@@ -279,66 +293,77 @@ class Folds(NamedTuple):
         return size_class(max(of_equal_folds, int(most)))
 
 
-@partial(jax.jit, static_argnames=("most", "asked"))
 def by_folds(
-    points: Points, folds: Folds, levels: Float[Array, " L"], most: int, asked: Asked
-) -> Float[Array, "L T"]:
-    """The weighted mean squared error, over points and outputs, at points that were left out;
-    ``most`` of them in a fold.
+    points: Points, folds: Folds, levels: Float[Any, " L"], asked: Asked
+) -> Float[np.ndarray, "L T"]:
+    """The weighted mean squared error, over points and outputs, at points that were left out; nan
+    where infeasible without those of a fold.
     """
-
-    def of_fold(fold: Folds) -> Float[Array, "L T"]:
-        rows, there = _left_out(fold, most)
-        weights = there * points.weights[rows]
-        infeasible, predicted = _predictions(points, fold, rows, levels, asked)
-        residuals = points.labels[rows][None, :, None] - predicted
-        squares = jnp.sum(weights[None, :, None, None] * residuals**2, axis=(1, 3))
-        return jnp.where(infeasible, jnp.nan, squares)
-
-    by_fold: Float[Array, "F L T"] = jax.lax.map(of_fold, folds)
-    count = jnp.sum(folds.left_out * points.weights[None]) * points.labels.shape[1]
-    return jnp.sum(by_fold, axis=0) / count
+    most, squares = folds.most_left_out, []
+    for fold in map(Folds, *folds):
+        problem = decompose(points._replace(weights=points.weights * fold.kept), asked)
+        solved = solve(problem, levels, asked)
+        at = _at_left_out(points, problem, fold, most)
+        of_fold = np.array(_squares(problem, at, solved.multipliers))
+        of_fold[any_infeasible(solved.status)] = np.nan
+        squares.append(of_fold)
+    count = np.sum(folds.left_out * points.weights) * points.labels.shape[1]
+    return np.sum(squares, axis=0) / count
 
 
-@partial(jax.jit, static_argnames=("most", "asked"))
 def left_out_predictions(
-    points: Points, folds: Folds, level: Float[Array, ""], most: int, asked: Asked
-) -> Float[Array, "m T Q"]:
+    points: Points, folds: Folds, level: float, asked: Asked
+) -> Float[np.ndarray, "m T Q"]:
     """What each round of a chain predicts at every point, the mean over folds that leave it out; 0
     at points that none does.
     """
-
-    def of_fold(fold: Folds) -> Float[Array, "m T Q"]:
-        rows, there = _left_out(fold, most)
-        predicted = (
-            there[:, None, None] * _predictions(points, fold, rows, level[None], asked)[1][0]
-        )
-        nothing = jnp.zeros((len(points.labels), *predicted.shape[1:]), predicted.dtype)
-        return nothing.at[rows].add(predicted)
-
-    times = jnp.maximum(jnp.sum(folds.left_out, axis=0), 1)
-    return jnp.sum(jax.lax.map(of_fold, folds), axis=0) / times[:, None, None]
+    predicted = np.zeros((len(points.weights), asked.rounds, points.labels.shape[1]))
+    for fold in map(Folds, *folds):
+        problem = decompose(points._replace(weights=points.weights * fold.kept), asked)
+        solved = solve(problem, np.asarray([level]), asked)
+        at = _at_left_out(points, problem, fold, folds.most_left_out)
+        of_fold = np.asarray(_predictions(problem, at, solved.multipliers[0]))
+        left = np.flatnonzero(fold.left_out)
+        predicted[left] += of_fold[: len(left)]
+    return predicted / np.maximum(folds.left_out.sum(axis=0), 1)[:, None, None]
 
 
-def _left_out(fold: Folds, most: int) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
-    """The numbers of points that a fold leaves out, and 1 for each; 0 for those that fill up."""
+class _LeftOut(NamedTuple):
+    """The points that a fold leaves out, filled up to a class of sizes by points of weight 0."""
+
+    cross: Float[Array, "n m"]  # a level costs a product with it, and no way back to all points
+    labels: Float[Array, "n Q"]
+    weights: Float[Array, " n"]
+
+
+@partial(jax.jit, static_argnames="most")
+def _at_left_out(points: Points, problem: Problem, fold: Folds, most: int) -> _LeftOut:
     rows = jnp.nonzero(fold.left_out, size=most, fill_value=0)[0]
-    return rows, jnp.where(jnp.arange(most) < jnp.sum(fold.left_out > 0), 1.0, 0.0)
-
-
-def _predictions(
-    points: Points, fold: Folds, rows: Int[Array, " n"], levels: Float[Array, " L"], asked: Asked
-) -> tuple[Bool[Array, "L T"], Float[Array, "L n T Q"]]:
-    """Which rounds are infeasible without a fold's points, and what the others predict at rows."""
-    problem = decompose(points._replace(weights=points.weights * fold.kept), asked)
-    # In the basis: a level costs a product with few rows, and no way back to all points.
+    there = jnp.arange(most) < jnp.sum(fold.left_out > 0)
     on_points = (problem.root / problem.total)[:, None] * points.values[rows].T
     cross = problem.spectrum.rotate(on_points).T
+    return _LeftOut(cross, points.labels[rows], jnp.where(there, points.weights[rows], 0))
 
-    def of_level(level: Float[Array, ""]) -> tuple[Bool[Array, " T"], Float[Array, "n T Q"]]:
-        found = _levels(problem, level[None], asked, with_duals=True, with_traces=False)
-        predicted = predict(cross, jnp.moveaxis(found.duals[0], 1, 0))
-        return any_infeasible(found.status)[0], predicted + problem.offset[None, None]
 
-    by_level: tuple[Any, Any] = map_items(of_level, levels)
-    return by_level
+@jax.jit
+def _predictions(
+    problem: Problem, at: _LeftOut, multipliers: Float[Array, "T *Q"]
+) -> Float[Array, "n T Q"]:
+    found = duals_of_levels(
+        problem.spectrum, problem.z, multipliers[None], jnp.zeros(()), problem.unit
+    )
+    return predict(at.cross, jnp.moveaxis(found[0], 1, 0)) + problem.offset[None, None]
+
+
+@jax.jit
+def _squares(
+    problem: Problem, at: _LeftOut, multipliers: Float[Array, "L T *Q"]
+) -> Float[Array, "L T"]:
+    """Weighted sums of squared errors."""
+
+    def of_level(multipliers: Float[Array, "T *Q"]) -> Float[Array, " T"]:
+        residuals = at.labels[:, None] - _predictions(problem, at, multipliers)
+        return jnp.sum(at.weights[:, None, None] * residuals**2, axis=(0, 2))
+
+    squares: Float[Array, "L T"] = map_items(of_level, multipliers)
+    return squares

@@ -63,15 +63,9 @@ class Searched(NamedTuple):
         return int(level), int(range(self.values.shape[1])[self.candidates][t])
 
     @property
-    def best(self) -> tuple[float, int]:
-        """The level and round of the least value."""
-        level, t = self.place
-        return float(self.levels[level]), t
-
-    @property
-    def best_single(self) -> float:
-        """The level of the least value of round 0."""
-        return float(self.levels[np.nanargmin(self.values[:, 0])])
+    def place_of_single(self) -> int:
+        """The index of the level of the least value of round 0."""
+        return int(np.nanargmin(self.values[:, 0]))
 
     def rows(self, name: str) -> dict[str, Any]:
         """Columns of a tidy table; ``name`` is the criterion's."""
@@ -111,16 +105,15 @@ def search(
         folds: of "held_out".
         candidates: which rounds may be chosen.
     """
-    found = chains.run(problem, levels, asked)[0]
+    found = chains.run(problem, levels, asked)
     if folds is not None and criterion == "held_out":
-        values = chains.by_folds(points, folds, levels, folds.most_left_out, asked)
+        values = chains.by_folds(points, folds, levels, asked)
     else:
         values = chains.by_gcv(problem, found, asked)
         if criterion == "sure":
             single = jnp.nanargmin(values[:, 0])
             values = chains.by_sure(problem, found, asked, _noise(problem, found, asked, single))
-    infeasible = chains.any_infeasible(found.status)
-    feasible = np.where(np.asarray(infeasible), np.nan, np.asarray(values))
+    feasible = np.where(chains.any_infeasible(found.status), np.nan, np.asarray(values))
     if len(levels) > 1:
         feasible[_decided_by_rounding(problem, found)] = np.nan
     return Searched(asked.by, np.asarray(levels), feasible, candidates, found)
@@ -226,8 +219,7 @@ def weights_of_folds(
     points: Points, folds: Folds, multiplier: float, asked: Asked
 ) -> Float[np.ndarray, " T"]:
     """:func:`sdntk.mixing.held_out` of what folds predict at the points that they leave out."""
-    level = jnp.asarray(multiplier)
-    predicted = chains.left_out_predictions(points, folds, level, folds.most_left_out, asked)
+    predicted = chains.left_out_predictions(points, folds, multiplier, asked)
     weights = np.sqrt(np.asarray(points.weights) * (folds.left_out.sum(axis=0) > 0))
-    scaled = np.moveaxis(np.asarray(predicted), 1, 0) * weights[None, :, None]
+    scaled = np.moveaxis(predicted, 1, 0) * weights[None, :, None]
     return np.asarray(mixing.held_out(scaled, points.labels * weights[:, None]).weights)

@@ -135,15 +135,16 @@ def fit(plan: Plan, kernels: dict[float | None, GramValues], data: Data, criteri
     if is_open:
         _warn_if_undecided(best, criterion, int(np.sum(data.weights > 0)))
 
-    (level, t), single_level = best.searched.best, best_single.searched.best_single
+    (place, t), of_single = best.searched.place, best_single.searched.place_of_single
     weights = plan.weights
     if isinstance(weights, str):
+        level = float(best.searched.levels[place])
         weights = _weights_of_rounds(best, data, level, plan.rounds)
-    chain = _chain(best, level, t if weights is None else plan.rounds - 1, data)
+    chain = _chain(best, place, t if weights is None else plan.rounds - 1, data)
     _warn_if_imprecise(best.problem, chain.multipliers)
     single = chain.first_round
-    if best is not best_single or level != single_level:
-        single = _chain(best_single, single_level, 0, data)
+    if best is not best_single or place != of_single:
+        single = _chain(best_single, of_single, 0, data)
     return Chosen(chain._replace(weights=weights), single, table)
 
 
@@ -236,21 +237,22 @@ def _warn_if_undecided(tried: _Tried, criterion: Any, num_points: int) -> None:
     warn_if_undecided(criterion, num_points, df, count)
 
 
-def _chain(tried: _Tried, level: float, last: int, data: Data) -> Fitted:
-    """Rounds 0 to ``last`` at a level."""
-    found, duals = chains.run(tried.problem, np.asarray([level]), tried.asked, with_duals=True)
-    rounds = slice(last + 1)
-    multipliers = np.asarray(found.multipliers)[0, rounds]
+def _chain(tried: _Tried, place: int, last: int, data: Data) -> Fitted:
+    """Rounds 0 to ``last`` at one of the levels that were tried."""
+    searched, rounds = tried.searched, slice(last + 1)
+    all_multipliers = np.asarray(searched.chains.multipliers)[place]
+    duals = np.moveaxis(np.asarray(chains.duals(tried.problem, all_multipliers)), 1, 0)
+    multipliers = all_multipliers[rounds]
     return Fitted(
         gram_values=tried.gram_values,
         length_scale=tried.length_scale,
-        by=tried.asked.by,
-        level=level,
+        by=searched.by,
+        level=float(searched.levels[place]),
         weights=None,
         offset=np.asarray(tried.problem.offset),
-        duals=np.moveaxis(np.asarray(duals)[0], 0, 1)[rounds, : len(data.x)],
+        duals=duals[rounds, : len(data.x)],
         multipliers=np.where(np.isinf(multipliers), np.nan, multipliers),
-        degrees_of_freedom=np.asarray(found.degrees_of_freedom)[0, rounds],
+        degrees_of_freedom=np.asarray(searched.chains.degrees_of_freedom)[place, rounds],
     )
 
 

@@ -1,4 +1,4 @@
-"""Chains at many tolerances or multipliers on one spectrum, in one compiled pass.
+"""Chains at many tolerances or multipliers on one spectrum, in compiled passes over all.
 
 All happens in the spectrum's basis: no fit is mapped back to the points, which would take longer
 than the chains themselves.
@@ -31,7 +31,7 @@ class Levels(NamedTuple):
     Attributes:
         multipliers: c_t, infinite where collapsed, nan once infeasible.
         status: a :class:`sdntk.Status` of each round.
-        degrees_of_freedom: nan on a spectrum that knows no trace, and where not wanted.
+        degrees_of_freedom: nan on a spectrum that knows no trace.
         training_error: |y - f_t|^2/K against the labels; with joint outputs, over K Q.
         duals: dual coefficients in the basis, shape (L, T, m) or (L, T, m, Q); None unless asked
             for.
@@ -44,7 +44,6 @@ class Levels(NamedTuple):
     duals: Any
 
 
-@partial(jax.jit, static_argnames=("relative", "with_duals", "with_traces"))
 def run_levels(
     spectrum: AbstractSpectrum,
     z: Float[Array, "m *P"],
@@ -54,7 +53,6 @@ def run_levels(
     *,
     relative: bool,
     with_duals: bool,
-    with_traces: bool = True,
 ) -> Levels:
     """Run all chains.
 
@@ -66,39 +64,94 @@ def run_levels(
         chains: with a level for each along the first axis of its radius or multiplier.
         relative: whether tolerances are fractions of the labels' mean square.
         with_duals: whether dual coefficients are wanted.
-        with_traces: whether degrees of freedom are, which take longer than the rest.
     """
+    solved = solve_levels(spectrum, z, unit, outside, chains)
+    given = spectrum, z, solved.multipliers, chains.ground_truth_weight
+    by_tolerance = chains.multiplier is None
+    df = traces_of_levels(*given, by_tolerance=by_tolerance, relative=relative)
+    duals = duals_of_levels(*given, unit) if with_duals else None
+    return Levels(solved.multipliers, solved.status, df, solved.training_error, duals)
 
-    def one(chain: ChainSpec) -> Levels:
+
+# Compiled apart: who runs many problems of one shape needs some of them only, each of them once.
+
+
+class Solved(NamedTuple):
+    """What a chain's multipliers are, and how well it fits: see :class:`Levels`."""
+
+    multipliers: Float[Array, "L T *Q"]
+    status: Int[Array, "L T *Q"]
+    training_error: Float[Array, "L T *Q"]
+
+
+@jax.jit
+def solve_levels(
+    spectrum: AbstractSpectrum,
+    z: Float[Array, "m *P"],
+    unit: Float[Array, "*Q"],
+    outside: Float[Array, "*P"],
+    chains: ChainSpec,
+) -> Solved:
+    """The multipliers of all chains; arguments as :func:`run_levels` has them."""
+
+    def one(chain: ChainSpec) -> Solved:
         path = spectrum.multiplier_path(z, chain.in_unit(unit))
         rounds = replay(spectrum, z, path.multipliers, chain.ground_truth_weight)
-        df = jnp.full_like(path.multipliers, jnp.nan)
-        if with_traces and spectrum.has_all_eigenvalues:
-            known = ChainOnSpectrum(spectrum, z, path.multipliers, chain.ground_truth_weight)
-            df = traces_of_filters(spectrum.eigenvalues, known)
-            if chain.multiplier is None:
-                df = df + multiplier_responses(known, relative=relative)
-
         joint = path.multipliers.ndim < z.ndim
         count = num_residuals(z, spectrum.num_points, joint=joint)
         error = mean_square(z[None] - rounds.fitted, count, over=(1, 2) if joint else 1)
         beyond = jnp.broadcast_to((jnp.sum(outside) if joint else outside) / count, error.shape)
-        return Levels(
-            path.multipliers,
-            path.status,
-            df,
-            out_of_unit(out_of_unit(error + beyond, unit), unit),
-            out_of_unit(rounds.duals, unit) if with_duals else None,
-        )
+        in_own_unit = out_of_unit(out_of_unit(error + beyond, unit), unit)
+        return Solved(path.multipliers, path.status, in_own_unit)
 
-    def by_level(level: Float[Array, "*Q"]) -> Levels:
+    def by_level(level: Float[Array, "*Q"]) -> Solved:
         if chains.multiplier is None:
             return one(dataclasses.replace(chains, radius=level))
         return one(dataclasses.replace(chains, multiplier=level))
 
     levels = chains.radius if chains.multiplier is None else chains.multiplier
-    found: Levels = map_items(by_level, levels)
+    found: Solved = map_items(by_level, levels)
     return found
+
+
+@partial(jax.jit, static_argnames=("by_tolerance", "relative"))
+def traces_of_levels(
+    spectrum: AbstractSpectrum,
+    z: Float[Array, "m *P"],
+    multipliers: Float[Array, "L T *Q"],
+    ground_truth_weight: Float[Array, "*t"],
+    *,
+    by_tolerance: bool,
+    relative: bool,
+) -> Float[Array, "L T *Q"]:
+    """Degrees of freedom; nan on a spectrum that knows no trace."""
+    if not spectrum.has_all_eigenvalues:
+        return jnp.full_like(multipliers, jnp.nan)
+
+    def of_level(multipliers: Float[Array, "T *Q"]) -> Float[Array, "T *Q"]:
+        known = ChainOnSpectrum(spectrum, z, multipliers, ground_truth_weight)
+        df = traces_of_filters(spectrum.eigenvalues, known)
+        return df + multiplier_responses(known, relative=relative) if by_tolerance else df
+
+    df: Float[Array, "L T *Q"] = map_items(of_level, multipliers)
+    return df
+
+
+@jax.jit
+def duals_of_levels(
+    spectrum: AbstractSpectrum,
+    z: Float[Array, "m *P"],
+    multipliers: Float[Array, "L T *Q"],
+    ground_truth_weight: Float[Array, "*t"],
+    unit: Float[Array, "*Q"],
+) -> Float[Array, "L T m *P"]:
+    """Dual coefficients in the basis."""
+
+    def of_level(multipliers: Float[Array, "T *Q"]) -> Float[Array, "T m *P"]:
+        return out_of_unit(replay(spectrum, z, multipliers, ground_truth_weight).duals, unit)
+
+    duals: Float[Array, "L T m *P"] = map_items(of_level, multipliers)
+    return duals
 
 
 @jax.jit
