@@ -170,7 +170,7 @@ def run(problem: Problem, levels: Float[Any, " L"], asked: Asked) -> Chains:
         problem.spectrum,
         problem.z,
         solved.multipliers,
-        jnp.zeros(()),
+        jnp.zeros((), problem.z.dtype),
         by_tolerance=asked.by == "tolerance",
         relative=asked.relative,
     )
@@ -202,7 +202,7 @@ def solve(problem: Problem, levels: Float[Array, " L"], asked: Asked) -> Solved:
 def duals(problem: Problem, multipliers: Float[Array, "T *Q"]) -> Float[Array, "m T Q"]:
     """Dual coefficients b of every round of a chain."""
     found = duals_of_levels(
-        problem.spectrum, problem.z, multipliers[None], jnp.zeros(()), problem.unit
+        problem.spectrum, problem.z, multipliers[None], jnp.zeros((), problem.z.dtype), problem.unit
     )
     return problem.on_points(found[0])
 
@@ -350,7 +350,7 @@ def _predictions(
     problem: Problem, at: _LeftOut, multipliers: Float[Array, "T *Q"]
 ) -> Float[Array, "n T Q"]:
     found = duals_of_levels(
-        problem.spectrum, problem.z, multipliers[None], jnp.zeros(()), problem.unit
+        problem.spectrum, problem.z, multipliers[None], jnp.zeros((), problem.z.dtype), problem.unit
     )
     return predict(at.cross, jnp.moveaxis(found[0], 1, 0)) + problem.offset[None, None]
 
