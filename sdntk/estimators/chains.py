@@ -35,10 +35,10 @@ WHOLE = 1e-9
 
 
 def size_class(num: int) -> int:
-    """The number of points for which code is compiled: the next multiple of 8, or of a power of two
-    that is at most a sixteenth of ``num``.
+    """The number of points for which code is compiled: the next multiple of 16, or of a power of
+    two that is at most a sixteenth of ``num``.
     """
-    step = 1 << max(3, num.bit_length() - 5)
+    step = 1 << max(4, num.bit_length() - 5)
     return -(-num // step) * step
 
 

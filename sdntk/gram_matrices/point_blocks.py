@@ -2,6 +2,7 @@
 function yields. No more than a block of them is in memory unless they are.
 """
 
+import inspect
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -55,6 +56,7 @@ class PointBlocks:
         self.num_points = self.num_outputs = 0
         self._make = x if callable(x) else None
         if self._make is not None:
+            _require_no_arguments(self._make)
             if y is not None:
                 raise ValueError("y must be left out where x is a function, which yields it, too.")
             return
@@ -141,6 +143,18 @@ class _Drawn:
 
 def _float() -> Any:
     return jax.dtypes.canonicalize_dtype(float)
+
+
+def _require_no_arguments(function: Any) -> None:
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        raise TypeError(
+            "x must be an array of points, or a function without arguments that yields blocks "
+            f"(x, y); {shown(function)} takes some."
+        ) from None
+    except ValueError:  # a function that does not tell
+        return
 
 
 def _as_rows(name: str, value: ArrayLike) -> np.ndarray:

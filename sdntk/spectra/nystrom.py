@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from sdntk import _memory
 from sdntk._arguments import (
     ArrayLike,
     DTypeLike,
@@ -257,7 +258,7 @@ def nystrom(
 
     Raises:
         TypeError, ValueError: bad input, each named; a kernel that is indefinite on the landmarks
-            or not finite; a file of another pass.
+            or not finite; a file of another pass. MemoryError: m^2 numbers do not fit.
 
     Source: Williams and Seeger 2001, *Using the Nystrom Method to Speed Up Kernel Machines*;
     docs/theory.md, section 11.
@@ -308,11 +309,13 @@ def _draw(
     for_landmarks, for_sample, for_pivots = jax.random.split(key, 3)
     if np.ndim(landmarks):
         points = check_points(source.kernel, "landmarks", landmarks)
+        _require_memory(len(points), len(points))
         [sample] = source.draw([(SAMPLE, for_sample)])
         require_one_shape("landmarks", points, "x", sample)
         return landmarks_at(source.kernel, np.asarray(points), dtype), sample
     number = as_count("landmarks", landmarks, at_least=1)
     candidates = number * (CANDIDATES if selection == "pivoted" else 1)
+    _require_memory(number, candidates)
     drawn, sample = source.draw([(candidates, for_landmarks), (SAMPLE, for_sample)])
     if number > len(drawn):
         raise ValueError(
@@ -321,6 +324,16 @@ def _draw(
     if selection == "pivoted":
         drawn = drawn[pivots(source.kernel, drawn, number, for_pivots)]
     return landmarks_at(source.kernel, drawn, dtype), sample
+
+
+def _require_memory(number: int, candidates: int) -> None:
+    """For sums, the factor, eigenvectors and work space, and for what pivots are chosen from."""
+    shape = number, 4 * number + (candidates if candidates > number else 0)
+    _memory.require_memory(
+        _memory.matrix_bytes(shape, np.float64),
+        f"A spectrum of {number} landmarks",
+        ways_out='fewer landmarks, or selection="uniform"',
+    )
 
 
 def _coordinates(

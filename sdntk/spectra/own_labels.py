@@ -34,7 +34,7 @@ def without_derivatives(y: Float[Array, "K *Q"], z: Float[Array, "m *Q"]) -> Flo
 @without_derivatives.defjvp
 def _refuse(primals: Any, tangents: Any) -> Any:
     raise NotImplementedError(
-        "Derivatives by the labels leave the space that this spectrum was made for: a Krylov or "
-        "Nystrom spectrum has those by tolerance and multiplier only. Use a dense one, "
+        "Derivatives by the labels leave the Krylov space, and on a Nystrom spectrum take a pass "
+        "over the points: both have those by tolerance and multiplier only. Use a dense one, "
         "decompose(G)."
     )

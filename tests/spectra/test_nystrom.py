@@ -385,6 +385,7 @@ def test_what_needs_all_vectors_is_refused(problem):
         ({"landmarks": 5, "x": lambda: iter([])}, "y must be left out"),
         ({"landmarks": 5, "x": lambda: iter([]), "y": None}, "at least one block"),
         ({"landmarks": 5, "x": lambda: 3, "y": None}, "must return an iterator"),
+        ({"landmarks": 5, "x": KERNEL, "y": None}, "without arguments"),
         ({"landmarks": 5, "x": lambda: iter([np.ones(3)]), "y": None}, "must yield pairs"),
         (
             {"landmarks": 2, "x": lambda: iter([(np.ones((3, 2)), np.ones(2))]), "y": None},
@@ -411,6 +412,12 @@ def test_bad_input_is_named(arguments, message):
     given = {"kernel": KERNEL, "x": x, "y": y} | arguments
     with pytest.raises((ValueError, TypeError), match=message):
         nystrom(given.pop("kernel"), given.pop("x"), given.pop("y"), **given)
+
+
+def test_more_landmarks_than_memory_holds_are_refused():
+    points = np.lib.stride_tricks.as_strided(np.zeros(1), shape=(10**7, 1), strides=(0, 0))
+    with pytest.raises(MemoryError, match=r"10000000 landmarks needs .* fewer landmarks"):
+        nystrom(KERNEL, points, points[:, 0], landmarks=10**7)
 
 
 def test_landmarks_are_for_this_method_only():
