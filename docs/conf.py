@@ -77,7 +77,7 @@ _WITHOUT_A_PAGE = {
     "Python": "Path Callable Iterable Iterator Mapping Sequence StrEnum IntEnum UserWarning",
     "aliases of sdntk, said in words where they are arguments": "AnyKernel AnySpectrum Augment"
     " Build Columns Criterion Folder Implementation InfiniteWidth Keep Loss MethodName NoiseKind"
-    " Outputs PathLike Source Style Targets Tile",
+    " Outputs PathLike Selection Source Style Targets Tile",
     "what the parts of sdntk hand to each other": "ChainSpec Description Identity MultiplierPath"
     " RitzPairs Errors FixedRound Inherited ApplyFn",
     "what sdntk's functions of kernels return, a Kernel each": "BrownianBridge BrownianMotion"
