@@ -279,8 +279,7 @@ def _check_run(run: Distillation) -> None:
     if not (spectrum.has_all_eigenvalues and spectrum.has_basis_on_points):
         raise ValueError(
             "run must be on a spectrum that has all eigenvalues, dense or tridiagonal: a "
-            f"{type(spectrum).__name__} does not know those that are zero, or no signal but its "
-            "labels."
+            f"{type(spectrum).__name__} knows no trace of all, and no signal but its labels."
         )
     if is_traced(run):
         return

@@ -119,11 +119,11 @@ class AbstractSpectrum(abc.ABC):
         """The points of dual coefficients where they are not the training points."""
         return None
 
-    def as_duals(self, v: Float[Array, "m *P"]) -> Float[Array, "n *P"]:
-        """Dual coefficients of functions whose own in the basis are v, all axes behind the first
-        carried along.
+    def as_duals(self, z: Float[Array, "m *P"]) -> Float[Array, "n *P"]:
+        """Dual coefficients, on the points or on :attr:`dual_points`, of those in the basis, all
+        axes behind the first carried along.
         """
-        return self.unrotate(v)
+        return self.unrotate(z)
 
     # ---- chains ----
 

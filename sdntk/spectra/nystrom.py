@@ -157,14 +157,14 @@ class NystromSpectrum(Eigenbasis):
         parts = [matmul(phi.T, columns) for _, phi in self._features_on_points(_NO_POINTS)]
         return jnp.concatenate(parts).reshape(-1, *z.shape[1:])
 
-    def as_duals(self, v: Float[Array, "n *P"]) -> Float[Array, "r *P"]:
+    def as_duals(self, z: Float[Array, "n *P"]) -> Float[Array, "r *P"]:
         """Dual coefficients on the landmarks: f(x) = sum_i g(x, l_i) a_i / r."""
-        v = as_columns("v", v, len(self.eigenvalues), self.dtype)
-        columns = self.eigenvalues[1:, None] * v[1:].reshape(len(v) - 1, -1)
+        z = as_columns("z", z, len(self.eigenvalues), self.dtype)
+        columns = self.eigenvalues[1:, None] * z[1:].reshape(len(z) - 1, -1)
         duals = jax.scipy.linalg.solve_triangular(
             self.factor.T, self._by_features(columns), lower=False
         )
-        return len(duals) * duals.reshape(-1, *v.shape[1:])
+        return len(duals) * duals.reshape(-1, *z.shape[1:])
 
     def _by_features(self, z: Float[Array, "r P"]) -> Float[Array, "r P"]:
         """What phi(x) is multiplied with, for values of coordinates z: U (K d)^{-1/2} z."""

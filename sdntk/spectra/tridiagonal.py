@@ -155,14 +155,24 @@ class TridiagonalSpectrum(AbstractSpectrum):
         return True
 
     def floor(self, y: ArrayLike) -> Float[Array, "*Q"]:
-        """The training loss of the smallest multiplier that rounding allows for, machine_eps d_max.
-        Shape () or (Q,).
+        """The training loss of the smallest multiplier that rounding allows for, a few times
+        machine_eps d_max. Shape () or (Q,).
         """
         labels = as_labels("y", y, self.num_points, dtype=self.dtype)
         unit = unit_of(labels, joint=False)
-        c = self.machine_epsilon * self.largest
+        c = _least_multiplier(self)
         residuals = c * self.resolvent(c, self.rotate(in_unit(labels, unit)))
         return jnp.mean(residuals**2, axis=0) * unit * unit
+
+
+#: Zero eigenvalues come out as up to about machine_eps d_max, of either sign: a shift so much
+#: larger leaves their residuals right to a few percent.
+BEYOND_ROUNDING = 32
+
+
+def _least_multiplier(spectrum: TridiagonalSpectrum) -> Float[Array, ""]:
+    """The smallest multiplier that rounding allows for."""
+    return BEYOND_ROUNDING * spectrum.machine_epsilon * spectrum.largest
 
 
 def runs_here() -> bool:
@@ -348,7 +358,7 @@ def _solve(
     n = jnp.linalg.norm(targets)
 
     # Which of the three states it is: the smallest multiplier that rounding allows for decides.
-    least = spectrum.machine_epsilon * spectrum.largest
+    least = _least_multiplier(spectrum)
     smallest_residual = jnp.linalg.norm(least * spectrum.resolvent(least, targets) / s)
     collapsed = n <= s * (1 + 2 * eps * targets.size**0.5)
     reachable = (smallest_residual < 1) & jnp.isfinite(n)

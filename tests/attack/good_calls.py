@@ -577,7 +577,7 @@ CALLS: dict[str, tuple] = {
         f"{type(spectrum).__name__}.{method.__name__}": (method, arguments)
         for spectrum in (SPECTRUM, TRIDIAGONAL, KRYLOV)
         for method, arguments in (
-            (spectrum.as_duals, {"v": columns(np.ones(len(spectrum.eigenvalues)))}),
+            (spectrum.as_duals, {"z": columns(np.ones(len(spectrum.eigenvalues)))}),
             (spectrum.rotate, {"y": columns(Y)}),
             (spectrum.unrotate, {"z": columns(np.ones(len(spectrum.eigenvalues)))}),
             (spectrum.apply, {"v": columns(np.ones(len(spectrum.eigenvalues)))}),
@@ -588,5 +588,5 @@ CALLS: dict[str, tuple] = {
     },
     "NystromSpectrum.rotate": (NYSTROM.rotate, {"y": columns(Y)}),
     "NystromSpectrum.unrotate": (NYSTROM.unrotate, {"z": columns(IN_NYSTROM)}),
-    "NystromSpectrum.as_duals": (NYSTROM.as_duals, {"v": columns(IN_NYSTROM)}),
+    "NystromSpectrum.as_duals": (NYSTROM.as_duals, {"z": columns(IN_NYSTROM)}),
 }

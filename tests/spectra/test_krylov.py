@@ -589,7 +589,8 @@ def test_bad_input(change, message):
 @pytest.mark.usefixtures("as_users_call")
 def test_bad_input_of_distill():
     with pytest.raises(
-        ValueError, match="method must be one of 'dense', 'tridiagonal', 'krylov' or 'auto'"
+        ValueError,
+        match="method must be one of 'dense', 'tridiagonal', 'krylov', 'nystrom' or 'auto'",
     ):
         sdntk.distill(KERNELS["rough"], X, labels(0.3), tolerance=0.1, rounds=1, method="lanczos")
     with pytest.raises(ValueError, match="rank_tolerance must be left out"):
