@@ -1,8 +1,9 @@
 """scikit-learn's KernelRidge, tuned by ten folds, beside an estimator that tunes itself, on the
 data of the study "Does it pay?".
 
-``python -m benchmarks.estimator_study --tables FOLDER`` runs what its folder lacks (about an hour
-on one core), ``--gather`` puts the finished runs into benchmarks/results/estimators.
+``python -m benchmarks.estimator_study --tables FOLDER`` runs what its folder lacks (some hours
+on two cores, most of them for images), ``--gather`` puts the finished runs into
+benchmarks/results/estimators.
 """
 
 import time

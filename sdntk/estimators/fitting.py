@@ -183,7 +183,7 @@ def _try(
 ) -> _Tried:
     size = size_class(len(data.x))
     points = Points(
-        gram_values.of_training_points(data.x),
+        jnp.asarray(gram_values.of_training_points(data.x)),  # once: folds use it anew
         padded(data.labels, size, data.labels.shape[1]),
         padded(data.weights, size),
         np.asarray(gram_values.precision),

@@ -176,8 +176,7 @@ class NystromSpectrum(Eigenbasis):
         """The start of every block of points, and phi on it."""
         if self.source is None:
             raise ValueError(f"{unless}.")
-        known = Landmarks(np.asarray(self.landmarks), np.asarray(self.factor), self.num_asked, 0.0)
-        size, start = choose_size(self.source, known), 0
+        size, start = choose_size(self.source, self.landmarks), 0
         description = f"Values on {self.num_points} points"
         for block in track(self.source.blocks(size), description, -(-self.num_points // size)):
             values = kernel_block(self.source.kernel, self.landmarks, jnp.asarray(block.x))
@@ -250,8 +249,8 @@ def nystrom(
             ends with the same bits.
         block_size: points at a time; chosen when left out.
         dtype: to which the kernel's values are rounded, and in which phi is computed, e.g.
-            ``jnp.float32`` for nearly twice the speed; the kernel's own when left out. Sums are
-            float64 whatever it is.
+            ``jnp.float32``, whose products take less time; the kernel's own when left out. Sums
+            are float64 whatever it is.
 
     Returns:
         A :class:`sdntk.NystromSpectrum`.

@@ -87,7 +87,7 @@ def sum_over_points(
         ValueError: values of the kernel that are not finite; a file of other points, landmarks or
             blocks, or that is damaged.
     """
-    size = block_size or choose_size(source, landmarks)
+    size = block_size or choose_size(source, landmarks.points)
     work = _Pass(source, landmarks, np.dtype(dtype or jnp.result_type(float)))
     devices = local_devices()
     identity = _identity(landmarks, size, work.dtype, len(devices))
@@ -130,17 +130,17 @@ def _is_own(number: int) -> bool:
     return (number - 1) % jax.process_count() == jax.process_index()
 
 
-def choose_size(source: PointBlocks, landmarks: Landmarks) -> int:
+def choose_size(source: PointBlocks, landmarks: Float[Any, "r ..."]) -> int:
     """The default size of a block: values in the memory of a few tiles of the kernel's."""
-    number, tile = len(landmarks.points), _rows_at_once(source, landmarks)
+    number, tile = len(landmarks), _rows_at_once(source, landmarks)
     by_kernel = TILES_OF_BLOCK * tile if tile == number else tile
     size = min(by_kernel, BLOCK_BYTES // (8 * number), source.num_points)
     return int(_memory.over_processes(min, max(1, size)))
 
 
-def _rows_at_once(source: PointBlocks, landmarks: Landmarks) -> int:
+def _rows_at_once(source: PointBlocks, landmarks: Float[Any, "r ..."]) -> int:
     """How many landmarks a call of the kernel takes: all, unless it needs much memory."""
-    x = jnp.asarray(landmarks.points)
+    x = jnp.asarray(landmarks)
     rows = len(x)
     while rows > 1 and workspace(source.kernel, (x, x), rows, WORKSPACE_BYTES) > WORKSPACE_BYTES:
         rows = -(-rows // 2)
@@ -155,7 +155,7 @@ class _Pass:
         self.dtype = dtype
         self.points = landmarks.points
         self.factor = np.asfortranarray(landmarks.factor.astype(dtype))
-        rows = _rows_at_once(source, landmarks)
+        rows = _rows_at_once(source, landmarks.points)
         self.parts = [slice(start, start + rows) for start in range(0, len(self.points), rows)]
         self.on_host = jax.default_backend() == "cpu"
         self.brought: dict[Any, tuple[list[Array], Array]] = {}
