@@ -473,17 +473,18 @@ def test_clones_folds_and_grids_compile_nothing_anew():
         work()
         return sum(compiled)
 
-    x = RNG.normal(size=(77, 3))  # no other test has this class of sizes
+    x = RNG.normal(size=(77, 3))
     y = np.sin(x[:, 0]) + 0.1 * RNG.normal(size=77)
     assert size_class(77) == size_class(76) == size_class(73) == 80
     model = SelfDistilledRegressor(rounds=2, tolerance=0.2)
     folded = SelfDistilledRegressor(rounds="auto", tolerance=0.2)
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        assert compilations(lambda: model.fit(x, y).predict(x[:20])) > 3
+        assert compilations(lambda: jax.jit(lambda z: 3 * z)(x)) > 0  # they are heard
+        model.fit(x, y).predict(x[:20])  # compiles, unless an earlier test had these sizes
         assert compilations(lambda: clone(model).fit(x[:73], y[:73]).predict(x[:18])) == 0
         assert compilations(lambda: clone(model).set_params(tolerance=0.4).fit(x, y)) == 0
-        assert compilations(lambda: folded.fit(x, y)) > 0
+        folded.fit(x, y)
         assert compilations(lambda: folded.fit(x[:74], y[:74])) == 0
 
         # 93 points: folds of 46 and 47, of one class; then all of them, of another.
