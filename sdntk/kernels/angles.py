@@ -105,13 +105,12 @@ def _compared(x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"]) -> _Compared:
     """All pairs, small angles and distances from differences of coordinates."""
     pairs = _by_products(x1, x2)
     antiparallel = pairs.cos2 < pairs.sin2
-    points1, points2 = _Directed.of(x1), _Directed.of(x2)
     if x1.shape[1] <= FEW_COORDINATES:
-        rows = jax.tree.map(lambda x: x[:, :, None], points1)
-        columns = jax.tree.map(lambda x: x[:, None, :], points2)
+        rows = jax.tree.map(lambda x: x[:, :, None], _Directed.of(x1))
+        columns = jax.tree.map(lambda x: x[:, None, :], _Directed.of(x2))
         near = _near(rows, columns, antiparallel)
     else:
-        near = _near_ones(pairs, antiparallel, points1, points2)
+        near = _near_ones(pairs, antiparallel, x1, x2)
     return _Compared(
         jnp.where(antiparallel, 1 - near.sin2, near.sin2),
         jnp.where(antiparallel, near.sin2, 1 - near.sin2),
@@ -129,8 +128,9 @@ def _derivative(
 
 
 def _by_products(x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"]) -> _Compared:
-    cosine = matmul(_unit(x1), _unit(x2).T)  # beyond 1 by rounding, where it is not taken
     norm1, norm2 = _norm(x1)[:, None], _norm(x2)[None, :]
+    # Beyond 1 by rounding, where it is not taken.
+    cosine = matmul(x1, x2.T) / jnp.where(norm1 > 0, norm1, 1) / jnp.where(norm2 > 0, norm2, 1)
     sin2, cos2 = (1 - cosine) / 2, (1 + cosine) / 2
     lengths = (norm1 - norm2) ** 2
     both = 4 * norm1 * norm2
@@ -139,11 +139,6 @@ def _by_products(x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"]) -> _Compare
 
 def _norm(x: Float[Array, "n d"]) -> Float[Array, " n"]:
     return safe_sqrt(jnp.sum(x**2, axis=1))
-
-
-def _unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    norm = _norm(x)
-    return x / jnp.where(norm > 0, norm, 1)[:, None]
 
 
 class _Directed(NamedTuple):
@@ -207,16 +202,33 @@ def _sum(x: Float[Array, "d *n"]) -> Float[Array, "*n"]:
 
 
 def _near_ones(
-    pairs: _Compared, antiparallel: Bool[Array, "n1 n2"], points1: _Directed, points2: _Directed
+    pairs: _Compared,
+    antiparallel: Bool[Array, "n1 n2"],
+    x1: Float[Array, "n1 d"],
+    x2: Float[Array, "n2 d"],
 ) -> _Near:
-    """``pairs``, those nearly parallel or antiparallel by :func:`_near`: in each turn one of each
-    row, until none is left.
-    """
-    rows = jnp.arange(len(antiparallel))
-    start = _Near(
+    """``pairs``, those nearly parallel or antiparallel by :func:`_near`."""
+    known = _Near(
         jnp.where(antiparallel, pairs.cos2, pairs.sin2),
         jnp.where(antiparallel, pairs.plus, pairs.minus),
     )
+    wanted = known.sin2 < NEAR
+    # Directions take as long as products of matrices, and of most blocks no pair is near.
+    return lax.cond(
+        jnp.any(wanted), _replace_near, lambda known, *_: known, known, wanted, antiparallel, x1, x2
+    )
+
+
+def _replace_near(
+    known: _Near,
+    wanted: Bool[Array, "n1 n2"],
+    antiparallel: Bool[Array, "n1 n2"],
+    x1: Float[Array, "n1 d"],
+    x2: Float[Array, "n2 d"],
+) -> _Near:
+    """The wanted ones by :func:`_near`: in each turn one of each row, until none is left."""
+    rows = jnp.arange(len(wanted))
+    points1, points2 = _Directed.of(x1), _Directed.of(x2)
 
     def turn(state: tuple[_Near, Array]) -> tuple[_Near, Array]:
         known, left = state
@@ -230,5 +242,5 @@ def _near_ones(
 
         return _Near(*map(put, known, near)), left.at[rows, column].set(False)
 
-    near, _ = lax.while_loop(lambda state: jnp.any(state[1]), turn, (start, start.sin2 < NEAR))
+    near, _ = lax.while_loop(lambda state: jnp.any(state[1]), turn, (known, wanted))
     return near

@@ -41,7 +41,11 @@ def relu(pairs: Pairs) -> Moments:
     """
     half_sin, half_cos = pairs.half_angles
     sine, cosine = 2 * half_sin * half_cos, pairs.cos2 - pairs.sin2
-    angle, rest = 2 * jnp.arctan2(half_sin, half_cos), 2 * jnp.arctan2(half_cos, half_sin)
+    # t and pi - t, the smaller of them from its own tangent.
+    acute = half_sin < half_cos
+    legs = jnp.where(acute, half_sin, half_cos), jnp.where(acute, half_cos, half_sin)
+    smaller = 2 * jnp.arctan(legs[0] / legs[1])
+    angle, rest = jnp.where(acute, smaller, PI - smaller), jnp.where(acute, PI - smaller, smaller)
     sin2 = jnp.maximum(pairs.sin2 - (sine - angle * cosine) / (2 * PI), 0)
     after = Pairs.of_angles(pairs.var1 / 2, pairs.var2 / 2, sin2, 1 - sin2)
     return Moments(after, rest / (2 * PI))
