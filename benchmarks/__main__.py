@@ -19,6 +19,7 @@ from benchmarks import (
     estimators,
     gram,
     networks,
+    nystrom,
     report,
     rounds,
     selection,
@@ -38,6 +39,7 @@ class Claim(StrEnum):
     ROUNDS = "rounds"
     TRAINING = "training"
     CIFAR10 = "cifar10"
+    NYSTROM = "nystrom"
 
 
 RUN = {
@@ -50,6 +52,7 @@ RUN = {
     Claim.ROUNDS: rounds.main,
     Claim.TRAINING: training.main,
     Claim.CIFAR10: cifar10.main,
+    Claim.NYSTROM: nystrom.main,
 }
 
 

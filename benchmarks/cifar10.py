@@ -66,7 +66,7 @@ def command(train: int, test: int, out: Path) -> list[str]:
     ]
 
 
-def run(arguments: list[str]) -> tuple[float, float]:
+def run_process(arguments: list[str]) -> tuple[float, float]:
     """Seconds, and the most memory that the process held, in bytes."""
     start = time.perf_counter()
     process = subprocess.Popen(arguments)
@@ -95,7 +95,7 @@ def main(*, quick: bool = False) -> list[dict[str, Any]]:
             method = (
                 ["--method", "krylov"] if quick else []
             )  # of all images sdntk takes it by itself
-            seconds, memory = run([*command(train, test, folder / "out"), *store, *method])
+            seconds, memory = run_process([*command(train, test, folder / "out"), *store, *method])
             rounds = pd.read_parquet(folder / "out" / "rounds.parquet")
         note = f"test accuracy {rounds['test_accuracy'].max():.4f} in the best round"
         figures = {

@@ -138,7 +138,8 @@ def ntk(options: NtkOptions) -> None:
         train=options.train,
         held_out=options.held_out,
         test=options.test,
-        tolerances=tuple(options.tolerance or (0.01, 0.05, 0.2)),
+        tolerances=options.tolerances,
+        multipliers=tuple(options.multiplier or ()),
         rounds=options.rounds,
         noise_rate=options.label_noise,
         noise_kind=options.noise.value,
@@ -148,6 +149,7 @@ def ntk(options: NtkOptions) -> None:
         method=options.method.value,
         rtol=rtol,
         gram_dtype=options.gram_dtype.value,
+        landmarks=options.number_of_landmarks,
         seeds=tuple(range(options.first_seed, options.first_seed + options.seeds)),
     )
     depth = options.depth

@@ -30,6 +30,7 @@ class Method(StrEnum):
     AUTO = "auto"
     DENSE = "dense"
     KRYLOV = "krylov"
+    NYSTROM = "nystrom"
 
 
 class Outputs(StrEnum):
@@ -211,6 +212,14 @@ class NtkOptions:
             show_default="0.01, 0.05, 0.2",
         ),
     ] = None
+    multiplier: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="In place of tolerances, the same c in every round; may be given several times.",
+            callback=positive,
+            show_default="none: tolerances",
+        ),
+    ] = None
     rounds: Rounds = 10
     label_noise: Annotated[
         float, typer.Option(help="Share of wrong training and held-out labels.", callback=share)
@@ -224,10 +233,19 @@ class NtkOptions:
     method: Annotated[
         Method,
         typer.Option(
-            help="By an eigendecomposition or by products with the Gram matrix alone; auto: the "
-            "first up to 6,000 images."
+            help="By an eigendecomposition, by products with the Gram matrix alone, or by "
+            "landmarks; auto: the first up to 6,000 images, then the second."
         ),
     ] = Method.AUTO
+    landmarks: Annotated[
+        int | None,
+        typer.Option(
+            help="Of the Nystrom method: how many of the training images.",
+            show_default="1,000, or all of fewer",
+            min=1,
+            max=MOST,
+        ),
+    ] = None
     rtol: Annotated[
         float,
         typer.Option(
@@ -264,6 +282,24 @@ class NtkOptions:
         typer.Option(help="The first seed; the others follow it.", min=0, max=LAST_SEED - MOST),
     ] = 0
     out: Out = Path("ntk")
+
+    def __post_init__(self) -> None:
+        if self.tolerance and self.multiplier:
+            raise ValueError("only one of --tolerance and --multiplier may be given.")
+        if self.landmarks is not None and self.method is not Method.NYSTROM:
+            raise ValueError("--landmarks is of --method nystrom only.")
+
+    @property
+    def tolerances(self) -> tuple[float, ...]:
+        """Of the chains; none where multipliers are given."""
+        return () if self.multiplier else tuple(self.tolerance or (0.01, 0.05, 0.2))
+
+    @property
+    def number_of_landmarks(self) -> int | None:
+        """None for other methods."""
+        if self.method is not Method.NYSTROM:
+            return None
+        return self.landmarks or min(1000, self.train)
 
 
 @dataclasses.dataclass(frozen=True)

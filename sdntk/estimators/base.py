@@ -12,6 +12,7 @@ from jaxtyping import Float
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from sdntk._arguments import shown
 from sdntk.estimators import chains, choosing
 from sdntk.estimators.chains import Folds, padded, size_class
 from sdntk.estimators.fitting import Chosen, Data, fit
@@ -45,6 +46,8 @@ class SelfDistilled(BaseEstimator):  # type: ignore[misc]
         outputs: Any = "separate",
         center: Any = True,
         method: Any = "auto",
+        landmarks: Any = 1000,
+        random_state: Any = 0,
     ) -> None:
         self.kernel = kernel
         self.length_scale = length_scale
@@ -58,6 +61,8 @@ class SelfDistilled(BaseEstimator):  # type: ignore[misc]
         self.outputs = outputs
         self.center = center
         self.method = method
+        self.landmarks = landmarks
+        self.random_state = random_state
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -96,6 +101,8 @@ class SelfDistilled(BaseEstimator):  # type: ignore[misc]
             )
         if self._is_precomputed:
             require_symmetric(x)
+            if plan.method == "nystrom":
+                raise ValueError('kernel must not be "precomputed" with method="nystrom".')
         folds = self._folds(x, classes, weights)
         largest = float(np.abs(labels).max())
         if largest > 0 and not SMALLEST < largest < LARGEST:
@@ -111,6 +118,13 @@ class SelfDistilled(BaseEstimator):  # type: ignore[misc]
 
     def _folds(self, x: Any, classes: Any, weights: Float[np.ndarray, " K"]) -> Folds | None:
         """The folds by which is chosen, if it is by folds."""
+        if self.method == "nystrom":
+            if not isinstance(self.criterion, str) or self.criterion not in CRITERIA:
+                raise ValueError(
+                    'criterion must be "auto", "gcv" or "sure" with method="nystrom"; got '
+                    f"{shown(self.criterion)}."
+                )
+            return None
         if not isinstance(self.criterion, str):
             return choosing.folds_of(
                 self.criterion, x, classes, weights, classifier=is_classifier(self)

@@ -83,7 +83,7 @@ class Asked(NamedTuple):
     rounds: int
     joint: bool
     center: bool
-    method: str  # "dense" or "tridiagonal"
+    method: str  # "dense", "tridiagonal" or "nystrom"
 
 
 class Problem(NamedTuple):
@@ -97,6 +97,7 @@ class Problem(NamedTuple):
         labels: S (y - offset).
         unit: of the labels.
         z: the rotated labels, in their unit.
+        scale: dual coefficients b over those of the spectrum, for each point (or landmark).
         indefinite: whether the matrix has negative eigenvalues beyond rounding. A dense spectrum
             has 0 in their place, another one nan.
     """
@@ -108,12 +109,13 @@ class Problem(NamedTuple):
     labels: Float[Array, "m Q"]
     unit: Float[Array, "*q"]
     z: Float[Array, "m Q"]
+    scale: Float[Array, " n"]
     indefinite: Bool[Array, ""]
 
-    def on_points(self, duals: Float[Array, "T m Q"]) -> Float[Array, "m T Q"]:
-        """B = S a/W of every round, from dual coefficients in the basis."""
-        on_points = self.spectrum.unrotate(jnp.moveaxis(duals, 1, 0))
-        return on_points * (self.root / self.total)[:, None, None]
+    def on_points(self, duals: Float[Array, "T m Q"]) -> Float[Array, "n T Q"]:
+        """B of every round, S a/W or those of landmarks, from dual coefficients in the basis."""
+        on_points = self.spectrum.as_duals(jnp.moveaxis(duals, 1, 0))
+        return on_points * self.scale[:, None, None]
 
 
 class Chains(NamedTuple):
@@ -149,7 +151,7 @@ def decompose(points: Points, asked: Asked) -> Problem:
     spectrum, indefinite = _spectrum(gram, asked.method)
     unit = unit_of(labels, joint=asked.joint)
     z = spectrum.rotate(in_unit(labels, unit))
-    return Problem(spectrum, root, total, offset, labels, unit, z, indefinite)
+    return Problem(spectrum, root, total, offset, labels, unit, z, root / total, indefinite)
 
 
 def _spectrum(gram: GramMatrix, method: str) -> tuple[AbstractSpectrum, Bool[Array, ""]]:
@@ -199,7 +201,7 @@ def solve(problem: Problem, levels: Float[Array, " L"], asked: Asked) -> Solved:
 
 
 @jax.jit
-def duals(problem: Problem, multipliers: Float[Array, "T *Q"]) -> Float[Array, "m T Q"]:
+def duals(problem: Problem, multipliers: Float[Array, "T *Q"]) -> Float[Array, "n T Q"]:
     """Dual coefficients b of every round of a chain."""
     found = duals_of_levels(
         problem.spectrum, problem.z, multipliers[None], jnp.zeros((), problem.z.dtype), problem.unit

@@ -85,7 +85,7 @@ class Searched(NamedTuple):
 
 
 def search(
-    points: Points,
+    points: Points | None,
     problem: Problem,
     levels: Float[np.ndarray, " L"],
     asked: Asked,
@@ -97,7 +97,7 @@ def search(
     """All levels and rounds.
 
     Args:
-        points: with one kernel.
+        points: with one kernel; needed by folds only.
         problem: those points, decomposed.
         levels: tolerances or multipliers.
         asked: of the chains.
@@ -106,7 +106,7 @@ def search(
         candidates: which rounds may be chosen.
     """
     found = chains.run(problem, levels, asked)
-    if folds is not None and criterion == "held_out":
+    if folds is not None and points is not None and criterion == "held_out":
         values = chains.by_folds(points, folds, levels, asked)
     else:
         values = chains.by_gcv(problem, found, asked)
@@ -134,17 +134,15 @@ def _noise(problem: Problem, found: Chains, asked: Asked, level: Any) -> Float[A
     return error * count / (count - df)
 
 
-def levels_of(level: float | None, by: str, points: Points) -> Float[np.ndarray, " L"]:
+def levels_of(level: float | None, by: str, size: float) -> Float[np.ndarray, " L"]:
     """The level that is given, or a grid: relative tolerances, those of :func:`sdntk.tune`, or
-    multipliers in the unit of the kernel.
+    multipliers in the unit of the kernel, the mean of k(x, x), its size.
     """
     if level is not None:
         return np.asarray([level])
     if by == "tolerance":
         return TOLERANCES
-    diagonal = np.asarray(jnp.diagonal(jnp.asarray(points.values)))
-    size = np.average(diagonal, weights=np.asarray(points.weights))
-    return MULTIPLIERS * (float(size) if size > 0 else 1.0)
+    return MULTIPLIERS * (size if size > 0 else 1.0)
 
 
 def folds_of_points(

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from sdntk._arguments import format_number
 from sdntk._warnings import warn
 from sdntk.distillation import warn_of_rounding
-from sdntk.estimators import chains, choosing
+from sdntk.estimators import chains, choosing, landmarks
 from sdntk.estimators.chains import Asked, Folds, Points, Problem, padded, size_class
 from sdntk.estimators.choosing import Searched
 from sdntk.estimators.gram_values import GramValues
@@ -103,8 +103,8 @@ class _Tried(NamedTuple):
     """One kernel, with all of its levels and rounds."""
 
     length_scale: float | None
-    gram_values: GramValues
-    points: Points
+    gram_values: GramValues  # with landmarks as points where there are some
+    points: Points | None
     problem: Problem
     asked: Asked
     searched: Searched
@@ -181,6 +181,31 @@ def _try(
     data: Data,
     criterion: str,
 ) -> _Tried:
+    asked = plan.asked(by, len(data.x))
+    points: Points | None = None
+    if asked.method == "nystrom":
+        shared = gram_values, data.x, data.labels, data.weights, asked
+        problem, gram_values = landmarks.decompose(*shared, plan.landmarks, plan.key)
+        size = float(jnp.sum(problem.spectrum.eigenvalues))  # the mean of phi(x) . phi(x)
+    else:
+        points = _points(gram_values, data)
+        problem = chains.decompose(points, asked)
+        diagonal = np.asarray(jnp.diagonal(jnp.asarray(points.values)))
+        size = float(np.average(diagonal, weights=np.asarray(points.weights)))
+    _warn_if_indefinite(problem, asked.method)
+    searched = choosing.search(
+        points,
+        problem,
+        choosing.levels_of(plan.level, by, size),
+        asked,
+        criterion=criterion,
+        folds=data.padded_folds,
+        candidates=plan.candidates,
+    )
+    return _Tried(scale, gram_values, points, problem, asked, searched)
+
+
+def _points(gram_values: GramValues, data: Data) -> Points:
     size = size_class(len(data.x))
     points = Points(
         jnp.asarray(gram_values.of_training_points(data.x)),  # once: folds use it anew
@@ -190,19 +215,7 @@ def _try(
     )
     if not jnp.isfinite(points.values).all():
         raise ValueError("kernel must have finite values at the points; some are nan or infinite.")
-    asked = plan.asked(by, len(data.x))
-    problem = chains.decompose(points, asked)
-    _warn_if_indefinite(problem, asked.method)
-    searched = choosing.search(
-        points,
-        problem,
-        choosing.levels_of(plan.level, by, points),
-        asked,
-        criterion=criterion,
-        folds=data.padded_folds,
-        candidates=plan.candidates,
-    )
-    return _Tried(scale, gram_values, points, problem, asked, searched)
+    return points
 
 
 def _warn_if_indefinite(problem: Problem, method: str) -> None:
@@ -250,7 +263,7 @@ def _chain(tried: _Tried, place: int, last: int, data: Data) -> Fitted:
         level=float(searched.levels[place]),
         weights=None,
         offset=np.asarray(tried.problem.offset),
-        duals=duals[rounds, : len(data.x)],
+        duals=duals[rounds, : tried.gram_values.num_points or len(data.x)],
         multipliers=np.where(np.isinf(multipliers), np.nan, multipliers),
         degrees_of_freedom=np.asarray(searched.chains.degrees_of_freedom)[place, rounds],
     )
@@ -259,13 +272,14 @@ def _chain(tried: _Tried, place: int, last: int, data: Data) -> Fitted:
 def _weights_of_rounds(
     best: _Tried, data: Data, multiplier: float, rounds: int
 ) -> Float[np.ndarray, " T"]:
-    if data.padded_folds is not None:
+    if data.padded_folds is not None and best.points is not None:
         return choosing.weights_of_folds(best.points, data.padded_folds, multiplier, best.asked)
     if (data.weights != 1).any():
         raise ValueError(
             'sample_weight must be left out with weights="auto" unless criterion is folds: '
             "one-shot weights are known for points of weight 1."
         )
+    assert best.points is not None  # a plan with landmarks has no such weights
     return choosing.one_shot_weights(
         best.points, best.problem, multiplier, rounds, len(data.weights)
     )

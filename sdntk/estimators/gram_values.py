@@ -157,11 +157,20 @@ class GramValues:
         points = jnp.asarray(_repeated(x, size_class(len(x))))
         return cls(kernel, x, float(kernel_precision(kernel, points)))
 
+    @property
+    def num_points(self) -> int:
+        """Of training points, or landmarks; 0 of a precomputed matrix, which does not tell."""
+        return 0 if self.x is None else len(self.x)
+
     def of_training_points(self, matrix: Any = None) -> Float[Any, "m m"]:
         """Among training points, padded."""
         x = matrix if self.x is None else self.x
         size = size_class(len(x))
         return self._values(x, size, size)
+
+    def at_landmarks(self, points: Float[np.ndarray, "r ..."]) -> "GramValues":
+        """The same kernel, for predictions from these points alone."""
+        return dataclasses.replace(self, x=np.asarray(points))
 
     def at(self, x_new: Float[np.ndarray, "n ..."]) -> Float[Any, "m K"]:
         """Between new points, padded, and training points, padded."""

@@ -3,8 +3,10 @@
 import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
+from sklearn.utils import check_random_state
 
 from sdntk._arguments import (
     MOST_ROUNDS,
@@ -40,7 +42,8 @@ class Plan:
         relative: whether tolerances are fractions.
         joint: whether outputs share a level.
         center: whether the labels' mean is taken off.
-        method: "dense", "tridiagonal" or "auto".
+        method: "dense", "tridiagonal", "nystrom" or "auto".
+        landmarks: of "nystrom", how many; key: draws them.
     """
 
     by: str
@@ -52,6 +55,8 @@ class Plan:
     joint: bool
     center: bool
     method: str
+    landmarks: int
+    key: Array
 
     @classmethod
     def of(cls, estimator: Any) -> "Plan":
@@ -64,6 +69,8 @@ class Plan:
         by, level = _level(estimator.tolerance, estimator.multiplier, weights)
         rounds, candidates = _rounds(estimator.rounds, weights)
         relative = as_flag("relative", estimator.relative)
+        method, landmarks = _method(estimator.method, estimator.landmarks, weights)
+        random = check_random_state(estimator.random_state)
         if by == "tolerance" and level is None and not relative:
             raise ValueError(
                 'relative must be True for tolerance="auto": those that are tried are fractions.'
@@ -77,7 +84,9 @@ class Plan:
             relative=relative,
             joint=as_choice("outputs", estimator.outputs, ("separate", "joint")) == "joint",
             center=as_flag("center", estimator.center),
-            method=as_choice("method", estimator.method, ("auto", "dense", "tridiagonal")),
+            method=method,
+            landmarks=landmarks,
+            key=jax.random.key(random.randint(2**31)),
         )
 
     def asked(self, by: str, num_points: int) -> Asked:
@@ -93,6 +102,14 @@ class Plan:
     def is_open(self) -> bool:
         """Whether levels or rounds are to be chosen."""
         return self.level is None or self.candidates == ALL
+
+
+def _method(method: Any, landmarks: Any, weights: Any) -> tuple[str, int]:
+    name = as_choice("method", method, ("auto", "dense", "tridiagonal", "nystrom"))
+    count = as_count("landmarks", landmarks, at_least=1)
+    if name == "nystrom" and _is_auto(weights):
+        raise ValueError('weights must not be "auto" with method="nystrom": give them, or None.')
+    return name, count
 
 
 def _is_auto(value: Any) -> bool:

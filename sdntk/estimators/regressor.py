@@ -53,7 +53,11 @@ class SelfDistilledRegressor(MultiOutputMixin, RegressorMixin, SelfDistilled):  
         outputs: "separate", every output meets the tolerance by itself, or "joint".
         center: whether the labels' mean is taken off and added back to predictions, so that
             tolerances and collapse refer to the spread.
-        method: "dense", "tridiagonal" (of many points quicker), or "auto": dense up to 2,000.
+        method: "dense", "tridiagonal" (of many points quicker), "auto", dense up to 2,000; or
+            "nystrom", of a hundred thousand points and more: functions of ``landmarks`` alone, by
+            "gcv" or "sure". Points then need memory, but no matrix of their pairs does.
+        landmarks: of "nystrom", how many of the points; all of fewer.
+        random_state: draws them: a seed, a ``numpy.random.RandomState``, or None.
 
     Attributes:
         rounds_: the number of rounds.
@@ -63,9 +67,10 @@ class SelfDistilledRegressor(MultiOutputMixin, RegressorMixin, SelfDistilled):  
         weights_: of the rounds, or None.
         degrees_of_freedom_: of the fit, sum_i d f(x_i)/d y_i, without the mean's, for each output
             (of joint ones together).
-        dual_coef_: b with f(x) = ``intercept_`` + sum_i k(x, x_i) b_i, shape (K,) or (K, Q).
+        dual_coef_: b with f(x) = ``intercept_`` + sum_i k(x, x_i) b_i over ``X_fit_``, shape (K,)
+            or (K, Q).
         intercept_: the labels' mean.
-        X_fit_: the training points; None of a precomputed kernel.
+        X_fit_: the training points, or landmarks; None of a precomputed kernel.
         table_: all that was tried, as a pandas table.
         single_fit_: the best single fit by the same criterion, an estimator.
 

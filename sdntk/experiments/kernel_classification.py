@@ -11,22 +11,21 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from sdntk._warnings import warn
 from sdntk.datasets import Dataset, one_hot
 from sdntk.datasets.labels import NoiseKind
 from sdntk.distillation import Distillation, distill_spectrum
 from sdntk.experiments.data import Split, first_test_images, sample_split
+from sdntk.experiments.kernel_tables import Level, Planned, Tables, columns, tabulate
 from sdntk.experiments.records import Records, with_rows
 from sdntk.experiments.single_fits import compare_with_single_fits
-from sdntk.experiments.tables import Columns
 from sdntk.gram_matrices.compute import gram
 from sdntk.gram_matrices.operator import GramOperator, as_operator, kernel_operator
 from sdntk.kernels import KernelFunction
@@ -34,7 +33,7 @@ from sdntk.spectra.base import AbstractSpectrum
 from sdntk.spectra.choose import Choice, Method, krylov_or_dense
 from sdntk.spectra.dense import decompose
 from sdntk.spectra.fit import predict_all
-from sdntk.theory.multiplier import Status
+from sdntk.spectra.nystrom import nystrom
 
 #: Up to so many training images the default is an eigendecomposition (minutes); beyond, the Krylov
 #: method.
@@ -42,58 +41,84 @@ DENSE_IMAGES = 6000
 #: The single fits to choose from, beside the chains' own: their tolerances, as fractions of the
 #: labels' mean square.
 SINGLE_FITS = tuple(round(0.02 * step, 2) for step in range(1, 50))
+#: Beside chains of a fixed multiplier: multipliers, as fractions of the largest eigenvalue.
+SINGLE_MULTIPLIERS = tuple(10.0 ** (-step / 3) for step in range(22))
 #: What settings are called in the configuration of records.
 _NAMES_IN_RECORDS = {"noise_rate": "label_noise", "noise_kind": "noise", "rtol": "accuracy"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What is done to the data, and how often. Tolerances are fractions of the labels' mean square
-    ||y||^2/K.
+    """What is done to the data, and how often.
 
     Attributes:
         train: K, the number of training images. held_out: images to choose by. test: images to
             judge by.
-        tolerances: one chain for each.
+        tolerances: one chain for each, as fractions of the labels' mean square ||y||^2/K.
+        multipliers: in their place, c in every round; one chain for each.
         rounds: T.
         noise_rate: the share of wrong training and held-out labels. noise_kind, flips: how they are
             wrong, see :func:`sdntk.datasets.label_noise`.
         outputs: "separate", a multiplier for each class, or "joint".
         unit_norm: scale images to norm 1 after standardising.
-        method: "dense", "krylov", or "auto": the first up to :data:`DENSE_IMAGES` training images.
+        method: "dense", "krylov", "nystrom", or "auto": the first up to :data:`DENSE_IMAGES`
+            training images, then the second.
         rtol: of the Krylov method, the largest relative error of every round. gram_dtype: in which
             it keeps the values of the Gram matrix.
+        landmarks: of the Nystrom method, how many training images.
         seeds: one repetition for each.
     """
 
     train: int
     held_out: int
     test: int
-    tolerances: tuple[float, ...]
+    tolerances: tuple[float, ...] = ()
+    multipliers: tuple[float, ...] = ()
     rounds: int = 10
     noise_rate: float = 0.2
     noise_kind: NoiseKind = "symmetric"
     flips: Mapping[int, int] | None = None
     outputs: Literal["separate", "joint"] = "separate"
     unit_norm: bool = False
-    method: Literal["auto", "dense", "krylov"] = "auto"
+    method: Literal["auto", "dense", "krylov", "nystrom"] = "auto"
     rtol: float = 1e-6
     gram_dtype: str = "float64"
+    landmarks: int | None = None
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
         if not self.seeds:
             raise ValueError("seeds must hold at least one seed.")
-        if not self.tolerances:
-            raise ValueError("tolerances must hold at least one tolerance.")
-        if self.method not in ("auto", "dense", "krylov"):
-            raise ValueError(f'method must be "auto", "dense" or "krylov"; got {self.method!r}.')
+        if bool(self.tolerances) == bool(self.multipliers):
+            raise ValueError(
+                "tolerances must hold at least one tolerance, or multipliers one multiplier, and "
+                "not both."
+            )
+        if self.method not in ("auto", "dense", "krylov", "nystrom"):
+            raise ValueError(
+                f'method must be "auto", "dense", "krylov" or "nystrom"; got {self.method!r}.'
+            )
+        if (self.method == "nystrom") != (self.landmarks is not None):
+            raise ValueError('landmarks must be given for method "nystrom", and for no other.')
+        for multiplier in self.multipliers:
+            if not 0 < multiplier < np.inf:
+                raise ValueError(f"multipliers must be positive numbers; got {multiplier}.")
         for tolerance in self.tolerances:
             if not 0 < tolerance < 1:
                 raise ValueError(
                     "tolerances must be fractions of the labels' mean square, between 0 and 1; "
                     f"got {tolerance}."
                 )
+
+    @property
+    def level(self) -> Level:
+        """What a chain keeps in every round."""
+        return "multiplier" if self.multipliers else "tolerance"
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Of the chains."""
+        return self.multipliers or self.tolerances
 
     @property
     def by_krylov(self) -> bool:
@@ -103,43 +128,10 @@ class Experiment:
     def configuration(self) -> dict[str, Any]:
         """The settings as records name them; the names in files do not change."""
         settings = dataclasses.asdict(self)
+        for name in ("multipliers", "landmarks"):  # earlier versions had none of these
+            if not settings[name]:
+                del settings[name]
         return {_NAMES_IN_RECORDS.get(name, name): value for name, value in settings.items()}
-
-
-class Planned(NamedTuple):
-    """One chain to run."""
-
-    tolerance: float  # as a fraction of the labels' mean square
-    rounds: int
-    is_single_fit: bool
-
-
-class Tables(NamedTuple):
-    """What is recorded: see :func:`run`."""
-
-    rounds: pd.DataFrame
-    classes: pd.DataFrame
-    single_fits: pd.DataFrame
-
-
-_CHAIN: Columns = {"seed": int, "tolerance": float, "round": int}
-_MEASURED: Columns = {
-    **_CHAIN,
-    **dict.fromkeys(["train_accuracy", "noisy_train_accuracy", "held_out_accuracy"], float),
-    **dict.fromkeys(["test_accuracy", "train_loss", "test_loss", "training_loss"], float),
-    "error_bound": float,
-    "active_classes": int,
-}
-_OF_CLASSES: Columns = {
-    **_CHAIN,
-    "class": int,
-    "multiplier": float,
-    "status": str,
-    "training_loss": float,
-    "norm": float,
-}
-#: The columns of :class:`Tables`.
-COLUMNS = {"rounds": _MEASURED, "classes": _OF_CLASSES, "single_fits": _MEASURED}
 
 
 def split_of(data: Dataset, experiment: Experiment, seed: int) -> Split[np.ndarray]:
@@ -170,7 +162,8 @@ def run(
     """Run every seed that the records lack, write its rows, and yield it. The records then hold
     these tables.
 
-    * ``rounds``: a row for each seed, tolerance and round, with accuracies and losses;
+    * ``rounds``: a row for each seed, tolerance (or multiplier) and round, with accuracies and
+      losses;
     * ``classes``: a row for each of those and each class, with multiplier, status, training loss
       and norm;
     * ``single_fits``: a row for each seed and each single fit, with the same measurements as
@@ -182,14 +175,15 @@ def run(
     tolerances than the chains', for which steps are taken. Where it does not reach its relative
     error, and memory allows it, an eigendecomposition takes over, with a warning.
     """
-    tables = Tables(*(records.read(name, columns) for name, columns in COLUMNS.items()))
+    known = columns(experiment.level)
+    tables = Tables(*(records.read(name, own) for name, own in known.items()))
     finished = _finished_seeds(tables, experiment)
     tables = Tables(*(table[table["seed"].isin(finished)] for table in tables))
     for seed in experiment.seeds:
         if seed not in finished:
             split = split_of(data, experiment, seed)
             folder = None if store is None else store / f"seed{seed}"
-            rows = _run_seed(split, kernel, experiment, folder)
+            rows = _run_seed(split, kernel, experiment, seed, folder)
             for table in rows:
                 table.insert(0, "seed", seed)
             both = zip(tables, rows, strict=True)
@@ -202,37 +196,59 @@ def run(
 
 def _finished_seeds(tables: Tables, experiment: Experiment) -> list[int]:
     """Those that have all their rounds, and rows in the other tables."""
-    rounds = list(itertools.product(experiment.tolerances, range(experiment.rounds)))
-    done = tables.rounds.groupby("seed")[["tolerance", "round"]]
+    rounds = list(itertools.product(experiment.levels, range(experiment.rounds)))
+    done = tables.rounds.groupby("seed")[[experiment.level, "round"]]
     whole = [seed for seed, rows in done if [*rows.itertuples(index=False, name=None)] == rounds]
     others = set(tables.classes["seed"]) & set(tables.single_fits["seed"])
     return [seed for seed in experiment.seeds if seed in whole and seed in others]
 
 
 def _run_seed(
-    split: Split[np.ndarray], kernel: KernelFunction, experiment: Experiment, store: Path | None
+    split: Split[np.ndarray],
+    kernel: KernelFunction,
+    experiment: Experiment,
+    seed: int,
+    store: Path | None,
 ) -> Tables:
     labels = one_hot(split.noisy_labels, split.num_classes, centred=True)
-    choice = _choose_spectrum(kernel, split.x_train, labels, experiment, store)
-    chains = plan(experiment, choice.method)
+    choice = _choose_spectrum(kernel, split.x_train, labels, experiment, seed, store)
+    chains = plan(experiment, choice)
     runs = run_all(chains, choice.spectrum, labels, experiment)
-    x_new = jnp.asarray(np.concatenate([split.x_held_out, split.x_test]))
-    predictions = predict_all(runs, kernel, jnp.asarray(split.x_train), x_new)
-    return tabulate(chains, runs, [np.asarray(values) for values in predictions], split)
+
+    x_new = np.concatenate([split.x_held_out, split.x_test])
+    if choice.spectrum.has_basis_on_points:
+        fitted = [np.asarray(run.fitted) for run in runs]
+        predictions = _predict(runs, kernel, split.x_train, x_new)
+    else:  # one pass over the images for all chains, not one for each
+        known, everywhere = len(split.x_train), np.concatenate([split.x_train, x_new])
+        values = _predict(runs, kernel, choice.spectrum.dual_points, everywhere)
+        fitted = [of_run[:, :known] for of_run in values]
+        predictions = [of_run[:, known:] for of_run in values]
+    return tabulate(chains, runs, fitted, predictions, split, experiment.level)
 
 
-def plan(experiment: Experiment, method: Method) -> list[Planned]:
-    """The chains of one seed: one for each tolerance, and the single fits.
+def _predict(
+    runs: list[Distillation], kernel: KernelFunction, x: Any, x_new: Float[np.ndarray, "n ..."]
+) -> list[Float[np.ndarray, "_ n Q"]]:
+    return [np.asarray(v) for v in predict_all(runs, kernel, jnp.asarray(x), jnp.asarray(x_new))]
 
-    A Krylov spectrum is accurate for the chains' tolerances and larger ones, so smaller ones are
-    left out.
+
+def plan(experiment: Experiment, choice: Choice) -> list[Planned]:
+    """The chains of one seed: one for each tolerance or multiplier, and the single fits.
+
+    A Krylov spectrum is accurate for the chains' levels and larger ones, and what landmarks cannot
+    express makes small tolerances infeasible: levels smaller than all of the chains' are left out.
     """
-    chains = [Planned(tolerance, experiment.rounds, False) for tolerance in experiment.tolerances]
-    single_fits = sorted({*SINGLE_FITS, *experiment.tolerances})
-    if method is Method.KRYLOV:
-        smallest = min(experiment.tolerances)
-        single_fits = [tolerance for tolerance in single_fits if tolerance >= smallest]
-    return chains + [Planned(tolerance, 1, True) for tolerance in single_fits]
+    chains = [Planned(level, experiment.rounds, False) for level in experiment.levels]
+    grid = SINGLE_FITS
+    if experiment.level == "multiplier":
+        d_max = float(choice.spectrum.largest)
+        grid = tuple(float(f"{d_max * share:.3g}") for share in SINGLE_MULTIPLIERS)
+    single_fits = sorted({*grid, *experiment.levels})
+    if choice.method is not Method.DENSE:
+        smallest = min(experiment.levels)
+        single_fits = [level for level in single_fits if level >= smallest]
+    return chains + [Planned(level, 1, True) for level in single_fits]
 
 
 def run_all(
@@ -242,22 +258,30 @@ def run_all(
     experiment: Experiment,
 ) -> list[Distillation]:
     """Every chain on one spectrum."""
-    scale = _mean_square(labels, experiment)
+    unit = _unit_of_levels(labels, experiment)
+
+    def level_of(chain: Planned) -> dict[str, Any]:
+        return {experiment.level: chain.level * unit}
+
     return [
         distill_spectrum(
             spectrum,
             labels,
-            tolerance=chain.tolerance * scale,
             rounds=chain.rounds,
             outputs=experiment.outputs,
+            **level_of(chain),
         )
         for chain in chains
     ]
 
 
-def _mean_square(labels: Float[Array, "K Q"], experiment: Experiment) -> Float[Array, "*P"]:
-    """||y||^2/K, of which tolerances are fractions: for each class, or the mean of all."""
+def _unit_of_levels(labels: Float[Array, "K Q"], experiment: Experiment) -> Float[Array, "*P"]:
+    """||y||^2/K, of which tolerances are fractions: for each class, or the mean of all; 1 for
+    multipliers.
+    """
     of_classes = jnp.mean(labels**2, axis=0)
+    if experiment.level == "multiplier":
+        of_classes = jnp.ones_like(of_classes)
     return of_classes if experiment.outputs == "separate" else jnp.mean(of_classes)
 
 
@@ -266,6 +290,7 @@ def _choose_spectrum(
     x: Float[np.ndarray, "K ..."],
     labels: Float[Array, "K Q"],
     experiment: Experiment,
+    seed: int,
     store: Path | None,
 ) -> Choice:
     """By the experiment's method; the dense one where the Krylov method fails and memory allows
@@ -275,16 +300,21 @@ def _choose_spectrum(
     def dense() -> AbstractSpectrum:
         return decompose(gram(kernel, x))
 
+    if experiment.method == "nystrom":
+        key = jax.random.fold_in(jax.random.key(seed), 2)
+        spectrum = nystrom(kernel, x, labels, landmarks=experiment.landmarks, key=key)
+        return Choice(spectrum, Method.NYSTROM, "as asked for")
     if not experiment.by_krylov:
         return Choice(dense(), Method.DENSE, "as asked for")
-    scale = jnp.atleast_1d(_mean_square(labels, experiment))
+    unit = jnp.atleast_1d(_unit_of_levels(labels, experiment))
+    levels: dict[str, Any] = {experiment.level: jnp.array(experiment.levels)[:, None] * unit[None]}
     choice = krylov_or_dense(
         lambda: _operator(kernel, x, experiment, store),
         dense,
         labels,
         num_points=len(x),
-        tolerance=jnp.array(experiment.tolerances)[:, None] * scale[None],
         rounds=experiment.rounds,
+        **levels,
         outputs=experiment.outputs,
         rtol=experiment.rtol,
     )
@@ -303,104 +333,3 @@ def _operator(
     if store is None:
         return kernel_operator(kernel, x, keep=True, dtype=experiment.gram_dtype)
     return as_operator(gram(kernel, x, path=store, dtype=experiment.gram_dtype))
-
-
-def tabulate(
-    chains: list[Planned],
-    runs: list[Distillation],
-    predictions: list[Float[np.ndarray, "_ n Q"]],
-    split: Split[np.ndarray],
-) -> Tables:
-    """The tables of one seed, from every chain and its predictions at held-out and test images."""
-    rounds, classes, single_fits = [], [], []
-    for chain, run, new in zip(chains, runs, predictions, strict=True):
-        measured = measure(run, new, split)
-        measured.insert(0, "tolerance", chain.tolerance)
-        if chain.is_single_fit:
-            single_fits.append(measured)
-        else:
-            rounds.append(measured)
-            of_classes = per_class(run)
-            of_classes.insert(0, "tolerance", chain.tolerance)
-            classes.append(of_classes)
-    return Tables(
-        *(pd.concat(parts, ignore_index=True) for parts in (rounds, classes, single_fits))
-    )
-
-
-def measure(
-    run: Distillation, predictions: Float[np.ndarray, "T n Q"], split: Split[np.ndarray]
-) -> pd.DataFrame:
-    """For each round: accuracy on training (original and noisy labels), held-out (noisy) and test
-    images, and losses.
-
-    ``train_loss`` and ``test_loss`` are mean squared distances to the original labels' rows,
-    ``training_loss`` to the round's own targets. A class that has collapsed predicts 0; where all
-    have, every image counts as the first class. ``error_bound`` is that of the Krylov method on
-    multipliers and fitted values, the largest over classes.
-    """
-    fitted = np.asarray(run.fitted)
-    rounds, num_held_out = len(fitted), len(split.x_held_out)
-    held_out, test = predictions[:, :num_held_out], predictions[:, num_held_out:]
-
-    def loss(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        rows = np.asarray(one_hot(labels, split.num_classes, centred=True))
-        return np.mean((outputs - rows) ** 2, axis=(1, 2))
-
-    columns = {
-        "round": np.arange(rounds),
-        "train_accuracy": _accuracy(fitted, split.clean_labels),
-        "noisy_train_accuracy": _accuracy(fitted, split.noisy_labels),
-        "held_out_accuracy": _accuracy(held_out, split.held_out_labels),
-        "test_accuracy": _accuracy(test, split.test_labels),
-        "train_loss": loss(fitted, split.clean_labels),
-        "test_loss": loss(test, split.test_labels),
-        "training_loss": np.reshape(run.training_loss, (rounds, -1)).mean(axis=1),
-        "error_bound": _error_bound(run),
-        "active_classes": _active_classes(run, split.num_classes),
-    }
-    return pd.DataFrame(columns)
-
-
-def _accuracy(
-    outputs: Float[np.ndarray, "T n Q"], labels: Int[np.ndarray, " n"]
-) -> Float[np.ndarray, " T"]:
-    """The share of images whose largest output is their class; nan of no images."""
-    if not len(labels):
-        return np.full(len(outputs), np.nan)
-    return np.mean(outputs.argmax(axis=-1) == labels, axis=-1)
-
-
-def _error_bound(run: Distillation) -> Float[np.ndarray, " T"]:
-    """The largest bound over classes, on multipliers and on fitted values; nan where there is
-    none.
-    """
-    rounds = len(run.status)
-    if run.error_bounds is None:
-        return np.full(rounds, np.nan)
-    largest = [np.reshape(bound, (rounds, -1)).max(axis=1) for bound in run.error_bounds]
-    return np.max(largest, axis=0)
-
-
-def _active_classes(run: Distillation, num_classes: int) -> Int[np.ndarray, " T"]:
-    """How many classes have not collapsed; with joint outputs all or none."""
-    active = np.asarray(run.status) == Status.ACTIVE
-    return active.sum(axis=1) if active.ndim == 2 else active * num_classes
-
-
-def per_class(run: Distillation) -> pd.DataFrame:
-    """For each round and class: multiplier, status, training loss and norm; with joint outputs one
-    "class", -1, for all.
-    """
-    multipliers = np.asarray(run.multipliers)
-    rounds = len(multipliers)
-    classes = np.arange(multipliers.shape[1]) if multipliers.ndim == 2 else np.array([-1])
-    columns = {
-        "round": np.repeat(np.arange(rounds), len(classes)),
-        "class": np.tile(classes, rounds),
-        "multiplier": multipliers.ravel(),
-        "status": [Status(code).name.lower() for code in np.ravel(run.status).tolist()],
-        "training_loss": np.ravel(run.training_loss),
-        "norm": np.ravel(run.norms),
-    }
-    return pd.DataFrame(columns)

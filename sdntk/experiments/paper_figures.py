@@ -21,7 +21,7 @@ from jaxtyping import Array, Int
 from sdntk import networks
 from sdntk._arguments import as_count
 from sdntk.datasets import Dataset, balanced_subset
-from sdntk.experiments import early_stopping, kernel_classification, network_classification
+from sdntk.experiments import early_stopping, kernel_tables, network_classification
 from sdntk.experiments.data import Split, sample_split
 from sdntk.experiments.network_runs import NetworkChainSpec
 from sdntk.experiments.records import Records
@@ -257,7 +257,7 @@ def kernel_rounds(folder: Path, experiment: Experiment) -> pd.DataFrame | None:
         raise ValueError(
             f"kernel must be a folder that sdntk ntk wrote; {folder} holds other records."
         )
-    rounds = records.read("rounds", kernel_classification.COLUMNS["rounds"])
+    rounds = records.read("rounds", kernel_tables.columns()["rounds"])
     if rounds.empty:
         raise ValueError(
             f"kernel must be a folder in which sdntk ntk has ended; {folder} holds no rounds."

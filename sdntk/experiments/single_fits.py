@@ -2,6 +2,8 @@
 
 import pandas as pd
 
+from sdntk.experiments.kernel_tables import Level, level_of
+
 
 def compare_with_single_fits(rounds: pd.DataFrame, single_fits: pd.DataFrame) -> pd.DataFrame:
     """Does distillation beat one good fit? For each seed and chain, both chosen by held-out
@@ -13,31 +15,34 @@ def compare_with_single_fits(rounds: pd.DataFrame, single_fits: pd.DataFrame) ->
     hindsight, chosen on the test images: ``hindsight_best_round``, ``hindsight_single_fit``. The
     smaller tolerance, and the earlier round, wins a tie. In the row of tolerance "chosen" the
     chain's tolerance, too, is chosen on the held-out images. Without held-out images all is chosen
-    by hindsight, on the test images.
+    by hindsight, on the test images. Chains of a fixed multiplier have multipliers in place of
+    tolerances.
     """
-    judge = chosen_by(rounds)
+    judge, level = chosen_by(rounds), level_of(rounds)
     rows = []
     for seed, chains in rounds[rounds["seed"].isin(single_fits["seed"])].groupby("seed"):
         singles = single_fits[single_fits["seed"] == seed]
-        named = [(f"{tolerance:g}", chain) for tolerance, chain in chains.groupby("tolerance")]
-        named.append(("chosen", chains.sort_values(["tolerance", "round"])))
+        named = [(f"{value:g}", chain) for value, chain in chains.groupby(level)]
+        named.append(("chosen", chains.sort_values([level, "round"])))
         for name, chain in named:
-            comparison = _best_of_both(chain, singles, judge)
-            rows.append({"seed": seed, "tolerance": name, **comparison})
+            comparison = _best_of_both(chain, singles, judge, level)
+            rows.append({"seed": seed, level: name, **comparison})
     return pd.DataFrame(rows)
 
 
-def _best_of_both(chain: pd.DataFrame, singles: pd.DataFrame, judge: str) -> dict[str, float]:
+def _best_of_both(
+    chain: pd.DataFrame, singles: pd.DataFrame, judge: str, level: Level
+) -> dict[str, float]:
     """The best round and the best single fit of one seed, by the column ``judge``."""
     best = chain.loc[chain[judge].idxmax()]
     single = singles.loc[singles[judge].idxmax()]
-    is_start = (chain["round"] == 0) & (chain["tolerance"] == best["tolerance"])
+    is_start = (chain["round"] == 0) & (chain[level] == best[level])
     return {
         "first_round": chain.loc[is_start, "test_accuracy"].iloc[0],
         "best_round": best["test_accuracy"],
         "round": int(best["round"]),
         "single_fit": single["test_accuracy"],
-        "single_tolerance": single["tolerance"],
+        f"single_{level}": single[level],
         "gain": best["test_accuracy"] - single["test_accuracy"],
         "hindsight_best_round": chain["test_accuracy"].max(),
         "hindsight_single_fit": singles["test_accuracy"].max(),

@@ -1,12 +1,17 @@
-"""How precise the values of a kernel are that loses digits near angle 0, by measurement."""
+"""How precise a kernel's values are, by measurement: those of one that loses digits near angle 0,
+and those computed in float32.
+"""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
 from sdntk._arguments import is_traced
-from sdntk.kernels.base import LibraryKernel
+from sdntk.kernels.base import KernelFunction, LibraryKernel, kernel_block
 
 #: So many of the points are tried.
 TRIED = 8
@@ -48,3 +53,43 @@ def _movement(
 
     values = lax.map(of, x)
     return jnp.max(jnp.ptp(values, axis=1)), jnp.max(jnp.abs(values))
+
+
+#: Single precision is tried at so many of the points.
+TRIED_IN_SINGLE = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class InSingle:
+    """A kernel whose values are computed in float32, with x64 on, too; points are handed to it in
+    that.
+    """
+
+    kernel: KernelFunction
+
+    def __call__(
+        self, x1: Float[Array, "n1 ..."], x2: Float[Array, "n2 ..."]
+    ) -> Float[Array, "n1 n2"]:
+        with jax.enable_x64(False):
+            return kernel_block(self.kernel, x1, x2)
+
+
+def single_suffices(kernel: KernelFunction, x: Float[Array, "K ..."], dtype: np.dtype) -> bool:
+    """Whether values that are to be kept in float32 may be computed in it: for some of the points
+    the matrix moves by no more than the machine_eps d_max that keeping them so is taken to cost.
+
+    Args:
+        kernel: g; of a function that is none of this library's nothing is tried.
+        x: points that it takes.
+        dtype: in which values are to be kept.
+    """
+    if dtype != np.float32 or jnp.result_type(float) == np.float32 or len(x) < TRIED_IN_SINGLE:
+        return False
+    if not isinstance(kernel, LibraryKernel) or is_traced(kernel, x):
+        return False
+    some = x[:: len(x) // TRIED_IN_SINGLE]
+    single = some.astype(np.float32)
+    exact = np.asarray(kernel_block(kernel, some, some), np.float64)
+    moved = np.asarray(InSingle(kernel)(single, single), np.float64) - exact
+    allowed = np.finfo(np.float32).eps * np.linalg.norm(exact, 2)
+    return bool(np.isfinite(moved).all() and np.linalg.norm(moved, 2) <= allowed)

@@ -3,6 +3,7 @@ comparison with the best single fit.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -10,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from sdntk.experiments.kernel_tables import level_of
 from sdntk.experiments.records import Records
 from sdntk.experiments.single_fits import chosen_by
 from sdntk.reports.plotting import label_rounds, plot_envelope, plot_envelopes, plot_level
@@ -33,16 +35,21 @@ def rounds_table(records: Records) -> Table:
     table = new_table(
         "Self-distillation, mean ± standard deviation over seeds "
         "(accuracy against the original labels)",
-        ["tolerance", "round", *_ROUNDS],
+        [level_of(records["rounds"]), "round", *_ROUNDS],
     )
-    for tolerance, chain in records["rounds"].groupby("tolerance"):
+    for value, chain in _by_level(records["rounds"]):
         for t, rows in chain.groupby("round"):
-            table.add_row(f"{tolerance:g}", str(t), *_means(rows, _ROUNDS.values()))
+            table.add_row(f"{value:g}", str(t), *_means(rows, _ROUNDS.values()))
         table.add_section()
     single = _chosen_single_fits(records)
-    tolerance = mean_and_deviation(single["tolerance"])
-    table.add_row(f"one fit, {tolerance}", "-", *_means(single, _ROUNDS.values()))
+    chosen = mean_and_deviation(single[level_of(single)])
+    table.add_row(f"one fit, {chosen}", "-", *_means(single, _ROUNDS.values()))
     return table
+
+
+def _by_level(table: pd.DataFrame) -> Any:
+    """Each tolerance, or multiplier, with its rows."""
+    return table.groupby(level_of(table))
 
 
 def _means(rows: pd.DataFrame, columns: Iterable[str]) -> list[str]:
@@ -53,15 +60,16 @@ def comparison_table(records: Records) -> Table:
     """Distillation against one fit: see
     :func:`sdntk.experiments.single_fits.compare_with_single_fits`.
     """
-    columns = ["first_round", "round", "best_round", "single_tolerance", "single_fit", "gain"]
+    level = level_of(records["rounds"])
+    columns = ["first_round", "round", "best_round", f"single_{level}", "single_fit", "gain"]
     headings = [name.replace("_", " ") for name in columns]
     table = new_table(
         f"Best round against best single fit: test accuracy, both chosen {_chosen_on(records)}",
-        ["tolerance", *headings, "gain by hindsight"],
+        [level, *headings, "gain by hindsight"],
     )
-    for tolerance, rows in records["comparison"].groupby("tolerance", sort=False):
+    for name, rows in records["comparison"].groupby(level, sort=False):
         hindsight = rows["hindsight_best_round"] - rows["hindsight_single_fit"]
-        table.add_row(str(tolerance), *_means(rows, columns), mean_and_deviation(hindsight))
+        table.add_row(str(name), *_means(rows, columns), mean_and_deviation(hindsight))
     return table
 
 
@@ -69,21 +77,26 @@ def verdict(records: Records) -> str:
     """Does test accuracy rise and fall, at which tolerance, by how much, and does it beat one fit?
     In a sentence each.
     """
-    lines = [_course(tolerance, rows) for tolerance, rows in records["rounds"].groupby("tolerance")]
-    chosen = records["comparison"].query("tolerance == 'chosen'")
+    level = level_of(records["rounds"])
+    lines = [_course(_shown(level, value), rows) for value, rows in _by_level(records["rounds"])]
+    chosen = _chosen_chains(records)
     best, single, gain = chosen["best_round"], chosen["single_fit"], chosen["gain"]
     spread = "one seed"
     if len(gain) > 1:
         spread = f"standard deviation over {len(gain)} seeds {gain.std(ddof=0):.4f}"
     lines.append(
-        f"Tolerance and round chosen {_chosen_on(records)} reach {best.mean():.4f} on test "
-        f"images; one fit, its tolerance chosen in the same way, {single.mean():.4f}: a gain of "
+        f"{level.capitalize()} and round chosen {_chosen_on(records)} reach {best.mean():.4f} on "
+        f"test images; one fit, its {level} chosen in the same way, {single.mean():.4f}: a gain of "
         f"{gain.mean():+.4f} from distillation ({spread})."
     )
     return "\n".join(lines)
 
 
-def _course(tolerance: float, rows: pd.DataFrame) -> str:
+def _shown(level: str, value: float) -> str:
+    return f"c = {value:g}" if level == "multiplier" else f"{value:g} ||y||^2/K"
+
+
+def _course(name: str, rows: pd.DataFrame) -> str:
     """How the mean test accuracy of one chain rises and falls, in a sentence."""
     accuracy = rows.groupby("round")["test_accuracy"].mean()
     active = rows.groupby("round")["active_classes"].mean()
@@ -96,7 +109,7 @@ def _course(tolerance: float, rows: pd.DataFrame) -> str:
     if last != accuracy.index[-1]:
         end = f"; then all classes collapse in round {last + 1}"
     return (
-        f"At {tolerance:g} ||y||^2/K mean test accuracy starts at {accuracy[0]:.4f}, {rise}, "
+        f"At {name} mean test accuracy starts at {accuracy[0]:.4f}, {rise}, "
         f"and is {accuracy[last]:.4f} in round {last}{end}."
     )
 
@@ -127,7 +140,7 @@ def _rounds(records: Records) -> Figure:
             ax,
             single[column],
             color="0.25",
-            label=f"one fit, tolerance chosen {_chosen_on(records)}",
+            label=f"one fit, {level_of(single)} chosen {_chosen_on(records)}",
         )
         ax.set(ylabel=name)
         ax.grid(alpha=0.25)
@@ -143,26 +156,36 @@ def _rounds(records: Records) -> Figure:
 def _single_fits(records: Records) -> Figure:
     figure, ax = _one_panel(records)
     frame = records["single_fits"]
+    level = level_of(frame)
     test = {"color": "C0", "label": "one fit: test images"}
-    plot_envelope(ax, frame, "tolerance", "test_accuracy", **test)
+    plot_envelope(ax, frame, level, "test_accuracy", **test)
     if frame["held_out_accuracy"].notna().any():
         held_out = {"color": "C1", "label": "one fit: held-out images, noisy labels"}
-        plot_envelope(ax, frame, "tolerance", "held_out_accuracy", **held_out)
-    chosen = records["comparison"].query("tolerance == 'chosen'")
+        plot_envelope(ax, frame, level, "held_out_accuracy", **held_out)
+    chosen = _chosen_chains(records)
     plot_level(
         ax,
         chosen["best_round"],
         color="C3",
         label=f"best round of self-distillation, chosen {_chosen_on(records)}",
     )
-    ax.set(xlabel="tolerance $\\epsilon$, as a fraction of $\\Vert y\\Vert^2/K$", ylabel="accuracy")
+    names = {
+        "tolerance": "tolerance $\\epsilon$, as a fraction of $\\Vert y\\Vert^2/K$",
+        "multiplier": "multiplier $c$",
+    }
+    ax.set(
+        xlabel=names[level],
+        ylabel="accuracy",
+        xscale="log" if level == "multiplier" else "linear",
+    )
     ax.legend(frameon=False, fontsize="small")
     return figure
 
 
 def _multipliers(records: Records) -> Figure:
     figure, ax = _one_panel(records)
-    chains = _while_active(records)[["seed", "tolerance", "round", "chain"]]
+    rounds = _while_active(records)
+    chains = rounds[["seed", level_of(rounds), "round", "chain"]]
     active = records["classes"].dropna(subset="multiplier").merge(chains)
     plot_envelopes(ax, active, "round", "multiplier", by="chain")
     ax.set(yscale="log", ylabel="multiplier $c_t$, over seeds and the classes not collapsed")
@@ -184,12 +207,15 @@ def _while_active(records: Records) -> pd.DataFrame:
     """
     frame = records["rounds"]
     active = frame[frame["active_classes"] > 0]
-    names = {}
-    for tolerance, rows in frame.groupby("tolerance"):
+    names, level = {}, level_of(frame)
+    for value, rows in _by_level(frame):
         collapsed = rows.loc[rows["active_classes"] == 0, "round"]
         end = f", collapsed in round {collapsed.min()}" if len(collapsed) else ""
-        names[tolerance] = f"$\\epsilon$ = {tolerance:g} $\\Vert y\\Vert^2/K${end}"
-    return active.assign(chain=active["tolerance"].map(names))
+        name = f"$\\epsilon$ = {value:g} $\\Vert y\\Vert^2/K$"
+        if level == "multiplier":
+            name = f"$c$ = {value:g}"
+        names[value] = name + end
+    return active.assign(chain=active[level].map(names))
 
 
 def _headline(records: Records) -> str:
@@ -198,6 +224,12 @@ def _headline(records: Records) -> str:
         f"{c['dataset']}, {c['kernel']}, K = {c['train']}, {c['label_noise']:.0%} label noise\n"
         f"{over_seeds(len(c['seeds']))}"
     )
+
+
+def _chosen_chains(records: Records) -> pd.DataFrame:
+    """The rows of the comparison in which tolerances or multipliers are chosen, too."""
+    comparison = records["comparison"]
+    return comparison[comparison[level_of(comparison)] == "chosen"]
 
 
 def _chosen_single_fits(records: Records) -> pd.DataFrame:

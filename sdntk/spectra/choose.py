@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 from sdntk import _memory
 from sdntk._arguments import ArrayLike, as_choice, as_parameter, every, is_traced
 from sdntk.gram_matrices.compute import compute_gram
-from sdntk.gram_matrices.operator import GramOperator, tiled_operator
+from sdntk.gram_matrices.linear_operator import GramOperator
+from sdntk.gram_matrices.tiled_operator import tiled_operator
 from sdntk.kernels.base import KernelFunction, LibraryKernel, kernel_precision
 from sdntk.spectra.base import AbstractSpectrum
 from sdntk.spectra.dense import as_rank_tolerance, decompose_checked

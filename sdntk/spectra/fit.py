@@ -30,12 +30,14 @@ from sdntk._progress import track
 from sdntk._pytrees import pytree
 from sdntk.gram_matrices.compute import compute_gram
 from sdntk.kernels.base import KernelFunction, as_pytree_kernel, check_points
+from sdntk.kernels.precision import InSingle, single_suffices
 from sdntk.spectra.base import AbstractSpectrum, as_column
 from sdntk.theory.filters import divided_by_eigenvalues
 from sdntk.theory.units import linearly
 
 #: Predictions are made so many bytes of the cross-Gram matrix at a time.
 CROSS_BYTES = 2**28
+EPS_OF_SINGLE = float(np.finfo(np.float32).eps)
 
 
 class Predictor:
@@ -118,7 +120,7 @@ class Predictor:
 def predict_all(
     fits: Sequence[Predictor],
     kernel: KernelFunction,
-    x: Float[Array, "K ..."],
+    x: Float[Any, "K ..."],
     x_new: ArrayLike,
 ) -> list[Float[Array, "..."]]:
     """The predictions of several fits at new points, from one pass over the cross-Gram matrix.
@@ -129,10 +131,15 @@ def predict_all(
         x: the training points, shape (K, ...), which the kernel takes.
         x_new: points, shape (n, ...).
     """
-    new = check_points(kernel, "x_new", x_new)
+    new: Any = check_points(kernel, "x_new", x_new)
     require_one_shape("x_new", new, "x", x)
     columns = [_as_columns(fit.dual_coefficients, fit._points_axis) for fit in fits]
     together = jnp.concatenate(columns, axis=1) if len(columns) > 1 else columns[0]
+
+    # Fits of values that were kept in float32 need no better ones.
+    of_single = all(fit.spectrum.machine_epsilon >= EPS_OF_SINGLE for fit in fits)
+    if of_single and single_suffices(kernel, x, np.dtype(np.float32)):
+        kernel, x, new = InSingle(kernel), *(np.asarray(points, np.float32) for points in (x, new))
 
     rows = max(1, CROSS_BYTES // (len(x) * jnp.result_type(float).itemsize))
     starts = range(0, len(new), rows)

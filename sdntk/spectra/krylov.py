@@ -23,7 +23,7 @@ from sdntk._arguments import (
 )
 from sdntk._progress import Bar
 from sdntk._warnings import renamed_arguments
-from sdntk.gram_matrices.operator import GramOperator
+from sdntk.gram_matrices.linear_operator import GramOperator
 from sdntk.spectra.krylov_spectrum import (
     KrylovSpectrum,
     require_proved_weight,

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sdntk._linalg import matmul
-from sdntk.gram_matrices.operator import GramOperator
+from sdntk.gram_matrices.linear_operator import GramOperator
 from sdntk.theory.units import in_unit, out_of_unit, power_of_two, unit_of
 
 #: Lanczos vectors are kept in pieces of about this number, of whole blocks: never is more than one

@@ -137,7 +137,8 @@ class NystromSpectrum(Eigenbasis):
         for start, phi in self._features_on_points(_OTHER_LABELS):
             part = columns[start : start + phi.shape[1]]
             by_features += matmul(phi, part)
-        return _coordinates(self.eigenvalues[1:], self.eigenvectors, by_features, y)
+        d, vectors = self.eigenvalues[1:], self.eigenvectors
+        return _coordinates(d, vectors, by_features, y, len(y))
 
     def unrotate(self, z: Float[Array, "n *P"]) -> Float[Array, "K *P"]:
         """Values on the training points, by a pass over them.
@@ -281,23 +282,37 @@ def nystrom(
 
     chosen, sample = _draw(source, landmarks, key, selection, kept_as)
     sums, labels = sum_over_points(source, chosen, block_size=size, dtype=kept_as, path=file)
+    spectrum = spectrum_of_sums(chosen, sums.gram, sums.labels, labels, len(labels))
+    return dataclasses.replace(spectrum, lost=_lost(kernel, chosen, sample), source=source)
+
+
+def spectrum_of_sums(
+    landmarks: Landmarks,
+    gram: Float[np.ndarray, "r r"],
+    by_features: Float[np.ndarray, "r Q"],
+    labels: Float[np.ndarray, "K *Q"],
+    total: float,
+) -> NystromSpectrum:
+    """The spectrum from Phi Phi^T and Phi y; of weighted points from Phi S^2 Phi^T, Phi S^2 y and
+    S y, with S = diag(sqrt(w)) and ``total`` the sum of the weights. What is lost is not known.
+    """
     with jax.enable_x64(True):
-        d, vectors = map(np.asarray, jnp.linalg.eigh(jnp.asarray(sums.gram / len(labels))))
-    kept = d > len(d) * chosen.epsilon * d[-1]
+        d, vectors = map(np.asarray, jnp.linalg.eigh(jnp.asarray(gram / total)))
+    kept = d > len(d) * landmarks.epsilon * d[-1]
     own_dtype = jnp.result_type(float)
     eigenvalues, basis = (jnp.asarray(v, own_dtype) for v in (np.where(kept, d, 0), vectors))
-    by_features, y = jnp.asarray(sums.labels, own_dtype), jnp.asarray(labels, own_dtype)
+    y = jnp.asarray(labels, own_dtype)
+    z = _coordinates(eigenvalues, basis, jnp.asarray(by_features, own_dtype), y, total)
     return NystromSpectrum(
         eigenvalues=jnp.concatenate([jnp.zeros(1, own_dtype), eigenvalues]),
-        rotated_labels=_coordinates(eigenvalues, basis, by_features, y),
+        rotated_labels=z,
         eigenvectors=basis,
-        landmarks=jnp.asarray(chosen.points),
-        factor=jnp.asarray(chosen.factor, own_dtype),
+        landmarks=jnp.asarray(landmarks.points),
+        factor=jnp.asarray(landmarks.factor, own_dtype),
         labels=y,
-        lost=_lost(kernel, chosen, sample),
-        num_asked=chosen.num_asked,
-        machine_epsilon=chosen.epsilon,
-        source=source,
+        lost=Lost(jnp.asarray(jnp.nan), jnp.asarray(jnp.nan), np.int64(0)),
+        num_asked=landmarks.num_asked,
+        machine_epsilon=landmarks.epsilon,
     )
 
 
@@ -340,12 +355,13 @@ def _coordinates(
     vectors: Float[Array, "r r"],
     by_features: Float[Array, "r Q"],
     y: Float[Array, "K *Q"],
+    total: float,
 ) -> Float[Array, "n *Q"]:
     """Rotated labels from Phi y; the first is the norm of what lies outside."""
     unit = unit_of(y, joint=False)
     norms = jnp.sqrt(jnp.sum(in_unit(y, unit) ** 2, axis=0))
     projected = in_unit(matmul(vectors.T, by_features).reshape(len(d), *y.shape[1:]), unit)
-    roots = as_column(jnp.sqrt(jnp.where(d > 0, d, jnp.inf) * len(y)), projected)
+    roots = as_column(jnp.sqrt(jnp.where(d > 0, d, jnp.inf) * total), projected)
     z = projected / roots
     outside = norms**2 - jnp.sum(z**2, axis=0)
     is_rounding = outside <= len(d) * jnp.finfo(y.dtype).eps * norms**2

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sdntk._linalg import tensordot
-from sdntk.gram_matrices.operator import GramOperator
+from sdntk.gram_matrices.linear_operator import GramOperator
 from sdntk.spectra.degrees_of_freedom import ChainOnSpectrum
 from sdntk.spectra.krylov_spectrum import KrylovSpectrum, ritz_spectrum
 from sdntk.spectra.lanczos import Lanczos, lanczos_extend, lanczos_init

@@ -20,6 +20,7 @@ import scipy.optimize
 from scipy.spatial.distance import pdist
 from sklearn.base import clone
 from sklearn.datasets import load_iris
+from sklearn.gaussian_process import kernels as gaussian_processes
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GridSearchCV, KFold, ShuffleSplit, TimeSeriesSplit
@@ -504,6 +505,59 @@ def test_a_class_of_sizes_holds_little_more(num):
     assert size_class(size) == size
 
 
+# ---- landmarks ----
+
+
+@pytest.mark.parametrize("outputs", ["separate", "joint"])
+@pytest.mark.parametrize(
+    "level", [{"tolerance": 0.2}, {"multiplier": 1e-3}, {"criterion": "sure", "multiplier": "auto"}]
+)
+def test_with_all_points_as_landmarks_nothing_is_lost(level, outputs):
+    """Weights and an empty one among them, centred, two outputs of other sizes."""
+    x = RNG.normal(size=(90, 3))
+    y = np.column_stack([np.sin(x[:, 0]), 100 * x[:, 1]]) + RNG.normal(size=(90, 2)) * [0.1, 9]
+    weights = RNG.integers(0, 3, size=90)
+    common = {"kernel": "matern", "length_scale": 1.5, "outputs": outputs, **level}
+    dense = SelfDistilledRegressor(method="dense", **{"criterion": "gcv", **common})
+    few = clone(dense).set_params(method="nystrom", landmarks=500)
+    for model in (dense, few):
+        model.fit(x, y, sample_weight=weights)
+    assert few.rounds_ == dense.rounds_
+    assert len(few.X_fit_) == np.sum(weights > 0)
+    np.testing.assert_allclose(few.predict(x), dense.predict(x), rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(few.multipliers_, dense.multipliers_, rtol=1e-7)
+    np.testing.assert_allclose(few.degrees_of_freedom_, dense.degrees_of_freedom_, rtol=1e-7)
+    np.testing.assert_allclose(
+        few.table_["training_error"], dense.table_["training_error"], rtol=1e-7
+    )
+
+
+def test_landmarks_serve_many_points_and_all_tools():
+    x = RNG.uniform(-3, 3, size=(12_000, 2))
+    y = np.sin(x[:, 0]) * x[:, 1]
+    model = SelfDistilledRegressor(method="nystrom", landmarks=150).fit(
+        x, y + RNG.normal(size=len(x))
+    )
+    assert model.X_fit_.shape == (150, 2)
+    assert np.mean((model.predict(x) - y) ** 2) < 0.02  # the noise has 1
+    again = clone(model).fit(x, y)
+    np.testing.assert_array_equal(again.X_fit_, model.X_fit_)
+    assert (clone(model).set_params(random_state=1).fit(x, y).X_fit_ != model.X_fit_).any()
+    assert len(list(model.staged_predict(x[:5]))) == model.rounds_
+    assert model.single_fit_.predict(x[:5]).shape == (5,)
+
+
+def test_landmarks_of_kernels_that_know_numpy_only():
+    x, y = RNG.normal(size=(60, 2)), RNG.normal(size=60)
+    theirs = SelfDistilledRegressor(kernel=gaussian_processes.RBF(2.0), tolerance=0.3, rounds=2)
+    ours = SelfDistilledRegressor(length_scale=2.0, tolerance=0.3, rounds=2)
+    predictions = [
+        model.set_params(method="nystrom", landmarks=40).fit(x, y).predict(x)
+        for model in (theirs, ours)
+    ]
+    np.testing.assert_allclose(*predictions, rtol=1e-7, atol=1e-9)
+
+
 # ---- bad input ----
 
 
@@ -535,6 +589,9 @@ def test_a_class_of_sizes_holds_little_more(num):
         ({"criterion": 1}, r"criterion must be at least 2; got 1\. Beside a number of folds"),
         ({"criterion": 2.5}, r"criterion must be an integer; got 2\.5\. Beside a number"),
         ({"outputs": "both"}, "outputs must be"),
+        ({"method": "nystrom", "landmarks": 0}, "landmarks must be at least 1"),
+        ({"method": "nystrom", "criterion": 5}, 'criterion must be "auto", "gcv" or "sure"'),
+        ({"method": "nystrom", "weights": "auto"}, 'weights must not be "auto"'),
         ({"center": "yes"}, "center must be"),
         ({"relative": 1.5}, "relative must be"),
         ({"method": "krylov"}, "method must be"),

@@ -283,6 +283,10 @@ def test_figures_show_every_chain_and_the_single_fit(records):
         ({"train": 5000}, "train and held_out must be at most"),
         ({"noise_rate": 1.2}, "rate must lie between 0 and 1"),
         ({"seeds": ()}, "seeds must hold at least one"),
+        ({"multipliers": (0.1,)}, "tolerances must hold at least one tolerance, or multipliers"),
+        ({"tolerances": (), "multipliers": (0.0,)}, "multipliers must be positive"),
+        ({"method": "nystrom"}, "landmarks must be given"),
+        ({"landmarks": 10}, "landmarks must be given for method"),
     ],
 )
 def test_bad_settings_are_named(digits, change, message, tmp_path):
@@ -337,6 +341,43 @@ def test_the_krylov_method_records_the_same(digits, tmp_path, outputs):
         "single_fits",
         "multipliers",
     }
+
+
+@pytest.mark.parametrize("outputs", ["separate", "joint"])
+def test_landmarks_at_all_images_record_the_same(digits, tmp_path, outputs):
+    """By fixed multipliers, for which the tables have a column; and by tolerances."""
+    for level in ({"multipliers": (1e-3, 0.1), "tolerances": ()}, {"tolerances": (0.3,)}):
+        common = {**vars(SMALL), "seeds": (0,), "rounds": 3, "outputs": outputs, **level}
+        tables = []
+        for method in ({"method": "dense"}, {"method": "nystrom", "landmarks": 100}):
+            records = Records(tmp_path / f"{len(level)}{method['method']}", {})
+            list(run(digits, KERNEL, Experiment(**{**common, **method}), records))
+            tables.append(records)
+        name = "multiplier" if "multipliers" in level else "tolerance"
+        exact, found = (of["rounds"].drop(columns="error_bound") for of in tables)
+        assert set(exact[name]) == set(level.get("multipliers") or level["tolerances"])
+        pd.testing.assert_frame_equal(exact, found, rtol=1e-7)
+        exact, found = (of["single_fits"].set_index(name) for of in tables)
+        assert len(found) > 8
+        columns = ["test_accuracy", "train_loss"]
+        pd.testing.assert_frame_equal(exact.loc[found.index, columns], found[columns], rtol=1e-6)
+
+
+def test_multipliers_are_reported_as_such(digits, tmp_path):
+    records = Records(
+        tmp_path,
+        {"dataset": "digits", "kernel": "M", "seeds": [0], "train": 100, "label_noise": 0.2},
+    )
+    experiment = Experiment(
+        train=100, held_out=50, test=60, multipliers=(0.01,), rounds=4, seeds=(0,)
+    )
+    list(run(digits, KERNEL, experiment, records))
+    assert "At c = 0.01 mean test accuracy" in classification_report.verdict(records)
+    assert "Multiplier and round chosen" in classification_report.verdict(records)
+    figures = classification_report.plot(records)
+    assert figures["single_fits"].axes[0].get_xlabel() == "multiplier $c$"
+    assert (records["classes"]["multiplier"] == 0.01).all()
+    save_figures(figures, tmp_path)
 
 
 def test_where_the_krylov_method_fails_the_dense_one_takes_over(digits, tmp_path, monkeypatch):

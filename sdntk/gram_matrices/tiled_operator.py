@@ -1,0 +1,219 @@
+"""Products with a Gram matrix in tiles: on disk, kept in memory, or computed again each time.
+Only the tiles on and above the diagonal exist: each serves twice, as itself and as its transpose.
+"""
+
+import contextlib
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Array, Bool, Float, Int
+
+from sdntk import _memory
+from sdntk._arguments import is_traced
+from sdntk._linalg import matmul
+from sdntk._progress import track
+from sdntk.gram_matrices.block_size import choose_block_size, work_bytes
+from sdntk.gram_matrices.linear_operator import GramOperator
+from sdntk.gram_matrices.store import GramStore
+from sdntk.gram_matrices.tiles import Tile, Tiling, compute_tiles, local_devices
+from sdntk.kernels.base import KernelFunction, kernel_precision
+from sdntk.kernels.precision import InSingle, single_suffices
+
+#: So many tiles are multiplied in one call: a call for each would take a third more time.
+AT_ONCE = 8
+
+
+def store_operator(store: GramStore) -> "Tiled":
+    """A store as a linear operator.
+
+    Raises:
+        ValueError: it is of two sets of points.
+    """
+    if not store.tiling.symmetric:
+        raise ValueError(
+            f"G must be a symmetric matrix; {store.path} is of two sets of points: leave x2 out "
+            "of gram."
+        )
+    tiling, share = store.tiling, (jax.process_index(), None, jax.process_count())
+
+    def read() -> Iterator[Stack]:
+        tiles = itertools.islice(tiling.touching(tiling.whole), *share)
+        return stacks(tiling, store.read_tiles(tiles))
+
+    return Tiled(len(store), store.dtype, f"tiles of {store.path}", store.precision, read)
+
+
+def tiled_operator(
+    kernel: KernelFunction,
+    x: Float[Array, "K ..."],
+    *,
+    keep: bool | None = None,
+    block_size: int | None = None,
+    dtype: np.dtype | None = None,
+) -> GramOperator:
+    """:func:`kernel_operator` of points that :func:`~sdntk.kernels.base.check_points` let pass."""
+    num_points = len(x)
+    size = block_size or _memory.over_processes(min, choose_block_size(kernel, (x, x)))
+    tiling = Tiling((num_points, num_points), min(size, num_points), symmetric=True)
+    tiles = _tiles_of_this_process(tiling)
+    kept_as = dtype or np.dtype(x.dtype)
+    precision = float(kernel_precision(kernel, x))
+    computed: tuple[Any, Any] = kernel, x
+    if single_suffices(kernel, x, kept_as):
+        computed = InSingle(kernel), np.asarray(x, np.float32)
+    compute = functools.partial(
+        compute_tiles, computed[0], computed[1], computed[1], tiling, tiles, dtype=dtype
+    )
+
+    # Computed again in every product, if they do not fit or are not to be kept.
+    upper_half = (num_points, num_points + tiling.block_size)
+    needed = _memory.matrix_bytes(upper_half, kept_as) // 2 // jax.process_count()
+    if keep is None:
+        keep = needed <= _memory.free_memory() // 2
+    if not keep:
+        again = "tiles computed in every product"
+        return Tiled(num_points, kept_as, again, precision, lambda: stacks(tiling, compute()))
+
+    # Computed once and kept.
+    description = f"Gram matrix {num_points} x {num_points}, its upper half"
+    _memory.require_memory(needed + work_bytes(kernel, (x, x), tiling.block_size), description)
+    progress = f"{description}, {_memory.format_bytes(needed)}"
+    kept = list(stacks(tiling, track(compute(), progress, len(tiles))))
+    held = _memory.format_bytes(sum(stack.values.nbytes for stack in kept))
+    if kept:
+        kept_as = kept[0].values.dtype
+    return Tiled(num_points, kept_as, f"tiles kept in memory, {held}", precision, lambda: kept)
+
+
+def _tiles_of_this_process(tiling: Tiling) -> list[Tile]:
+    """This process's share of the tiles."""
+    return tiling.tiles[jax.process_index() :: jax.process_count()]
+
+
+class Stack(NamedTuple):
+    """Tiles of one shape, on one device.
+
+    Attributes:
+        values: shape (n, b, b2); NumPy's where they come from the disk.
+        rows, columns: where each begins.
+        mirrored: whether each serves as its transpose, too: all but those on the diagonal.
+    """
+
+    values: Any
+    rows: Int[np.ndarray, " n"]
+    columns: Int[np.ndarray, " n"]
+    mirrored: Bool[np.ndarray, " n"]
+
+
+def stacks(tiling: Tiling, tiles: Iterable[tuple[Tile, Any]]) -> Iterator[Stack]:
+    """Tiles, :data:`AT_ONCE` in a stack, fewer where there are no more of their kind."""
+    waiting: dict[Any, list[tuple[Tile, Any]]] = {}
+    for tile, values in tiles:
+        kind = values.shape, None if is_traced(values) else _device_of(values)
+        waiting.setdefault(kind, []).append((tile, values))
+        if len(waiting[kind]) == AT_ONCE:
+            yield _stack(tiling, waiting.pop(kind))
+    for group in waiting.values():
+        yield _stack(tiling, group)
+
+
+def _stack(tiling: Tiling, group: list[tuple[Tile, Any]]) -> Stack:
+    rows, columns = zip(*(tiling.rectangle(tile).corner for tile, _ in group), strict=True)
+    values = [values for _, values in group]
+    on_host = all(isinstance(value, np.ndarray) for value in values)
+    mirrored = [not tiling.is_diagonal(tile) for tile, _ in group]
+    return Stack(
+        np.stack(values) if on_host else jnp.stack(values),
+        *map(np.asarray, (rows, columns, mirrored)),
+    )
+
+
+class Tiled(GramOperator):
+    """Tiles in stacks, read or computed for each product by ``stacks()``."""
+
+    def __init__(
+        self,
+        num_points: int,
+        dtype: np.dtype,
+        description: str,
+        precision: float,
+        stacks: Callable[[], Iterable[Stack]],
+    ) -> None:
+        self.num_points = num_points
+        self.dtype = dtype
+        self.description = description
+        self.shared = jax.process_count() > 1
+        self.precision = precision
+        self.stacks = stacks
+
+    def __call__(self, v: Float[Array, "K Q"]) -> Float[Array, "K Q"]:
+        v = self._vectors(v)
+        # By device: the vectors, and the sum of what its tiles contribute.
+        vectors: dict[Any, Array] = {}
+        totals: dict[Any, Array] = {}
+        turns = itertools.cycle(local_devices())
+        for stack in self.stacks():
+            device = None if is_traced(v, stack.values) else _device_for(stack.values, turns)
+            # Nothing is committed to a device: the result goes with arrays on any.
+            with contextlib.nullcontext() if device is None else jax.default_device(device):
+                if device not in totals:
+                    vectors[device] = jnp.array(v.T)
+                    # Not zeros: under vmap it needs a row for each vector, to be donated.
+                    totals[device] = 0 * vectors[device]
+                totals[device] = _add(totals[device], stack, vectors[device])
+
+        # The sum over devices, then over processes.
+        total = jnp.zeros_like(v)
+        for part in totals.values():
+            total += part.T
+        if self.shared:
+            total = jnp.sum(multihost_utils.process_allgather(total), axis=0)
+        return total
+
+
+def _device_of(values: Any) -> Any:
+    return None if isinstance(values, np.ndarray) else next(iter(values.devices()))
+
+
+def _device_for(values: Any, turns: Iterator[Any]) -> Any:
+    """Where tiles are multiplied: where they were computed; from the disk, devices take turns."""
+    return next(turns) if isinstance(values, np.ndarray) else _device_of(values)
+
+
+@functools.partial(jax.jit, donate_argnames="total")
+def _add(total: Float[Array, "Q K"], stack: Stack, v: Float[Array, "Q K"]) -> Float[Array, "Q K"]:
+    """``total`` and what tiles, and their transposes, contribute to G v.
+
+    Vectors are rows here, which multiplies faster on a CPU.
+    """
+
+    def add_tile(i: Array, total: Float[Array, "Q K"]) -> Float[Array, "Q K"]:
+        row, column = stack.rows[i], stack.columns[i]
+        tile = jax.lax.dynamic_index_in_dim(stack.values, i, keepdims=False)
+        # Converted before the product, not in it: XLA's fused loops are many times slower on a CPU.
+        tile = jax.lax.optimization_barrier(tile.astype(v.dtype))
+        total = _add_block(total, tile.T, v, row, column)
+        mirrored = jnp.where(stack.mirrored[i], v, 0)
+        return _add_block(total, tile, mirrored, column, row)
+
+    added: Array = jax.lax.fori_loop(0, len(stack.rows), add_tile, total)
+    return added
+
+
+def _add_block(
+    total: Float[Array, "Q K"],
+    block: Float[Array, "b2 b"],
+    v: Float[Array, "Q K"],
+    row: int | Array,
+    column: int | Array,
+) -> Float[Array, "Q K"]:
+    """The part of v that starts at ``column``, times a block, added to what starts at ``row``."""
+    part = matmul(jax.lax.dynamic_slice_in_dim(v, column, block.shape[0], 1), block)
+    sums = jax.lax.dynamic_slice_in_dim(total, row, block.shape[1], 1) + part
+    return jax.lax.dynamic_update_slice_in_dim(total, sums, row, 1)
