@@ -12,6 +12,7 @@ import matplotlib as mpl
 import typer
 
 from benchmarks import (
+    accelerator,
     chains,
     cifar10,
     claims,
@@ -22,6 +23,7 @@ from benchmarks import (
     nystrom,
     report,
     rounds,
+    scale,
     selection,
     training,
 )
@@ -40,6 +42,8 @@ class Claim(StrEnum):
     TRAINING = "training"
     CIFAR10 = "cifar10"
     NYSTROM = "nystrom"
+    ACCELERATOR = "accelerator"
+    SCALE = "scale"
 
 
 RUN = {
@@ -53,6 +57,8 @@ RUN = {
     Claim.TRAINING: training.main,
     Claim.CIFAR10: cifar10.main,
     Claim.NYSTROM: nystrom.main,
+    Claim.ACCELERATOR: accelerator.main,
+    Claim.SCALE: scale.main,
 }
 
 

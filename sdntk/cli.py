@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 import sdntk
+from sdntk import _memory
 from sdntk._folders import hold, is_read_only
 from sdntk.architectures import DEFAULT_DEPTH, ArchitectureName, named_architecture
 from sdntk.cli_network_options import NetworksOptions
@@ -49,6 +50,7 @@ def command(function: Callable[[Any], None]) -> Callable[[Any], None]:
 
         mpl.use("agg")
         jax.config.update("jax_enable_x64", True)
+        _memory.keep_freed_memory()
         function(options(**given))
 
     run.__signature__ = inspect.signature(options)  # type: ignore[attr-defined]

@@ -25,8 +25,9 @@ from sdntk.gram_matrices.tiles import Tile, Tiling, compute_tiles, local_devices
 from sdntk.kernels.base import KernelFunction, kernel_precision
 from sdntk.kernels.precision import InSingle, single_suffices
 
-#: So many tiles are multiplied in one call: a call for each would take a third more time.
-AT_ONCE = 8
+#: So many bytes of tiles are multiplied in one call: a call for each tile would take half as long
+#: again.
+STACK_BYTES = 2**26
 
 
 def store_operator(store: GramStore) -> "Tiled":
@@ -59,17 +60,14 @@ def tiled_operator(
 ) -> GramOperator:
     """:func:`kernel_operator` of points that :func:`~sdntk.kernels.base.check_points` let pass."""
     num_points = len(x)
+    kept_as = dtype or np.dtype(x.dtype)
+    precision = float(kernel_precision(kernel, x))
+    if single_suffices(kernel, x, kept_as):
+        kernel, x = InSingle(kernel), jnp.asarray(x, np.float32)
     size = block_size or _memory.over_processes(min, choose_block_size(kernel, (x, x)))
     tiling = Tiling((num_points, num_points), min(size, num_points), symmetric=True)
     tiles = _tiles_of_this_process(tiling)
-    kept_as = dtype or np.dtype(x.dtype)
-    precision = float(kernel_precision(kernel, x))
-    computed: tuple[Any, Any] = kernel, x
-    if single_suffices(kernel, x, kept_as):
-        computed = InSingle(kernel), np.asarray(x, np.float32)
-    compute = functools.partial(
-        compute_tiles, computed[0], computed[1], computed[1], tiling, tiles, dtype=dtype
-    )
+    compute = functools.partial(compute_tiles, kernel, x, x, tiling, tiles, dtype=dtype)
 
     # Computed again in every product, if they do not fit or are not to be kept.
     upper_half = (num_points, num_points + tiling.block_size)
@@ -112,12 +110,12 @@ class Stack(NamedTuple):
 
 
 def stacks(tiling: Tiling, tiles: Iterable[tuple[Tile, Any]]) -> Iterator[Stack]:
-    """Tiles, :data:`AT_ONCE` in a stack, fewer where there are no more of their kind."""
+    """Tiles of one kind, in stacks of :data:`STACK_BYTES`; the last ones are smaller."""
     waiting: dict[Any, list[tuple[Tile, Any]]] = {}
     for tile, values in tiles:
         kind = values.shape, None if is_traced(values) else _device_of(values)
         waiting.setdefault(kind, []).append((tile, values))
-        if len(waiting[kind]) == AT_ONCE:
+        if len(waiting[kind]) >= STACK_BYTES // values.nbytes:
             yield _stack(tiling, waiting.pop(kind))
     for group in waiting.values():
         yield _stack(tiling, group)
@@ -198,9 +196,8 @@ def _add(total: Float[Array, "Q K"], stack: Stack, v: Float[Array, "Q K"]) -> Fl
         tile = jax.lax.dynamic_index_in_dim(stack.values, i, keepdims=False)
         # Converted before the product, not in it: XLA's fused loops are many times slower on a CPU.
         tile = jax.lax.optimization_barrier(tile.astype(v.dtype))
-        total = _add_block(total, tile.T, v, row, column)
-        mirrored = jnp.where(stack.mirrored[i], v, 0)
-        return _add_block(total, tile, mirrored, column, row)
+        total = _add_block(total, tile.T, v, row, column, jnp.ones((), v.dtype))
+        return _add_block(total, tile, v, column, row, stack.mirrored[i].astype(v.dtype))
 
     added: Array = jax.lax.fori_loop(0, len(stack.rows), add_tile, total)
     return added
@@ -210,10 +207,13 @@ def _add_block(
     total: Float[Array, "Q K"],
     block: Float[Array, "b2 b"],
     v: Float[Array, "Q K"],
-    row: int | Array,
-    column: int | Array,
+    row: Int[Array, ""],
+    column: Int[Array, ""],
+    factor: Float[Array, ""],
 ) -> Float[Array, "Q K"]:
-    """The part of v that starts at ``column``, times a block, added to what starts at ``row``."""
-    part = matmul(jax.lax.dynamic_slice_in_dim(v, column, block.shape[0], 1), block)
-    sums = jax.lax.dynamic_slice_in_dim(total, row, block.shape[1], 1) + part
+    """The part of v that starts at ``column``, times a block and a factor, added to what starts at
+    ``row``.
+    """
+    part = factor * jax.lax.dynamic_slice_in_dim(v, column, block.shape[0], 1)
+    sums = jax.lax.dynamic_slice_in_dim(total, row, block.shape[1], 1) + matmul(part, block)
     return jax.lax.dynamic_update_slice_in_dim(total, sums, row, 1)

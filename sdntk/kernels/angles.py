@@ -11,7 +11,7 @@ are sums of squares, and stay such through a layer of a network (docs/numerics.m
 
 import functools
 import operator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,11 +72,20 @@ class Pairs(NamedTuple):
         return safe_sqrt(self.var1) * safe_sqrt(self.var2) * (self.cos2 - self.sin2)
 
 
+@jax.custom_jvp
 def _root(squared: Float[Array, "n1 n2"]) -> Float[Array, "n1 n2"]:
     """The root; its derivative is 0 where rounding alone decides it, at a kink of two sides."""
+    return jnp.sqrt(jnp.maximum(squared, 0))
+
+
+@_root.defjvp
+def _derivative_of_root(
+    primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Float[Array, "n1 n2"], Float[Array, "n1 n2"]]:
+    (squared,), (tangent,) = primals, tangents
     kink = squared <= jnp.finfo(squared.dtype).eps ** 1.5
-    smooth = jnp.sqrt(jnp.where(kink, 1, squared))
-    return jnp.where(kink, lax.stop_gradient(jnp.sqrt(jnp.maximum(squared, 0))), smooth)
+    root = _root(squared)
+    return root, jnp.where(kink, 0, tangent / jnp.where(kink, 1, 2 * root))
 
 
 def pairs_of_points(x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"]) -> Pairs:
@@ -214,9 +223,31 @@ def _near_ones(
     )
     wanted = known.sin2 < NEAR
     # Directions take as long as products of matrices, and of most blocks no pair is near.
-    return lax.cond(
-        jnp.any(wanted), _replace_near, lambda known, *_: known, known, wanted, antiparallel, x1, x2
+    first = _replace_same if x1.shape == x2.shape else _replace_near
+    return _unless_none(first, known, wanted, antiparallel, x1, x2)
+
+
+def _unless_none(replace: Any, known: _Near, wanted: Bool[Array, "n1 n2"], *others: Any) -> _Near:
+    """What ``replace`` makes of ``known``; that itself where nothing is wanted."""
+    found: _Near = lax.cond(
+        jnp.any(wanted), replace, lambda known, *_: known, known, wanted, *others
     )
+    return found
+
+
+def _replace_same(
+    known: _Near,
+    wanted: Bool[Array, "n n"],
+    antiparallel: Bool[Array, "n n"],
+    x1: Float[Array, "n d"],
+    x2: Float[Array, "n d"],
+) -> _Near:
+    """A point with itself, on the diagonal of most Gram matrices, is told without directions."""
+    i = jnp.arange(len(x1))
+    itself = wanted[i, i] & jnp.all(x1 == x2, axis=1)
+    known = _Near(*(part.at[i, i].set(jnp.where(itself, 0, part[i, i])) for part in known))
+    wanted = wanted.at[i, i].set(wanted[i, i] & ~itself)
+    return _unless_none(_replace_near, known, wanted, antiparallel, x1, x2)
 
 
 def _replace_near(

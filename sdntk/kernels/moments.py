@@ -13,10 +13,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from sdntk._linalg import safe_sqrt
 from sdntk.kernels.angles import Pairs
+from sdntk.kernels.arctangent import angle_of_legs
 
 PI = jnp.pi
 
@@ -41,14 +43,13 @@ def relu(pairs: Pairs) -> Moments:
     """
     half_sin, half_cos = pairs.half_angles
     sine, cosine = 2 * half_sin * half_cos, pairs.cos2 - pairs.sin2
-    # t and pi - t, the smaller of them from its own tangent.
-    acute = half_sin < half_cos
-    legs = jnp.where(acute, half_sin, half_cos), jnp.where(acute, half_cos, half_sin)
-    smaller = 2 * jnp.arctan(legs[0] / legs[1])
-    angle, rest = jnp.where(acute, smaller, PI - smaller), jnp.where(acute, PI - smaller, smaller)
+    half = angle_of_legs(half_sin, half_cos)
+    angle, rest = 2 * half.angle, 2 * half.complement
     sin2 = jnp.maximum(pairs.sin2 - (sine - angle * cosine) / (2 * PI), 0)
+    # A wall: XLA would compute both anew for each number that depends on them.
+    sin2, slope = lax.optimization_barrier((sin2, rest / (2 * PI)))
     after = Pairs.of_angles(pairs.var1 / 2, pairs.var2 / 2, sin2, 1 - sin2)
-    return Moments(after, rest / (2 * PI))
+    return Moments(after, slope)
 
 
 def erf(pairs: Pairs) -> Moments:

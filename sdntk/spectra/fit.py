@@ -28,6 +28,7 @@ from sdntk._arguments import (
 from sdntk._linalg import matmul
 from sdntk._progress import track
 from sdntk._pytrees import pytree
+from sdntk.gram_matrices.block_size import choose_block_size
 from sdntk.gram_matrices.compute import compute_gram
 from sdntk.kernels.base import KernelFunction, as_pytree_kernel, check_points
 from sdntk.kernels.precision import InSingle, single_suffices
@@ -135,19 +136,34 @@ def predict_all(
     require_one_shape("x_new", new, "x", x)
     columns = [_as_columns(fit.dual_coefficients, fit._points_axis) for fit in fits]
     together = jnp.concatenate(columns, axis=1) if len(columns) > 1 else columns[0]
+    used: Any = slice(None)
+    if not is_traced(together):  # collapsed rounds predict 0
+        used = np.flatnonzero(np.asarray(jnp.any(together != 0, axis=0)))
+        together = together[:, used]
 
     # Fits of values that were kept in float32 need no better ones.
+    dtype = jnp.result_type(float)
     of_single = all(fit.spectrum.machine_epsilon >= EPS_OF_SINGLE for fit in fits)
     if of_single and single_suffices(kernel, x, np.dtype(np.float32)):
-        kernel, x, new = InSingle(kernel), *(np.asarray(points, np.float32) for points in (x, new))
+        dtype = jnp.dtype(np.float32)
+        kernel, x, new = InSingle(kernel), x.astype(dtype), new.astype(dtype)
 
-    rows = max(1, CROSS_BYTES // (len(x) * jnp.result_type(float).itemsize))
+    rows, size = max(1, CROSS_BYTES // (len(x) * dtype.itemsize)), None
+    if not is_traced(kernel, x, new):
+        size = choose_block_size(kernel, (new, x))
+        rows = min(size, rows) * max(1, rows // size)  # whole tiles
     starts = range(0, len(new), rows)
     blocks = []
     for start in track(starts, f"Predictions at {len(new)} points", len(starts)):
-        cross = compute_gram(kernel, new[start : start + rows], x)
+        cross = compute_gram(kernel, new[start : start + rows], x, block_size=size)
         blocks.append(matmul(cross.astype(together.dtype), together))
     values = jnp.concatenate(blocks) if len(blocks) > 1 else blocks[0]
+    if not isinstance(used, slice):
+        values = (
+            jnp.zeros((len(new), sum(part.shape[1] for part in columns)), values.dtype)
+            .at[:, used]
+            .set(values)
+        )
 
     parts = jnp.split(values, np.cumsum([part.shape[1] for part in columns])[:-1], axis=1)
     return [

@@ -21,6 +21,7 @@ from sdntk._arguments import (
     format_number,
     is_traced,
 )
+from sdntk._linalg import blas_in_one_thread
 from sdntk._progress import Bar
 from sdntk._warnings import renamed_arguments
 from sdntk.gram_matrices.linear_operator import GramOperator
@@ -200,7 +201,9 @@ def _take_steps(
     looks = [_Look(0, np.inf, np.inf)]
     with Bar(f"Lanczos steps, {num_points} points, {operator.description}", total=most) as bar:
         while True:
-            process = lanczos_extend(process, operator, steps)
+            with blas_in_one_thread():
+                process = lanczos_extend(process, operator, steps)
+                jax.block_until_ready(process.block)  # steps run behind what Python does
             spectrum = ritz_spectrum(process, machine_epsilon=eps, precision=operator.precision)
             look = _look(operator, spectrum, chains)
             bar.advance(steps - looks[-1].steps, f"error below {look.bound:.1e}")

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 
 import sdntk
-from sdntk import _memory
+from sdntk import _memory, kernels
+from sdntk.architectures import fully_connected
+from sdntk.gram_matrices import tiled_operator
 from sdntk.gram_matrices.operator import as_operator, kernel_operator
+from sdntk.kernels import precision
+from sdntk.kernels.precision import single_suffices
 
 X = jax.random.normal(jax.random.key(0), (57, 4))
 KERNEL = sdntk.kernels.matern(1.5, 2.0)
@@ -158,3 +162,51 @@ def test_the_old_names_still_work_and_say_what_the_new_ones_are():
             pytest.raises(ValueError, match=message),
         ):
             sdntk.products(*arguments)
+
+
+# ---- float32 ----
+
+
+def test_tiles_in_float32_are_computed_in_it_only_where_that_is_as_good():
+    """In the spectral norm such a matrix is within machine_eps d_max of the exact one; kernels that
+    lose digits, and functions, are computed in float64.
+    """
+    x = np.random.default_rng(0).normal(size=(400, 40))
+    eps = float(np.finfo(np.float32).eps)
+    single = np.dtype(np.float32)
+    for kernel in (kernels.ntk(fully_connected(3)), kernels.rbf(5.0), kernels.matern(0.5, 5.0)):
+        assert single_suffices(kernel, jnp.asarray(x), single)
+        exact = np.asarray(sdntk.gram(kernel, x))
+        operator = kernel_operator(kernel, x, keep=True, block_size=70, dtype=np.float32)
+        assert operator.dtype == single
+        found = np.asarray(operator(jnp.eye(400)))
+        assert found.dtype == np.float64
+        moved = np.linalg.norm(found - exact, 2)
+        assert 0 < moved < eps * np.linalg.norm(exact, 2)
+    assert not single_suffices(kernels.rbf(5.0), jnp.asarray(x), np.dtype(np.float64))
+    assert not single_suffices(lambda a, b: a @ b.T, jnp.asarray(x), single)
+
+
+def test_a_kernel_that_loses_more_is_computed_in_float64(monkeypatch):
+    x = np.random.default_rng(0).normal(size=(300, 4))
+    in_single = precision.InSingle.__call__
+    for factor, suffices in ((1 + 1e-8, True), (1 + 1e-6, False)):
+        monkeypatch.setattr(
+            precision.InSingle,
+            "__call__",
+            lambda *args, factor=factor: factor * np.asarray(in_single(*args), np.float64),
+        )
+        found = single_suffices(kernels.rbf(1.0), jnp.asarray(x), np.dtype(np.float32))
+        assert found == suffices
+
+
+def test_stacks_of_any_size_give_the_same_product(monkeypatch):
+    x, v = (
+        np.random.default_rng(0).normal(size=(97, 3)),
+        np.random.default_rng(1).normal(size=(97, 2)),
+    )
+    exact = np.asarray(sdntk.gram(kernels.rbf(1.0), x)) @ v
+    for size in (1, 2000, 2**26):
+        monkeypatch.setattr(tiled_operator, "STACK_BYTES", size)
+        operator = kernel_operator(kernels.rbf(1.0), x, keep=True, block_size=10)
+        np.testing.assert_allclose(operator(jnp.asarray(v)), exact, rtol=1e-13, atol=1e-15)
