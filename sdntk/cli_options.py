@@ -258,8 +258,8 @@ class NtkOptions:
     gram_dtype: Annotated[
         GramDtype,
         typer.Option(
-            help="In which the Krylov method keeps the Gram matrix: float64, or float32 for half "
-            "the memory."
+            help="In which the Krylov method keeps the Gram matrix, and the Nystrom method "
+            "computes: float64, or float32 for half the memory."
         ),
     ] = GramDtype.FLOAT64
     store: Annotated[

@@ -64,7 +64,7 @@ class Experiment:
         method: "dense", "krylov", "nystrom", or "auto": the first up to :data:`DENSE_IMAGES`
             training images, then the second.
         rtol: of the Krylov method, the largest relative error of every round. gram_dtype: in which
-            it keeps the values of the Gram matrix.
+            it keeps the values of the Gram matrix; of the Nystrom method, in which it computes.
         landmarks: of the Nystrom method, how many training images.
         seeds: one repetition for each.
     """
@@ -302,7 +302,8 @@ def _choose_spectrum(
 
     if experiment.method == "nystrom":
         key = jax.random.fold_in(jax.random.key(seed), 2)
-        spectrum = nystrom(kernel, x, labels, landmarks=experiment.landmarks, key=key)
+        dtype = None if experiment.gram_dtype == "float64" else experiment.gram_dtype
+        spectrum = nystrom(kernel, x, labels, landmarks=experiment.landmarks, key=key, dtype=dtype)
         return Choice(spectrum, Method.NYSTROM, "as asked for")
     if not experiment.by_krylov:
         return Choice(dense(), Method.DENSE, "as asked for")

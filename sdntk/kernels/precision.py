@@ -3,6 +3,7 @@ and those computed in float32.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,20 +62,19 @@ TRIED_IN_SINGLE = 256
 
 @dataclasses.dataclass(frozen=True)
 class InSingle:
-    """A kernel whose values are computed in float32, with x64 on, too; points are handed to it in
-    that.
+    """A kernel whose points are rounded to float32, and whose values are computed in it, with x64
+    on, too.
     """
 
     kernel: KernelFunction
 
-    def __call__(
-        self, x1: Float[Array, "n1 ..."], x2: Float[Array, "n2 ..."]
-    ) -> Float[Array, "n1 n2"]:
+    def __call__(self, x1: Float[Any, "n1 ..."], x2: Float[Any, "n2 ..."]) -> Float[Array, "n1 n2"]:
+        x1, x2 = (x.astype(np.float32) for x in (x1, x2))
         with jax.enable_x64(False):
             return kernel_block(self.kernel, x1, x2)
 
 
-def single_suffices(kernel: KernelFunction, x: Float[Array, "K ..."], dtype: np.dtype) -> bool:
+def single_suffices(kernel: KernelFunction, x: Float[Any, "K ..."], dtype: np.dtype) -> bool:
     """Whether values that are to be kept in float32 may be computed in it: for some of the points
     the matrix moves by no more than the machine_eps d_max that keeping them so is taken to cost.
 
@@ -88,8 +88,7 @@ def single_suffices(kernel: KernelFunction, x: Float[Array, "K ..."], dtype: np.
     if not isinstance(kernel, LibraryKernel) or is_traced(kernel, x):
         return False
     some = x[:: len(x) // TRIED_IN_SINGLE]
-    single = some.astype(np.float32)
     exact = np.asarray(kernel_block(kernel, some, some), np.float64)
-    moved = np.asarray(InSingle(kernel)(single, single), np.float64) - exact
+    moved = np.asarray(InSingle(kernel)(some, some), np.float64) - exact
     allowed = np.finfo(np.float32).eps * np.linalg.norm(exact, 2)
     return bool(np.isfinite(moved).all() and np.linalg.norm(moved, 2) <= allowed)

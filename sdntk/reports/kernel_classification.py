@@ -115,14 +115,13 @@ def _course(name: str, rows: pd.DataFrame) -> str:
 
 
 def plot(records: Records) -> dict[str, Figure]:
-    """The figures by name: ``rounds`` (the paper's Fig. 4 and 7), ``single_fits`` and
-    ``multipliers``.
+    """The figures by name: ``rounds`` (the paper's Fig. 4 and 7), ``single_fits`` and, where rounds
+    have multipliers of their own, ``multipliers``.
     """
-    return {
-        "rounds": _rounds(records),
-        "single_fits": _single_fits(records),
-        "multipliers": _multipliers(records),
-    }
+    figures = {"rounds": _rounds(records), "single_fits": _single_fits(records)}
+    if level_of(records["rounds"]) == "tolerance":
+        figures["multipliers"] = _multipliers(records)
+    return figures
 
 
 def _rounds(records: Records) -> Figure:

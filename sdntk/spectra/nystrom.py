@@ -138,7 +138,7 @@ class NystromSpectrum(Eigenbasis):
             part = columns[start : start + phi.shape[1]]
             by_features += matmul(phi, part)
         d, vectors = self.eigenvalues[1:], self.eigenvectors
-        return _coordinates(d, vectors, by_features, y, len(y))
+        return _coordinates(d, vectors, by_features, y, float(len(y)))
 
     def unrotate(self, z: Float[Array, "n *P"]) -> Float[Array, "K *P"]:
         """Values on the training points, by a pass over them.
@@ -250,8 +250,9 @@ def nystrom(
             ends with the same bits.
         block_size: points at a time; chosen when left out.
         dtype: to which the kernel's values are rounded, and in which phi is computed, e.g.
-            ``jnp.float32``, whose products take less time; the kernel's own when left out. Sums
-            are float64 whatever it is.
+            ``jnp.float32``, whose products take less time; the kernel's own when left out. Values
+            are computed in float32, too, where that is as good at the landmarks as rounding them
+            (:func:`sdntk.kernel_operator`). Sums are float64 whatever it is.
 
     Returns:
         A :class:`sdntk.NystromSpectrum`.
@@ -282,7 +283,7 @@ def nystrom(
 
     chosen, sample = _draw(source, landmarks, key, selection, kept_as)
     sums, labels = sum_over_points(source, chosen, block_size=size, dtype=kept_as, path=file)
-    spectrum = spectrum_of_sums(chosen, sums.gram, sums.labels, labels, len(labels))
+    spectrum = spectrum_of_sums(chosen, sums.gram, sums.labels, labels, float(len(labels)))
     return dataclasses.replace(spectrum, lost=_lost(kernel, chosen, sample), source=source)
 
 

@@ -28,6 +28,7 @@ from sdntk.gram_matrices.block_size import WORKSPACE_BYTES, workspace
 from sdntk.gram_matrices.point_blocks import Block, PointBlocks
 from sdntk.gram_matrices.tiles import local_devices
 from sdntk.kernels.base import kernel_block
+from sdntk.kernels.precision import InSingle, single_suffices
 from sdntk.spectra.landmarks import Landmarks
 
 #: Values of a block take about so many bytes.
@@ -152,6 +153,8 @@ class _Pass:
 
     def __init__(self, source: PointBlocks, landmarks: Landmarks, dtype: np.dtype) -> None:
         self.kernel = source.kernel
+        if single_suffices(self.kernel, landmarks.points, dtype):
+            self.kernel = InSingle(self.kernel)
         self.dtype = dtype
         self.points = landmarks.points
         self.factor = np.asfortranarray(landmarks.factor.astype(dtype))

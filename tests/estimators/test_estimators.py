@@ -508,6 +508,7 @@ def test_a_class_of_sizes_holds_little_more(num):
 # ---- landmarks ----
 
 
+@pytest.mark.filterwarnings("ignore::sdntk.UndecidedWarning")  # it may be, and both would
 @pytest.mark.parametrize("outputs", ["separate", "joint"])
 @pytest.mark.parametrize(
     "level", [{"tolerance": 0.2}, {"multiplier": 1e-3}, {"criterion": "sure", "multiplier": "auto"}]
@@ -538,19 +539,20 @@ def test_landmarks_serve_many_points_and_all_tools():
     model = SelfDistilledRegressor(method="nystrom", landmarks=150).fit(
         x, y + RNG.normal(size=len(x))
     )
-    assert model.X_fit_.shape == (150, 2)
+    assert 50 < len(model.X_fit_) <= 150  # those that depend on others are left out
     assert np.mean((model.predict(x) - y) ** 2) < 0.02  # the noise has 1
     again = clone(model).fit(x, y)
     np.testing.assert_array_equal(again.X_fit_, model.X_fit_)
-    assert (clone(model).set_params(random_state=1).fit(x, y).X_fit_ != model.X_fit_).any()
+    other = clone(model).set_params(random_state=1).fit(x, y)
+    assert not np.isin(other.X_fit_, model.X_fit_).all()
     assert len(list(model.staged_predict(x[:5]))) == model.rounds_
     assert model.single_fit_.predict(x[:5]).shape == (5,)
 
 
 def test_landmarks_of_kernels_that_know_numpy_only():
     x, y = RNG.normal(size=(60, 2)), RNG.normal(size=60)
-    theirs = SelfDistilledRegressor(kernel=gaussian_processes.RBF(2.0), tolerance=0.3, rounds=2)
-    ours = SelfDistilledRegressor(length_scale=2.0, tolerance=0.3, rounds=2)
+    theirs = SelfDistilledRegressor(kernel=gaussian_processes.RBF(2.0), multiplier=0.01, rounds=2)
+    ours = SelfDistilledRegressor(length_scale=2.0, multiplier=0.01, rounds=2)
     predictions = [
         model.set_params(method="nystrom", landmarks=40).fit(x, y).predict(x)
         for model in (theirs, ours)
