@@ -387,7 +387,7 @@ EIGHT_DEVICES = """
         sources[f"keep={keep}"] = operator
     stored = sdntk.gram(KERNELS["matern"], X, path=sys.argv[2], block_size=60)
     sources["disk"] = sdntk.as_operator(stored)
-    held = len({tile.device for _, tile in sources["keep=True"].tiles()})
+    held = len({stack.values.device for stack in sources["keep=True"].stacks()})
     options = {"tolerance": 0.05, "rounds": 4}
     runs = {}
     for name, source in sources.items():
