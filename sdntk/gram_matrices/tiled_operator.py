@@ -124,12 +124,15 @@ def stacks(tiling: Tiling, tiles: Iterable[tuple[Tile, Any]]) -> Iterator[Stack]
 def _stack(tiling: Tiling, group: list[tuple[Tile, Any]]) -> Stack:
     rows, columns = zip(*(tiling.rectangle(tile).corner for tile, _ in group), strict=True)
     values = [values for _, values in group]
-    on_host = all(isinstance(value, np.ndarray) for value in values)
     mirrored = [not tiling.is_diagonal(tile) for tile, _ in group]
-    return Stack(
-        np.stack(values) if on_host else jnp.stack(values),
-        *map(np.asarray, (rows, columns, mirrored)),
-    )
+    if all(isinstance(value, np.ndarray) for value in values):
+        together: Any = np.stack(values)
+    else:
+        device = None if is_traced(*values) else _device_of(values[0])
+        # Where they are: nothing else holds tiles on their device.
+        with contextlib.nullcontext() if device is None else jax.default_device(device):
+            together = jnp.stack(values)
+    return Stack(together, *map(np.asarray, (rows, columns, mirrored)))
 
 
 class Tiled(GramOperator):
