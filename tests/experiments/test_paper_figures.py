@@ -23,7 +23,7 @@ from experiments.test_network_classification import CHAIN, Network, problem
 from matplotlib import image
 
 from sdntk.datasets import Dataset
-from sdntk.experiments import early_stopping, kernel_classification, network_classification
+from sdntk.experiments import early_stopping, kernel_tables, network_classification
 from sdntk.experiments import paper_figures as network_experiment
 from sdntk.experiments.checkpoints import Checkpoints
 from sdntk.experiments.network_runs import Group
@@ -470,7 +470,7 @@ def test_the_command_runs_small_and_is_resumed(command, tmp_path, monkeypatch):
     beside = command(*options, "--kernel", "nowhere")
     assert beside.returncode == 2
     assert "is not the configuration of records" in beside.stderr
-    columns = dict.fromkeys(kernel_classification.COLUMNS["rounds"], 0.5)
+    columns = dict.fromkeys(kernel_tables.columns()["rounds"], 0.5)
     kernel = {"seed": 0, "tolerance": 0.1, "round": range(2), "active_classes": 10}
     for folder, noise, kind in (
         ("same", 0.2, "symmetric"),
