@@ -37,6 +37,7 @@ def found(problem):
     return dict(choices.predictions(problem, spectrum, folds))
 
 
+@pytest.mark.slow
 def test_ten_folds_choose_what_kernel_ridges_choose(problem, found):
     """KernelRidge divides nothing by K, so in folds of 54 its alpha is another multiplier; hence
     by hand, with one multiplier in all folds.
@@ -178,6 +179,7 @@ def test_a_table_of_words_and_gaps(tmp_path):
         choice_data.table("Wage", None)
 
 
+@pytest.mark.long
 def test_a_run_resumes_and_is_gathered(tmp_path, monkeypatch):
     monkeypatch.setattr(choice_study, "settings", lambda: iter([Setting("diabetes", "matern", 40)]))
     monkeypatch.setattr(choice_study, "KEPT", tmp_path / "kept")

@@ -62,6 +62,7 @@ def test_points_in_the_span_keep_their_distances():
     np.testing.assert_allclose(cdist(shorter, shorter[:8]), cdist(x, x[:8]), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sdntk.UndecidedWarning")
 def test_errors_are_of_right_labels(data):
     found = errors_of(data)

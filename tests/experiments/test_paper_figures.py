@@ -59,7 +59,7 @@ for figure in (4, 5, 6, 8, 9, 10):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_preset_runs_two_steps_and_stops_cleanly(tmp_path):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", TWO_STEPS, str(tmp_path)],
