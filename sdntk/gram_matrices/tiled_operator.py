@@ -62,7 +62,7 @@ def tiled_operator(
     num_points = len(x)
     kept_as = dtype or np.dtype(x.dtype)
     precision = float(kernel_precision(kernel, x))
-    if single_suffices(kernel, x, kept_as):
+    if dtype is not None and single_suffices(kernel, x, dtype):
         kernel, x = InSingle(kernel), jnp.asarray(x, np.float32)
     size = block_size or _memory.over_processes(min, choose_block_size(kernel, (x, x)))
     tiling = Tiling((num_points, num_points), min(size, num_points), symmetric=True)

@@ -184,6 +184,8 @@ def test_tiles_in_float32_are_computed_in_it_only_where_that_is_as_good():
         moved = np.linalg.norm(found - exact, 2)
         assert 0 < moved < eps * np.linalg.norm(exact, 2)
     assert not single_suffices(kernels.rbf(5.0), jnp.asarray(x), np.dtype(np.float64))
+    of_single_points = kernel_operator(kernels.ntk(fully_connected(1)), x.astype(np.float32))
+    assert of_single_points.dtype == np.float64  # none asked for float32
     assert not single_suffices(lambda a, b: a @ b.T, jnp.asarray(x), single)
 
 
