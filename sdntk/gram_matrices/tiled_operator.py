@@ -110,12 +110,15 @@ class Stack(NamedTuple):
 
 
 def stacks(tiling: Tiling, tiles: Iterable[tuple[Tile, Any]]) -> Iterator[Stack]:
-    """Tiles of one kind, in stacks of :data:`STACK_BYTES`; the last ones are smaller."""
+    """Tiles of one kind, in stacks of :data:`STACK_BYTES`; the last ones are smaller. Those from
+    the disk come one by one: a stack of them would be a copy more.
+    """
     waiting: dict[Any, list[tuple[Tile, Any]]] = {}
     for tile, values in tiles:
         kind = values.shape, None if is_traced(values) else _device_of(values)
         waiting.setdefault(kind, []).append((tile, values))
-        if len(waiting[kind]) >= STACK_BYTES // values.nbytes:
+        from_disk = isinstance(values, np.ndarray)
+        if from_disk or len(waiting[kind]) >= STACK_BYTES // values.nbytes:
             yield _stack(tiling, waiting.pop(kind))
     for group in waiting.values():
         yield _stack(tiling, group)
@@ -126,7 +129,7 @@ def _stack(tiling: Tiling, group: list[tuple[Tile, Any]]) -> Stack:
     values = [values for _, values in group]
     mirrored = [not tiling.is_diagonal(tile) for tile, _ in group]
     if all(isinstance(value, np.ndarray) for value in values):
-        together: Any = np.stack(values)
+        together: Any = values[0][None] if len(values) == 1 else np.stack(values)
     else:
         device = None if is_traced(*values) else _device_of(values[0])
         # Where they are: nothing else holds tiles on their device.
