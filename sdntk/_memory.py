@@ -35,7 +35,7 @@ def free_memory() -> int:
 
 def keep_freed_memory() -> None:
     """Let this process keep what it frees, up to 2 GB, for what it takes next: the system zeroes
-    every page that it hands out, which took a tenth of the time of a Gram matrix. glibc only.
+    every page that it hands out, which took a fifth of the time of a tile. glibc only.
     """
     arena_max, mmap_threshold, trim_threshold = -8, -3, -1  # of malloc.h
     try:

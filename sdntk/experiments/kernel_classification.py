@@ -260,7 +260,7 @@ def run_all(
     """Every chain on one spectrum."""
     unit = _unit_of_levels(labels, experiment)
 
-    def level_of(chain: Planned) -> dict[str, Any]:
+    def kept_level(chain: Planned) -> dict[str, Any]:
         return {experiment.level: chain.level * unit}
 
     return [
@@ -269,7 +269,7 @@ def run_all(
             labels,
             rounds=chain.rounds,
             outputs=experiment.outputs,
-            **level_of(chain),
+            **kept_level(chain),
         )
         for chain in chains
     ]

@@ -80,7 +80,10 @@ def tabulate(
             single_fits.append(measured)
         else:
             rounds.append(measured)
-            classes.append(per_class(run).assign(**{level: chain.level}))
+            of_classes = per_class(run)
+            if level not in of_classes:  # a fixed multiplier is there already
+                of_classes.insert(0, level, chain.level)
+            classes.append(of_classes.assign(**{level: chain.level}))
     return Tables(
         *(pd.concat(parts, ignore_index=True) for parts in (rounds, classes, single_fits))
     )
