@@ -1,5 +1,5 @@
-"""One command for the day a GPU or TPU is at hand: all that this library does at scale, in less
-than ten minutes.
+"""One command for the day a GPU or TPU is at hand: all that this library does at scale, meant to
+take less than ten minutes.
 
 Stages run one after another, and what each found is written at once; a stage that fails says so and
 takes nothing with it, and none is begun after nine minutes. On a CPU sizes are small: it shows that
