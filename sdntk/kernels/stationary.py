@@ -64,36 +64,57 @@ def _squared_distances(
             f"length_scale must be a scalar or have one entry for each of the {x1.shape[1]} "
             f"coordinates; its shape is {length_scale.shape}."
         )
+    # Points are scaled by a power of two, which is exact: of x/l - x'/l a fused multiply-add leaves
+    # the rounding of x/l, which for points that nearly coincide is more than their difference.
+    power = _power_of_two(length_scale)
+    rest = power / length_scale
+    rows, columns = (x / jnp.broadcast_to(power, x.shape) for x in (x1, x2))
     if length_scale.ndim == 1:
-        return _sums_of_squares(x1 / length_scale[None], x2 / length_scale[None])
-    # A common scale has its derivative after the sum, where (l/l)^2 = 1: a derivative of one number
-    # costs less than one for each coordinate.
-    constant = lax.stop_gradient(length_scale)
-    return _sums_of_squares(x1 / constant, x2 / constant) * (constant / length_scale) ** 2
+        return _sums_of_squares(rows, columns, rest)
+    # A common scale has its derivative after the sum: a derivative of one number costs less than
+    # one for each coordinate.
+    return _sums_of_squares(rows, columns) * rest**2
 
 
-def _sums_of_squares(x1: Float[Array, "n1 p"], x2: Float[Array, "n2 p"]) -> Float[Array, "n1 n2"]:
-    """Coordinate by coordinate: an array of all differences would take p times the memory and, on a
-    CPU, ten times as long.
+def _power_of_two(length_scale: Float[Array, "*p"]) -> Float[Array, "*p"]:
+    """The least power of two above a length."""
+    _, exponent = jnp.frexp(lax.stop_gradient(length_scale))
+    return jnp.ldexp(jnp.ones_like(length_scale), exponent)
+
+
+def _sums_of_squares(
+    x1: Float[Array, "n1 p"], x2: Float[Array, "n2 p"], weights: Float[Array, " p"] | None = None
+) -> Float[Array, "n1 n2"]:
+    """sum_i (w_i (x_i - x'_i))^2, coordinate by coordinate: an array of all differences would take
+    p times the memory and, on a CPU, ten times as long.
     """
     num_coordinates = x1.shape[1]
     sums = jnp.zeros((len(x1), len(x2)), jnp.result_type(x1, x2))
+    by_coordinate = x1.T, x2.T, weights
     if num_coordinates <= COORDINATES:
-        return _add_squares(sums, x1.T, x2.T)
+        return _add_squares(sums, *by_coordinate)
     num_parts = -(-num_coordinates // COORDINATES)
     missing = num_parts * COORDINATES - num_coordinates
-    in_parts = num_parts, COORDINATES, -1
-    parts = tuple(jnp.pad(x.T, ((0, missing), (0, 0))).reshape(in_parts) for x in (x1, x2))
+
+    def in_parts(values: Float[Array, "p ..."]) -> Float[Array, "k q ..."]:
+        padding = ((0, missing), *[(0, 0)] * (values.ndim - 1))
+        return jnp.pad(values, padding).reshape(num_parts, COORDINATES, *values.shape[1:])
+
+    parts = jax.tree.map(in_parts, by_coordinate)
     return lax.scan(lambda sums, part: (_add_squares(sums, *part), None), sums, parts)[0]
 
 
 def _add_squares(
-    sums: Float[Array, "n1 n2"], x1: Float[Array, "q n1"], x2: Float[Array, "q n2"]
+    sums: Float[Array, "n1 n2"],
+    x1: Float[Array, "q n1"],
+    x2: Float[Array, "q n2"],
+    weights: Float[Array, " q"] | None,
 ) -> Float[Array, "n1 n2"]:
     # Beyond 1e4 length scales every kernel here is exactly 0; without the cap squares overflow and
     # derivatives turn nan.
-    for row, column in zip(x1, x2, strict=True):
-        sums += jnp.clip(row[:, None] - column[None], -1e4, 1e4) ** 2
+    for i in range(len(x1)):
+        difference = jnp.clip(x1[i][:, None] - x2[i][None], -1e4, 1e4)
+        sums += (difference if weights is None else weights[i] * difference) ** 2
     return sums
 
 
