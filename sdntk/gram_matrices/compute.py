@@ -59,7 +59,8 @@ def gram(
             kernel takes for a tile.
         dtype: in which G is kept, e.g. ``jnp.float32`` for half the memory; the kernel's own when
             left out. With it, and x64 on, points are handed to the kernel, and values computed, in
-            float64 before they are rounded.
+            float64 before they are rounded; those of ``gram(kernel, x, path=...)`` in float32,
+            where that is as good (see :func:`sdntk.kernel_operator`).
 
     Returns:
         G, shape (n, K); with ``path`` a :class:`~sdntk.GramStore`, which works wherever an array

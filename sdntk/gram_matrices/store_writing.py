@@ -16,6 +16,7 @@ from sdntk.gram_matrices.store_identity import Identity
 from sdntk.gram_matrices.tile_files import TileFiles, call_ahead
 from sdntk.gram_matrices.tiles import Tile, Tiling, compute_tiles
 from sdntk.kernels.base import KernelFunction
+from sdntk.kernels.precision import in_single_if_sufficient
 
 
 def compute_stored(
@@ -54,7 +55,10 @@ def compute_stored(
 
     # Their values.
     if tiles:
-        needed = work_bytes(kernel, points, store.block_size)
+        if x2 is None:
+            kernel, x = in_single_if_sufficient(kernel, x, dtype)
+            columns = x
+        needed = work_bytes(kernel, (x, columns), store.block_size)
         _memory.require_memory(needed, f"{description}, tile by tile,")
         computed = compute_tiles(kernel, x, columns, store.tiling, tiles, dtype=kept_as)
         description = f"{description}, {_memory.format_bytes(store.nbytes)}"

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import hashlib
 import math
+import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -38,6 +39,8 @@ class TileFiles:
 
     folder: Path
     description: Description
+    #: Tiles whose checksum was right, with the state that their file had.
+    whole: dict[Tile, tuple[int, ...]] = dataclasses.field(default_factory=dict, compare=False)
 
     def path(self, tile: Tile) -> Path:
         """Where a tile lies."""
@@ -62,9 +65,17 @@ class TileFiles:
         _require_regular(self.path(tile), self._file_bytes)
 
     def read(self, tile: Tile) -> np.ndarray:
-        """The values of a tile, padded where it lies at an edge. Raises as :meth:`check`."""
+        """The values of a tile, padded where it lies at an edge. Raises as :meth:`check`.
+
+        The checksum, which takes longer than a product with the tile, is computed again only if the
+        file has changed since.
+        """
         with self._open(tile) as file:
-            self._check(file, tile)
+            status = os.fstat(file.fileno())
+            state = (status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)
+            if self.whole.get(tile) != state:
+                self._check(file, tile)
+                self.whole[tile] = state
             file.seek(INDEX_BYTES + CHECKSUM_BYTES)
             values = np.fromfile(file, self.description.dtype)
         return values.reshape(self.description.tile_shape)

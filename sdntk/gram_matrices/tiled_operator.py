@@ -23,7 +23,7 @@ from sdntk.gram_matrices.linear_operator import GramOperator
 from sdntk.gram_matrices.store import GramStore
 from sdntk.gram_matrices.tiles import Tile, Tiling, compute_tiles, local_devices
 from sdntk.kernels.base import KernelFunction, kernel_precision
-from sdntk.kernels.precision import InSingle, single_suffices
+from sdntk.kernels.precision import in_single_if_sufficient
 
 #: So many bytes of tiles are multiplied in one call: a call for each tile would take half as long
 #: again.
@@ -62,8 +62,7 @@ def tiled_operator(
     num_points = len(x)
     kept_as = dtype or np.dtype(x.dtype)
     precision = float(kernel_precision(kernel, x))
-    if dtype is not None and single_suffices(kernel, x, dtype):
-        kernel, x = InSingle(kernel), jnp.asarray(x, np.float32)
+    kernel, x = in_single_if_sufficient(kernel, x, dtype)
     size = block_size or _memory.over_processes(min, choose_block_size(kernel, (x, x)))
     tiling = Tiling((num_points, num_points), min(size, num_points), symmetric=True)
     tiles = _tiles_of_this_process(tiling)

@@ -92,3 +92,14 @@ def single_suffices(kernel: KernelFunction, x: Float[Any, "K ..."], dtype: np.dt
     moved = np.asarray(InSingle(kernel)(some, some), np.float64) - exact
     allowed = np.finfo(np.float32).eps * np.linalg.norm(exact, 2)
     return bool(np.isfinite(moved).all() and np.linalg.norm(moved, 2) <= allowed)
+
+
+def in_single_if_sufficient(
+    kernel: KernelFunction, x: Float[Any, "K ..."], dtype: np.dtype | None
+) -> tuple[KernelFunction, Float[Any, "K ..."]]:
+    """Kernel and points to compute values from that are to be kept in ``dtype``: in float32, or as
+    they are.
+    """
+    if dtype is None or not single_suffices(kernel, x, dtype):
+        return kernel, x
+    return InSingle(kernel), jnp.asarray(x, np.float32)

@@ -67,13 +67,13 @@ def _squared_distances(
     # Points are scaled by a power of two, which is exact: of x/l - x'/l a fused multiply-add leaves
     # the rounding of x/l, which for points that nearly coincide is more than their difference.
     power = _power_of_two(length_scale)
-    rest = power / length_scale
+    mantissa = length_scale / power
     rows, columns = (x / jnp.broadcast_to(power, x.shape) for x in (x1, x2))
     if length_scale.ndim == 1:
-        return _sums_of_squares(rows, columns, rest)
+        return _sums_of_squares(rows, columns, 1 / mantissa)
     # A common scale has its derivative after the sum: a derivative of one number costs less than
     # one for each coordinate.
-    return _sums_of_squares(rows, columns) * rest**2
+    return _sums_of_squares(rows, columns) / mantissa**2
 
 
 def _power_of_two(length_scale: Float[Array, "*p"]) -> Float[Array, "*p"]:

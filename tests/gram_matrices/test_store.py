@@ -7,6 +7,7 @@ over slices against NumPy, and every function that takes a Gram matrix.
 """
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -22,6 +23,8 @@ import pytest
 from hypothesis import given, settings
 
 import sdntk
+import sdntk.architectures
+from sdntk.gram_matrices.tile_files import TileFiles
 from sdntk.kernels import matern, rbf
 
 
@@ -225,6 +228,45 @@ def test_a_damaged_tile_is_found_and_computed_again(store, tmp_path, damage):
     with pytest.warns(UserWarning, match=r"1 damaged tiles .*\(1, 3\)"):
         mended = sdntk.gram(rbf(1.0), points(23), path=path)
     np.testing.assert_array_equal(mended, store)
+
+
+def test_a_checksum_is_computed_again_only_of_a_file_that_has_changed(store, tmp_path, monkeypatch):
+    path = tmp_path / "G"
+    shutil.copytree(store.path, path)
+    opened, checked = sdntk.GramStore.open(path), []
+    check = TileFiles._check
+    monkeypatch.setattr(
+        TileFiles, "_check", lambda *arguments: checked.append(arguments[2]) or check(*arguments)
+    )
+    first = np.asarray(opened)
+    assert sorted(checked) == opened.tiling.tiles
+    checked.clear()
+    np.testing.assert_array_equal(np.asarray(opened), first)
+    assert checked == []
+    # Changed in place, with its old times.
+    file = path / "c" / "1" / "3"
+    times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+    with file.open("r+b") as opened_file:
+        opened_file.seek(-1, 2)
+        last = opened_file.read(1)
+        opened_file.seek(-1, 2)
+        opened_file.write(bytes([last[0] ^ 1]))
+    os.utime(file, ns=times)
+    with pytest.raises(ValueError, match=r"tile \(1, 3\) of .* is damaged"):
+        np.asarray(opened)
+
+
+def test_on_disk_and_in_memory_tiles_kept_in_float32_have_the_same_bits(tmp_path):
+    x = np.random.default_rng(0).normal(size=(300, 4))
+    kernel = sdntk.kernels.ntk(sdntk.architectures.fully_connected(2))
+    store = sdntk.gram(kernel, x, path=tmp_path / "G", block_size=70, dtype="float32")
+    columns = jnp.eye(300)[:, ::50]
+    kept = sdntk.kernel_operator(kernel, x, keep=True, block_size=70, dtype="float32")
+    np.testing.assert_array_equal(np.asarray(store)[:, ::50], kept(columns))
+    in_double = sdntk.gram(kernel, x)
+    eps = np.finfo(np.float32).eps * np.linalg.norm(in_double, 2)
+    assert 0 < np.linalg.norm(np.asarray(store) - in_double, 2) <= eps
+    assert not np.array_equal(store, in_double.astype(np.float32))  # computed in float32, too
 
 
 def test_a_missing_tile_is_computed(store, tmp_path):
