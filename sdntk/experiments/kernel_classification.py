@@ -230,7 +230,7 @@ def _run_seed(
 def _predict(
     runs: list[Distillation], kernel: KernelFunction, x: Any, x_new: Float[np.ndarray, "n ..."]
 ) -> list[Float[np.ndarray, "_ n Q"]]:
-    return [np.asarray(v) for v in predict_all(runs, kernel, jnp.asarray(x), jnp.asarray(x_new))]
+    return [np.asarray(v) for v in predict_all(runs, kernel, x, x_new)]
 
 
 def plan(experiment: Experiment, choice: Choice) -> list[Planned]:

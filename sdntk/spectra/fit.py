@@ -26,18 +26,14 @@ from sdntk._arguments import (
     require_one_shape,
 )
 from sdntk._linalg import matmul
-from sdntk._progress import track
 from sdntk._pytrees import pytree
-from sdntk.gram_matrices.block_size import choose_block_size
-from sdntk.gram_matrices.compute import compute_gram
+from sdntk.gram_matrices.cross_products import cross_product
 from sdntk.kernels.base import KernelFunction, as_pytree_kernel, check_points
-from sdntk.kernels.precision import InSingle, single_suffices
+from sdntk.kernels.precision import in_single_if_sufficient
 from sdntk.spectra.base import AbstractSpectrum, as_column
 from sdntk.theory.filters import divided_by_eigenvalues
 from sdntk.theory.units import linearly
 
-#: Predictions are made so many bytes of the cross-Gram matrix at a time.
-CROSS_BYTES = 2**28
 EPS_OF_SINGLE = float(np.finfo(np.float32).eps)
 
 
@@ -142,22 +138,11 @@ def predict_all(
         together = together[:, used]
 
     # Fits of values that were kept in float32 need no better ones.
-    dtype = jnp.result_type(float)
-    of_single = all(fit.spectrum.machine_epsilon >= EPS_OF_SINGLE for fit in fits)
-    if of_single and single_suffices(kernel, x, np.dtype(np.float32)):
-        dtype = jnp.dtype(np.float32)
-        kernel, x, new = InSingle(kernel), x.astype(dtype), new.astype(dtype)
-
-    rows, size = max(1, CROSS_BYTES // (len(x) * dtype.itemsize)), None
-    if not is_traced(kernel, x, new):
-        size = choose_block_size(kernel, (new, x))
-        rows = min(size, rows) * max(1, rows // size)  # whole tiles
-    starts = range(0, len(new), rows)
-    blocks = []
-    for start in track(starts, f"Predictions at {len(new)} points", len(starts)):
-        cross = compute_gram(kernel, new[start : start + rows], x, block_size=size)
-        blocks.append(matmul(cross.astype(together.dtype), together))
-    values = jnp.concatenate(blocks) if len(blocks) > 1 else blocks[0]
+    if all(fit.spectrum.machine_epsilon >= EPS_OF_SINGLE for fit in fits):
+        single = np.dtype(np.float32)
+        in_use, x = in_single_if_sufficient(kernel, x, single)
+        kernel, new = in_use, new if in_use is kernel else new.astype(single)
+    values = cross_product(kernel, new, x, together)
     if not isinstance(used, slice):
         values = (
             jnp.zeros((len(new), sum(part.shape[1] for part in columns)), values.dtype)
