@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from sdntk import _memory
 from sdntk.kernels.base import KernelFunction
@@ -26,7 +26,7 @@ WORKSPACE_SHARE, WORKSPACE_BYTES = 1 / 8, 2**27
 ARRAYS_AT_ONCE = 16
 
 #: Points of rows and of columns.
-Points = tuple[Float[Array, "n ..."], Float[Array, "K ..."]]
+Points = tuple[Float[Any, "n ..."], Float[Any, "K ..."]]
 
 
 def choose_block_size(kernel: KernelFunction, points: Points) -> int:
