@@ -56,9 +56,8 @@ def compute_stored(
     # Their values.
     if tiles:
         if x2 is None:
-            kernel, x = in_single_if_sufficient(kernel, x, dtype)
-            columns = x
-        needed = work_bytes(kernel, (x, columns), store.block_size)
+            kernel = in_single_if_sufficient(kernel, x, dtype)
+        needed = work_bytes(kernel, points, store.block_size)
         _memory.require_memory(needed, f"{description}, tile by tile,")
         computed = compute_tiles(kernel, x, columns, store.tiling, tiles, dtype=kept_as)
         description = f"{description}, {_memory.format_bytes(store.nbytes)}"

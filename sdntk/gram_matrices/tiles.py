@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from sdntk._arguments import every, is_traced
 from sdntk.kernels.base import KernelFunction, kernel_block
+from sdntk.kernels.precision import InSingle
 
 #: (row, column) of a tile among tiles.
 Tile = tuple[int, int]
@@ -178,7 +179,7 @@ def compute_tiles(
         TypeError: it returns no real numbers.
     """
     devices = local_devices()
-    blocks = _Blocks((x, x2), tiling)
+    blocks = _Blocks(kernel, (x, x2), tiling)
     under_way: collections.deque[tuple[Tile, _Checked]] = collections.deque()
 
     def finish() -> tuple[Tile, Float[Array, "rows columns"]]:
@@ -191,7 +192,7 @@ def compute_tiles(
         diagonal = tiling.is_diagonal(tile)
         # Not committed to the device: what the kernel itself holds may be committed to another one.
         with contextlib.nullcontext() if device is None else jax.default_device(device):
-            values = blocks.evaluate(kernel, tile, device)
+            values = blocks.evaluate(tile, device)
             checked = _finished(values, len(x2), diagonal=diagonal, dtype=dtype)
         under_way.append((tile, checked))
         if len(under_way) > 2 * len(devices):
@@ -207,20 +208,21 @@ class _Blocks:
     jitted kernel is compiled once.
     """
 
-    def __init__(self, points: tuple[Any, Any], tiling: Tiling) -> None:
+    def __init__(self, kernel: KernelFunction, points: tuple[Any, Any], tiling: Tiling) -> None:
+        self.kernel = kernel
         self.points = tuple(np.asarray(x) for x in points)
         self.tiling = tiling
         self.lengths = tuple(min(tiling.block_size, n) for n in tiling.shape)
         self.on_device: dict[Any, Array] = {}
 
-    def evaluate(self, kernel: KernelFunction, tile: Tile, device: jax.Device | None) -> Array:
+    def evaluate(self, tile: Tile, device: jax.Device | None) -> Array:
         """The kernel's values on a tile, without those of repeated points."""
         row, column = tile
         if self.tiling.is_diagonal(tile):
-            values = _on_diagonal(kernel, self._block(0, row))
+            values = _on_diagonal(self.kernel, self._block(0, row))
         else:
             x, x2 = self._block_on(device, 0, row), self._block_on(device, 1, column)
-            values = kernel_block(kernel, x, x2)
+            values = kernel_block(self.kernel, x, x2)
         shape = self.tiling.rectangle(tile).shape
         return values if values.shape == shape else values[: shape[0], : shape[1]]
 
@@ -233,6 +235,8 @@ class _Blocks:
     def _block(self, side: int, index: int) -> np.ndarray:
         length = self.lengths[side]
         block = self.points[side][index * length : (index + 1) * length]
+        if isinstance(self.kernel, InSingle):  # here, not all of the points before
+            block = block.astype(np.float32)
         missing = length - len(block)
         if missing == 0:
             return block

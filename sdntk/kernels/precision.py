@@ -96,10 +96,8 @@ def single_suffices(kernel: KernelFunction, x: Float[Any, "K ..."], dtype: np.dt
 
 def in_single_if_sufficient(
     kernel: KernelFunction, x: Float[Any, "K ..."], dtype: np.dtype | None
-) -> tuple[KernelFunction, Float[Any, "K ..."]]:
-    """Kernel and points to compute values from that are to be kept in ``dtype``: in float32, or as
-    they are.
-    """
+) -> KernelFunction:
+    """The kernel that computes values to be kept in ``dtype``: in float32, or as it is."""
     if dtype is None or not single_suffices(kernel, x, dtype):
-        return kernel, x
-    return InSingle(kernel), jnp.asarray(x, np.float32)
+        return kernel
+    return InSingle(kernel)

@@ -7,6 +7,7 @@ coefficients F(d)/d z (docs/theory.md, section 5). Whatever has these is a fit: 
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from sdntk import _archive
 from sdntk._arguments import (
@@ -92,7 +93,9 @@ class Predictor:
                 f"shape is {cross.shape}."
             )
         axis = self._points_axis
-        return _from_columns(matmul(cross, _as_columns(duals, axis)), duals, axis)
+        columns = _as_columns(duals, axis)
+        everything = np.arange(columns.shape[1])
+        return _from_columns(matmul(cross, columns), everything, duals, axis)
 
     def save(self, path: str | Path) -> None:
         """Write all of it to a file, from which :func:`sdntk.load` reads it again.
@@ -130,31 +133,32 @@ def predict_all(
     """
     new: Any = check_points(kernel, "x_new", x_new)
     require_one_shape("x_new", new, "x", x)
-    columns = [_as_columns(fit.dual_coefficients, fit._points_axis) for fit in fits]
-    together = jnp.concatenate(columns, axis=1) if len(columns) > 1 else columns[0]
-    used: Any = slice(None)
-    if not is_traced(together):  # collapsed rounds predict 0
-        used = np.flatnonzero(np.asarray(jnp.any(together != 0, axis=0)))
-        together = together[:, used]
+    used = [_columns_in_use(fit.dual_coefficients, fit._points_axis) for fit in fits]
+    together = jnp.concatenate(
+        [
+            _as_columns(fit.dual_coefficients, fit._points_axis)[:, of_fit]
+            for fit, of_fit in zip(fits, used, strict=True)
+        ],
+        axis=1,
+    )
 
     # Fits of values that were kept in float32 need no better ones.
     if all(fit.spectrum.machine_epsilon >= EPS_OF_SINGLE for fit in fits):
-        single = np.dtype(np.float32)
-        in_use, x = in_single_if_sufficient(kernel, x, single)
-        kernel, new = in_use, new if in_use is kernel else new.astype(single)
+        kernel = in_single_if_sufficient(kernel, x, np.dtype(np.float32))
     values = cross_product(kernel, new, x, together)
-    if not isinstance(used, slice):
-        values = (
-            jnp.zeros((len(new), sum(part.shape[1] for part in columns)), values.dtype)
-            .at[:, used]
-            .set(values)
-        )
 
-    parts = jnp.split(values, np.cumsum([part.shape[1] for part in columns])[:-1], axis=1)
+    parts = jnp.split(values, np.cumsum([len(of_fit) for of_fit in used])[:-1], axis=1)
     return [
-        _from_columns(part, fit.dual_coefficients, fit._points_axis)
-        for fit, part in zip(fits, parts, strict=True)
+        _from_columns(part, of_fit, fit.dual_coefficients, fit._points_axis)
+        for part, of_fit, fit in zip(parts, used, fits, strict=True)
     ]
+
+
+def _columns_in_use(duals: Float[Array, "..."], axis: int) -> Int[np.ndarray, " n"]:
+    """Which of :func:`_as_columns` are not zero: collapsed rounds predict 0. All of traced ones."""
+    if is_traced(duals):
+        return np.arange(duals.size // duals.shape[axis])
+    return np.flatnonzero(np.any(np.asarray(duals), axis=axis))
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -164,13 +168,19 @@ def _as_columns(duals: Float[Array, "..."], axis: int) -> Float[Array, "K n"]:
     return columns.reshape(len(columns), -1)
 
 
-@functools.partial(jax.jit, static_argnums=2)
+@functools.partial(jax.jit, static_argnums=3)
 def _from_columns(
-    values: Float[Array, "m n"], duals: Float[Array, "..."], axis: int
+    values: Float[Array, "m n"],
+    used: Int[Any, " n"],
+    duals: Float[Array, "..."],
+    axis: int,
 ) -> Float[Array, "..."]:
-    """What :func:`_as_columns` made into columns, for m points, in the axes of ``duals``."""
+    """What :func:`_as_columns` made into columns, of which some were used, for m points, in the
+    axes of ``duals``.
+    """
     shape = duals.shape[:axis] + duals.shape[axis + 1 :]
-    return jnp.moveaxis(values.reshape(len(values), *shape), 0, axis)
+    columns = jnp.zeros((len(values), math.prod(shape)), values.dtype).at[:, used].set(values)
+    return jnp.moveaxis(columns.reshape(len(values), *shape), 0, axis)
 
 
 @pytree
