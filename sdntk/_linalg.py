@@ -4,7 +4,8 @@ small factorisations that leave the other cores alone.
 
 import contextlib
 import functools
-from typing import Any
+import threading
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import lax
@@ -31,14 +32,30 @@ def safe_sqrt(squared: Float[Array, "*n"]) -> Float[Array, "*n"]:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0 * squared)
 
 
-def blas_in_one_thread() -> contextlib.AbstractContextManager[Any]:
-    """Within it LAPACK's factorisations on a CPU run in one thread.
+class blas_in_one_thread(contextlib.AbstractContextManager[None]):  # noqa: N801 (used as a function)
+    """Within it LAPACK's factorisations on a CPU run in one thread, those of all Python threads.
 
     OpenBLAS's other threads go on spinning for a while after each; between the factorisations of a
     few columns they took a fifth of the time of the products that ran beside them.
     """
-    limit: contextlib.AbstractContextManager[Any] = _libraries().limit(limits=1, user_api="blas")
-    return limit
+
+    lock = threading.Lock()
+    number_inside: ClassVar[int] = 0
+    limit: ClassVar[Any] = None
+
+    def __enter__(self) -> None:
+        kind = type(self)
+        with kind.lock:
+            if kind.number_inside == 0:
+                kind.limit = _libraries().limit(limits=1, user_api="blas")
+            kind.number_inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        kind = type(self)
+        with kind.lock:
+            kind.number_inside -= 1
+            if kind.number_inside == 0:
+                kind.limit.restore_original_limits()
 
 
 @functools.cache

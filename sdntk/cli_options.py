@@ -288,6 +288,8 @@ class NtkOptions:
             raise ValueError("only one of --tolerance and --multiplier may be given.")
         if self.landmarks is not None and self.method is not Method.NYSTROM:
             raise ValueError("--landmarks is of --method nystrom only.")
+        if self.store is not None and self.method in (Method.DENSE, Method.NYSTROM):
+            raise ValueError("--store keeps the Gram matrix of --method krylov only.")
 
     @property
     def tolerances(self) -> tuple[float, ...]:

@@ -70,7 +70,7 @@ class Plan:
         rounds, candidates = _rounds(estimator.rounds, weights)
         relative = as_flag("relative", estimator.relative)
         method, landmarks = _method(estimator.method, estimator.landmarks, weights)
-        random = check_random_state(estimator.random_state)
+        random = _random(estimator.random_state)
         if by == "tolerance" and level is None and not relative:
             raise ValueError(
                 'relative must be True for tolerance="auto": those that are tried are fractions.'
@@ -167,3 +167,13 @@ def _weights(weights: Any) -> Any:
     if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
         raise ValueError(f"{expected}; got {shown(weights)}.")
     return values.astype(np.float64)
+
+
+def _random(random_state: Any) -> np.random.RandomState:
+    try:
+        return check_random_state(random_state)
+    except (ValueError, TypeError):
+        raise ValueError(
+            "random_state must be a seed, an integer from 0 to 2**32 - 1, a "
+            f"numpy.random.RandomState, or None; got {shown(random_state)}."
+        ) from None

@@ -88,9 +88,10 @@ def kernel_operator(
             computed again in every product and never stored; when left out, kept if half of the
             free memory holds them.
         block_size: points on the side of a tile; chosen when left out.
-        dtype: in which tiles are kept; the kernel's own when left out. Tiles kept in float32 are
-            computed in it, too, where that moves the matrix of some of the points by no more than
-            machine_eps d_max (as a run's PrecisionWarning assumes).
+        dtype: in which tiles are kept; the kernel's own when left out. With it, and x64 on, values
+            are computed in float64 before they are rounded; those to be kept in float32 in it,
+            where some rows of the matrix show that this moves them by no more than machine_eps of
+            their norm (as a run's PrecisionWarning assumes).
 
     Returns:
         :class:`GramOperator`, a function from (K, Q) to (K, Q).
@@ -113,6 +114,8 @@ def kernel_operator(
     keep = None if keep is None else as_flag("keep", keep)
     size = None if block_size is None else as_count("block_size", block_size, at_least=1)
     kept_as = None if dtype is None else as_float_dtype("dtype", dtype)
+    if kept_as is not None and jnp.result_type(float) == jnp.float64:
+        points = points.astype(jnp.float64)
     return tiled_operator(kernel, points, keep=keep, block_size=size, dtype=kept_as)
 
 

@@ -47,12 +47,14 @@ class PointBlocks:
         kernel: that takes them.
         num_points: K; 0 until a function's blocks have been counted, by :meth:`draw`.
         num_outputs: Q, or 1; likewise.
+        in_double: whether points are handed out in float64, whatever they are kept in.
     """
 
-    def __init__(self, kernel: KernelFunction, x: Any, y: Any) -> None:
+    def __init__(self, kernel: KernelFunction, x: Any, y: Any, *, in_double: bool = False) -> None:
         if is_traced(x, y):
             raise TypeError("x and y must have values: they cannot be traced (jit, vmap).")
         self.kernel = kernel
+        self.in_double = in_double and _float() == np.float64
         self.num_points = self.num_outputs = 0
         self._make = x if callable(x) else None
         if self._make is not None:
@@ -79,7 +81,11 @@ class PointBlocks:
             name = "x" if self._make is None else f"x of block {number}"
             for start in range(0, len(y), size):
                 points = check_points(self.kernel, name, x[start : start + size])
-                yield Block(np.asarray(points), y[start : start + size])
+                yield Block(self.cast(points), y[start : start + size])
+
+    def cast(self, points: Any) -> Float[np.ndarray, "n ..."]:
+        """Points in the dtype in which they are handed out."""
+        return np.asarray(points, np.float64 if self.in_double else None)
 
     def _own_blocks(self, size: int) -> Iterator[tuple[Any, Float[np.ndarray, "n *Q"]]]:
         if self._make is None:
@@ -109,9 +115,7 @@ class PointBlocks:
             rows = np.arange(len(self._x))
             for one in drawn:
                 one.offer(0, rows)
-            return [
-                np.asarray(check_points(self.kernel, "x", self._x[one.points])) for one in drawn
-            ]
+            return [self.cast(check_points(self.kernel, "x", self._x[one.points])) for one in drawn]
         self.num_points = 0
         for index, block in enumerate(self.blocks(2**31)):
             for one in drawn:

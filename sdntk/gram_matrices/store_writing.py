@@ -56,7 +56,7 @@ def compute_stored(
     # Their values.
     if tiles:
         if x2 is None:
-            kernel = in_single_if_sufficient(kernel, x, dtype)
+            kernel = in_single_if_sufficient(kernel, x, x, dtype)
         needed = work_bytes(kernel, points, store.block_size)
         _memory.require_memory(needed, f"{description}, tile by tile,")
         computed = compute_tiles(kernel, x, columns, store.tiling, tiles, dtype=kept_as)

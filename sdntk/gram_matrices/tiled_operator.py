@@ -62,7 +62,7 @@ def tiled_operator(
     num_points = len(x)
     kept_as = dtype or np.dtype(x.dtype)
     precision = float(kernel_precision(kernel, x))
-    kernel = in_single_if_sufficient(kernel, x, dtype)
+    kernel = in_single_if_sufficient(kernel, x, x, dtype)
     size = block_size or _memory.over_processes(min, choose_block_size(kernel, (x, x)))
     tiling = Tiling((num_points, num_points), min(size, num_points), symmetric=True)
     tiles = _tiles_of_this_process(tiling)

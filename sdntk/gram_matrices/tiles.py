@@ -304,7 +304,7 @@ def put(
 #: How far a tile on the diagonal may differ from its transpose, in parts of its largest value.
 #: Rounding makes 1e-16 to 1e-4 of it (float32 ReLU kernels of nearly equal points); a function that
 #: is no kernel, much more.
-_ASYMMETRY = 1e-3
+ASYMMETRY = 1e-3
 
 
 class _Checked(NamedTuple):
@@ -325,7 +325,7 @@ def _finished(
     """Values divided by K, exactly symmetric on the diagonal, rounded to ``dtype``."""
     sound = jnp.array(True)
     if diagonal:
-        sound = jnp.max(jnp.abs(values - values.T)) <= _ASYMMETRY * jnp.max(jnp.abs(values))
+        sound = jnp.max(jnp.abs(values - values.T)) <= ASYMMETRY * jnp.max(jnp.abs(values))
         values = jnp.triu(values) + jnp.triu(values, 1).T
     values = values / num_points
     if dtype is not None:

@@ -3,16 +3,17 @@ and those computed in float32.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from sdntk._arguments import is_traced
-from sdntk.kernels.base import KernelFunction, LibraryKernel, kernel_block
+from sdntk.kernels.base import KernelFunction, LibraryKernel, kernel_block, kernel_diagonal
 
 #: So many of the points are tried.
 TRIED = 8
@@ -56,8 +57,12 @@ def _movement(
     return jnp.max(jnp.ptp(values, axis=1)), jnp.max(jnp.abs(values))
 
 
-#: Single precision is tried at so many of the points.
-TRIED_IN_SINGLE = 256
+#: Single precision is tried at so many of the rows, against all columns.
+ROWS_IN_SINGLE = 64
+#: Of fewer rows or columns float64 costs little.
+LEAST_IN_SINGLE = 256
+#: So many columns at a time.
+COLUMNS_AT_ONCE = 2**14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,30 +79,75 @@ class InSingle:
             return kernel_block(self.kernel, x1, x2)
 
 
-def single_suffices(kernel: KernelFunction, x: Float[Any, "K ..."], dtype: np.dtype) -> bool:
-    """Whether values that are to be kept in float32 may be computed in it: for some of the points
-    the matrix moves by no more than the machine_eps d_max that keeping them so is taken to cost.
+def in_single_if_sufficient(
+    kernel: KernelFunction,
+    x1: Float[Any, "n1 ..."],
+    x2: Float[Any, "n2 ..."],
+    dtype: np.dtype | None,
+) -> KernelFunction:
+    """The kernel that computes values to be kept in ``dtype``: in float32, or as it is."""
+    if dtype is None or not single_suffices(kernel, x1, x2, dtype):
+        return kernel
+    return InSingle(kernel)
+
+
+def single_suffices(
+    kernel: KernelFunction,
+    x1: Float[Any, "n1 ..."],
+    x2: Float[Any, "n2 ..."],
+    dtype: np.dtype,
+) -> bool:
+    """Whether values that are to be kept in float32 may be computed in it: some rows of the matrix
+    g(x1, x2) move by no more than machine_eps of their spectral norm, as much as keeping them so is
+    taken to cost.
+
+    Rows of the largest and the smallest points, which are rounded most, and random ones; against
+    all columns, so that each meets its near neighbours, whose distance is rounded most.
 
     Args:
         kernel: g; of a function that is none of this library's nothing is tried.
-        x: points that it takes.
+        x1: points that it takes, a row each.
+        x2: points that it takes, a column each.
         dtype: in which values are to be kept.
     """
-    if dtype != np.float32 or jnp.result_type(float) == np.float32 or len(x) < TRIED_IN_SINGLE:
+    if dtype != np.float32 or jnp.result_type(float) == np.float32:
         return False
-    if not isinstance(kernel, LibraryKernel) or is_traced(kernel, x):
+    if min(len(x1), len(x2)) < LEAST_IN_SINGLE or not isinstance(kernel, LibraryKernel):
         return False
-    some = x[:: len(x) // TRIED_IN_SINGLE]
-    exact = np.asarray(kernel_block(kernel, some, some), np.float64)
-    moved = np.asarray(InSingle(kernel)(some, some), np.float64) - exact
-    allowed = np.finfo(np.float32).eps * np.linalg.norm(exact, 2)
-    return bool(np.isfinite(moved).all() and np.linalg.norm(moved, 2) <= allowed)
+    if is_traced(kernel, x1, x2):
+        return False
+    rows = jnp.asarray(np.asarray(x1)[_rows_to_try(np.asarray(x1))])
+    unit = float(np.max(np.asarray(kernel_diagonal(kernel, rows))))
+    if not 0 < unit < np.inf:
+        return False
+    exact = moved = np.zeros((len(rows), len(rows)))
+    for columns in _column_blocks(np.asarray(x2)):
+        values = np.asarray(kernel_block(kernel, rows, columns), np.float64)
+        difference = np.asarray(InSingle(kernel)(rows, columns), np.float64) - values
+        if not np.isfinite(difference).all():
+            return False
+        exact = exact + (values / unit) @ (values / unit).T
+        moved = moved + (difference / unit) @ (difference / unit).T
+    allowed = np.finfo(np.float32).eps ** 2 * np.linalg.norm(exact, 2)
+    return bool(np.linalg.norm(moved, 2) <= allowed)
 
 
-def in_single_if_sufficient(
-    kernel: KernelFunction, x: Float[Any, "K ..."], dtype: np.dtype | None
-) -> KernelFunction:
-    """The kernel that computes values to be kept in ``dtype``: in float32, or as it is."""
-    if dtype is None or not single_suffices(kernel, x, dtype):
-        return kernel
-    return InSingle(kernel)
+def _rows_to_try(x: Float[np.ndarray, "n ..."]) -> Int[np.ndarray, " r"]:
+    """A quarter each of the largest and smallest points, and random ones, always the same."""
+    flat = x.reshape(len(x), -1)
+    with np.errstate(over="ignore"):
+        order = np.argsort(np.einsum("nd,nd->n", flat, flat), kind="stable")
+    quarter = ROWS_IN_SINGLE // 4
+    between = np.random.default_rng(0).permutation(order[quarter:-quarter])[: 2 * quarter]
+    return np.concatenate([order[:quarter], between, order[-quarter:]])
+
+
+def _column_blocks(x: Float[np.ndarray, "n ..."]) -> Iterator[Float[Array, "b ..."]]:
+    """All points in blocks of one length, so that a kernel is compiled once; the last block repeats
+    points of the one before.
+    """
+    number = -(-len(x) // COLUMNS_AT_ONCE)
+    length = -(-len(x) // number)
+    for i in range(number):
+        start = min(i * length, len(x) - length)
+        yield jnp.asarray(x[start : start + length])

@@ -78,19 +78,21 @@ class Predictor:
         if self.kernel is None or self.x is None:
             raise ValueError(
                 "this run knows no kernel, since it was made from a spectrum only: "
-                "use run.predict_from(sdntk.gram(kernel, x_new, x))."
+                f"use run.predict_from(sdntk.gram(kernel, x_new, {self._points_of_duals}))."
             )
         return predict_all([self], self.kernel, self.x, x_new)[0]
 
     def predict_from(self, cross_gram: ArrayLike) -> Float[Array, "..."]:
-        """Predictions from ``gram(kernel, x_new, x)``, shape (n, K) (eqs. 16, 44)."""
+        """Predictions from ``gram(kernel, x_new, x)``, shape (n, K) (eqs. 16, 44); of landmarks
+        from ``gram(kernel, x_new, run.spectrum.landmarks)``, in the order in which it has them.
+        """
         duals = self.dual_coefficients
         num_points = duals.shape[self._points_axis]
         cross = as_float_array("cross_gram", cross_gram, dtype=duals.dtype)
         if cross.ndim != 2 or cross.shape[1] != num_points or len(cross) == 0:
             raise ValueError(
-                f"cross_gram must have shape (n, {num_points}), as gram(kernel, x_new, x) has; its "
-                f"shape is {cross.shape}."
+                f"cross_gram must have shape (n, {num_points}), as gram(kernel, x_new, "
+                f"{self._points_of_duals}) has; its shape is {cross.shape}."
             )
         axis = self._points_axis
         columns = _as_columns(duals, axis)
@@ -110,6 +112,11 @@ class Predictor:
         except _archive.NotSavedError:
             without: Any = self
             _archive.save(path, dataclasses.replace(without, kernel=None))
+
+    @property
+    def _points_of_duals(self) -> str:
+        """For a message: the points that dual coefficients are of."""
+        return "x" if self.spectrum.dual_points is None else "run.spectrum.landmarks"
 
     @property
     def _points_axis(self) -> int:
@@ -144,7 +151,7 @@ def predict_all(
 
     # Fits of values that were kept in float32 need no better ones.
     if all(fit.spectrum.machine_epsilon >= EPS_OF_SINGLE for fit in fits):
-        kernel = in_single_if_sufficient(kernel, x, np.dtype(np.float32))
+        kernel = in_single_if_sufficient(kernel, new, x, np.dtype(np.float32))
     values = cross_product(kernel, new, x, together)
 
     parts = jnp.split(values, np.cumsum([len(of_fit) for of_fit in used])[:-1], axis=1)

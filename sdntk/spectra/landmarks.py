@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sdntk._arguments import format_number
+from sdntk.gram_matrices.tiles import ASYMMETRY
 from sdntk.kernels.base import (
     KernelFunction,
     check_points,
@@ -57,11 +58,15 @@ def landmarks_at(
     eps = float(jnp.finfo(values.dtype).eps)
     matrix = np.asarray(values, np.float64)
     diagonal = matrix.diagonal()
-    largest = float(diagonal.max(initial=0))
+    largest = float(diagonal.max())
     if not np.isfinite(matrix).all() or largest <= 0:
         raise ValueError(
             "landmarks must be points at which the kernel has finite values that are not all 0; "
             f"the largest g(x, x) is {format_number(largest)}."
+        )
+    if np.abs(matrix - matrix.T).max() > ASYMMETRY * np.abs(matrix).max():
+        raise ValueError(
+            "kernel must be symmetric, g(x, t) = g(t, x); between the landmarks it is not."
         )
     rounding = max(len(x) * eps * largest, float(kernel_precision(kernel, x)))
     import scipy.linalg  # not with sdntk: most users need none of it

@@ -237,7 +237,8 @@ def nystrom(
         kernel: g, a function of (n1, ...) and (n2, ...) arrays to (n1, n2).
         x: points, shape (K, ...), read block by block from memory or a memory map; or a function
             without arguments that yields blocks (x, y), the same in every call: it is called once
-            more before the pass, to draw points, and once for fitted values, if they are asked for.
+            more before the pass, to draw points, with a path once more for the first of them, and
+            once for fitted values, if they are asked for.
         y: labels, shape (K,) or (K, Q); left out where ``x`` is a function.
         landmarks: how many points, m, to take; or points, shape (m, ...). Those that depend on
             others in the kernel's space, up to rounding, are left out.
@@ -251,8 +252,8 @@ def nystrom(
         block_size: points at a time; chosen when left out.
         dtype: to which the kernel's values are rounded, and in which phi is computed, e.g.
             ``jnp.float32``, whose products take less time; the kernel's own when left out. Values
-            are computed in float32, too, where that is as good at the landmarks as rounding them
-            (:func:`sdntk.kernel_operator`). Sums are float64 whatever it is.
+            are computed in float32, too, where that is as good as rounding them, as some of the
+            points show (:func:`sdntk.kernel_operator`). Sums are float64 whatever it is.
 
     Returns:
         A :class:`sdntk.NystromSpectrum`.
@@ -279,10 +280,12 @@ def nystrom(
     size = None if block_size is None else as_count("block_size", block_size, at_least=1)
     kept_as = None if dtype is None else as_float_dtype("dtype", dtype)
     file = None if path is None else as_path("path", path)
-    source = PointBlocks(kernel, x, y)
+    source = PointBlocks(kernel, x, y, in_double=kept_as is not None)
 
     chosen, sample = _draw(source, landmarks, key, selection, kept_as)
-    sums, labels = sum_over_points(source, chosen, block_size=size, dtype=kept_as, path=file)
+    sums, labels = sum_over_points(
+        source, chosen, sample, block_size=size, dtype=kept_as, path=file
+    )
     spectrum = spectrum_of_sums(chosen, sums.gram, sums.labels, labels, float(len(labels)))
     return dataclasses.replace(spectrum, lost=_lost(kernel, chosen, sample), source=source)
 
@@ -327,7 +330,7 @@ def _draw(
         _require_memory(len(points), len(points))
         [sample] = source.draw([(SAMPLE, for_sample)])
         require_one_shape("landmarks", points, "x", sample)
-        return landmarks_at(source.kernel, np.asarray(points), dtype), sample
+        return landmarks_at(source.kernel, source.cast(points), dtype), sample
     number = as_count("landmarks", landmarks, at_least=1)
     candidates = number * (CANDIDATES if selection == "pivoted" else 1)
     _require_memory(number, candidates)
@@ -338,7 +341,7 @@ def _draw(
         )
     if selection == "pivoted":
         drawn = drawn[pivots(source.kernel, drawn, number, for_pivots)]
-    return landmarks_at(source.kernel, drawn, dtype), sample
+    return landmarks_at(source.kernel, drawn, dtype)._replace(num_asked=number), sample
 
 
 def _require_memory(number: int, candidates: int) -> None:

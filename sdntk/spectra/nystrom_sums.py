@@ -27,14 +27,16 @@ from sdntk._progress import Bar
 from sdntk.gram_matrices.block_size import WORKSPACE_BYTES, workspace
 from sdntk.gram_matrices.point_blocks import Block, PointBlocks
 from sdntk.gram_matrices.tiles import local_devices
-from sdntk.kernels.base import kernel_block
-from sdntk.kernels.precision import InSingle, single_suffices
+from sdntk.kernels.base import KernelFunction, kernel_block
+from sdntk.kernels.precision import in_single_if_sufficient
 from sdntk.spectra.landmarks import Landmarks
 
 #: Values of a block take about so many bytes.
 BLOCK_BYTES = 2**25
 #: So many times as many points as landmarks are in a block, where the kernel takes all landmarks.
 TILES_OF_BLOCK = 4
+#: A kernel is known by its values between landmarks and so many of the points.
+PROBES = 64
 #: Sums are written at most every so many seconds, and at the end.
 SECONDS_BETWEEN_WRITES = 10.0
 
@@ -70,6 +72,7 @@ class Progress(NamedTuple):
 def sum_over_points(
     source: PointBlocks,
     landmarks: Landmarks,
+    sample: Float[np.ndarray, "n ..."],
     *,
     block_size: int | None,
     dtype: np.dtype | None,
@@ -80,6 +83,7 @@ def sum_over_points(
     Args:
         source: the points.
         landmarks: of the spectrum.
+        sample: some of the points, at which precision is tried.
         block_size: points in a block; chosen when None.
         dtype: to which values are rounded, and of Phi; the kernel's own when None.
         path: a file for the sums as they grow.
@@ -89,9 +93,10 @@ def sum_over_points(
             blocks, or that is damaged.
     """
     size = block_size or choose_size(source, landmarks.points)
-    work = _Pass(source, landmarks, np.dtype(dtype or jnp.result_type(float)))
+    work = _Pass(source, landmarks, sample, np.dtype(dtype or jnp.result_type(float)))
     devices = local_devices()
-    identity = _identity(landmarks, size, work.dtype, len(devices))
+    first = next(source.blocks(PROBES)).x if path is not None else landmarks.points
+    identity = _identity(source.kernel, landmarks, first, size, work.dtype, len(devices))
     kept = None
     if path is not None:
         shape = len(landmarks.points), source.num_outputs
@@ -151,10 +156,14 @@ def _rows_at_once(source: PointBlocks, landmarks: Float[Any, "r ..."]) -> int:
 class _Pass:
     """What every block is added with, brought to each device once."""
 
-    def __init__(self, source: PointBlocks, landmarks: Landmarks, dtype: np.dtype) -> None:
-        self.kernel = source.kernel
-        if single_suffices(self.kernel, landmarks.points, dtype):
-            self.kernel = InSingle(self.kernel)
+    def __init__(
+        self,
+        source: PointBlocks,
+        landmarks: Landmarks,
+        sample: Float[np.ndarray, "n ..."],
+        dtype: np.dtype,
+    ) -> None:
+        self.kernel = in_single_if_sufficient(source.kernel, sample, landmarks.points, dtype)
         self.dtype = dtype
         self.points = landmarks.points
         self.factor = np.asfortranarray(landmarks.factor.astype(dtype))
@@ -279,6 +288,8 @@ class _Kept:
         Raises:
             ValueError: the file is of another pass, or damaged.
         """
+        if self.path.is_dir():
+            raise ValueError(f"path {self.path} is a folder; the sums are kept in a file.")
         if not self.path.exists():
             return Progress(self.identity, 0, 0, ())
         found = read_progress(self.path)
@@ -332,10 +343,21 @@ def _of_process(path: Path) -> Path:
     return path.with_name(f"{path.stem}.{jax.process_index()}{path.suffix}")
 
 
-def _identity(landmarks: Landmarks, size: int, dtype: np.dtype, num_devices: int) -> str:
-    """Of all that decides the sums but the points."""
+def _identity(
+    kernel: KernelFunction,
+    landmarks: Landmarks,
+    first: Float[np.ndarray, "n ..."],
+    size: int,
+    dtype: np.dtype,
+    num_devices: int,
+) -> str:
+    """Of all that decides the sums but the points. Kernels that agree between landmarks may differ
+    between those and the first of the points.
+    """
     shared = size, dtype.name, num_devices, jax.process_index(), jax.process_count()
     digest = hashlib.sha256(repr((*shared, landmarks.points.shape)).encode())
     digest.update(landmarks.points.tobytes())
     digest.update(landmarks.factor.tobytes())
+    between = kernel_block(kernel, jnp.asarray(landmarks.points), jnp.asarray(first))
+    digest.update(np.asarray(between).tobytes())
     return digest.hexdigest()

@@ -591,6 +591,8 @@ def test_landmarks_of_kernels_that_know_numpy_only():
         ({"criterion": 1}, r"criterion must be at least 2; got 1\. Beside a number of folds"),
         ({"criterion": 2.5}, r"criterion must be an integer; got 2\.5\. Beside a number"),
         ({"outputs": "both"}, "outputs must be"),
+        ({"method": "nystrom", "random_state": -1}, "random_state must be a seed"),
+        ({"method": "nystrom", "random_state": "a"}, "random_state must be a seed"),
         ({"method": "nystrom", "landmarks": 0}, "landmarks must be at least 1"),
         ({"method": "nystrom", "criterion": 5}, 'criterion must be "auto", "gcv" or "sure"'),
         ({"method": "nystrom", "weights": "auto"}, 'weights must not be "auto"'),

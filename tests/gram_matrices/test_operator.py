@@ -175,7 +175,7 @@ def test_tiles_in_float32_are_computed_in_it_only_where_that_is_as_good():
     eps = float(np.finfo(np.float32).eps)
     single = np.dtype(np.float32)
     for kernel in (kernels.ntk(fully_connected(3)), kernels.rbf(5.0), kernels.matern(0.5, 5.0)):
-        assert single_suffices(kernel, jnp.asarray(x), single)
+        assert single_suffices(kernel, x, x, single)
         exact = np.asarray(sdntk.gram(kernel, x))
         operator = kernel_operator(kernel, x, keep=True, block_size=70, dtype=np.float32)
         assert operator.dtype == single
@@ -183,10 +183,49 @@ def test_tiles_in_float32_are_computed_in_it_only_where_that_is_as_good():
         assert found.dtype == np.float64
         moved = np.linalg.norm(found - exact, 2)
         assert 0 < moved < eps * np.linalg.norm(exact, 2)
-    assert not single_suffices(kernels.rbf(5.0), jnp.asarray(x), np.dtype(np.float64))
+    assert not single_suffices(kernels.rbf(5.0), x, x, np.dtype(np.float64))
     of_single_points = kernel_operator(kernels.ntk(fully_connected(1)), x.astype(np.float32))
     assert of_single_points.dtype == np.float64  # none asked for float32
-    assert not single_suffices(lambda a, b: a @ b.T, jnp.asarray(x), single)
+    assert not single_suffices(lambda a, b: a @ b.T, x, x, single)
+
+
+def far_rows():
+    """Every second point in a cluster as far away as float32 cannot resolve it."""
+    x = np.random.default_rng(0).normal(size=(600, 1))
+    x[1::2] = 1e5 + 1e-3 * x[1::2]
+    return x
+
+
+#: Points whose differences float32 loses, in an order that hides near pairs from any stride.
+UNRESOLVED = {
+    "minutes since 1970": (kernels.rbf(90.0), 1.6e9 + 60.0 * np.arange(3000)[:, None]),
+    "hours, roughly": (kernels.matern(1.5, 0.5 / 60), 5e5 + np.arange(3000)[:, None] / 60),
+    "many length scales": (kernels.rbf(0.02), np.arange(3000.0)[:, None] / 60),
+    "a cluster far away": (kernels.rbf(1e-3) + kernels.rbf(1.0), far_rows()),
+}
+
+
+@pytest.mark.parametrize("name", UNRESOLVED)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_points_that_float32_does_not_resolve_are_handed_over_in_float64(name, reverse, tmp_path):
+    kernel, x = UNRESOLVED[name]
+    x = x[::-1] if reverse else x
+    exact = np.asarray(sdntk.gram(kernel, x)).astype(np.float32)
+    single = np.dtype(np.float32)
+    assert not single_suffices(kernel, x, x, single)
+    kept = kernel_operator(kernel, x, keep=True, dtype=single)
+    stored = sdntk.gram(kernel, x, path=tmp_path / "G", dtype=single)
+    scale = float(np.abs(exact).max())
+    columns = np.linspace(0, len(x) - 1, 20).astype(int)
+    for found in (kept(jnp.eye(len(x))[:, columns]), np.asarray(stored)[:, columns]):
+        np.testing.assert_allclose(found, exact[:, columns], rtol=0, atol=2e-7 * scale)
+
+
+def test_points_of_float32_are_computed_in_the_dtype_that_was_asked_for():
+    x = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
+    operator = kernel_operator(kernels.linear(), x, keep=True, dtype=np.float64)
+    exact = np.asarray(x, np.float64) @ np.asarray(x, np.float64).T / 60
+    np.testing.assert_allclose(operator(jnp.eye(60)), exact, rtol=1e-14, atol=1e-17)
 
 
 def test_a_kernel_that_loses_more_is_computed_in_float64(monkeypatch):
@@ -198,7 +237,7 @@ def test_a_kernel_that_loses_more_is_computed_in_float64(monkeypatch):
             "__call__",
             lambda *args, factor=factor: factor * np.asarray(in_single(*args), np.float64),
         )
-        found = single_suffices(kernels.rbf(1.0), jnp.asarray(x), np.dtype(np.float32))
+        found = single_suffices(kernels.rbf(1.0), x, x, np.dtype(np.float32))
         assert found == suffices
 
 

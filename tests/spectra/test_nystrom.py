@@ -311,9 +311,9 @@ def test_the_sums_on_an_accelerator_are_those_of_a_cpu(monkeypatch):
     x, y = points_and_labels(RNG, outputs=(2,))
     chosen = landmarks_at(KERNEL, x[:M])
     options = {"block_size": 100, "dtype": None, "path": None}
-    sums, _ = nystrom_sums.sum_over_points(PointBlocks(KERNEL, x, y), chosen, **options)
+    sums, _ = nystrom_sums.sum_over_points(PointBlocks(KERNEL, x, y), chosen, x, **options)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    others, _ = nystrom_sums.sum_over_points(PointBlocks(KERNEL, x, y), chosen, **options)
+    others, _ = nystrom_sums.sum_over_points(PointBlocks(KERNEL, x, y), chosen, x, **options)
     for one, other in zip(sums, others, strict=True):
         np.testing.assert_allclose(other, one, rtol=0, atol=1e-13 * np.abs(one).max())
 
@@ -366,6 +366,53 @@ def test_what_needs_all_vectors_is_refused(problem):
             refused()
 
 
+def far_apart(kernel, **options):
+    x = np.arange(400)[:, None] / 3.0
+    return nystrom(kernel, x, np.sin(x[:, 0]), landmarks=x[[40, 200, 350]], **options)
+
+
+def test_sums_of_another_kernel_with_the_same_values_between_landmarks_are_refused(tmp_path):
+    far_apart(kernels.rbf(0.5), path=tmp_path / "sums")
+    with pytest.raises(ValueError, match="for the same kernel and landmarks"):
+        far_apart(kernels.rbf(0.7), path=tmp_path / "sums")
+    again = far_apart(kernels.rbf(0.5), path=tmp_path / "sums")
+    np.testing.assert_array_equal(again.eigenvalues, far_apart(kernels.rbf(0.5)).eigenvalues)
+
+
+def test_points_of_float32_are_taken_in_the_dtype_that_was_asked_for():
+    x = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
+    spectrum = nystrom(kernels.linear(), x, x[:, 0], landmarks=100, dtype=np.float64)
+    exact = np.linalg.eigvalsh(x.astype(np.float64).T @ x.astype(np.float64) / 300)
+    np.testing.assert_allclose(spectrum.eigenvalues[1:], exact, rtol=1e-13)
+
+
+def test_points_that_float32_does_not_resolve_are_taken_in_float64():
+    t = 1.6e9 + 60.0 * np.arange(3000)[:, None]
+    y = np.sin(np.arange(3000) / 300)
+    options = {"landmarks": t[::10], "block_size": 500}
+    fits = [
+        sdntk.distill_spectrum(
+            nystrom(kernels.rbf(900.0), t, y, dtype=dtype, **options),
+            y,
+            multiplier=1e-3,
+            rounds=2,
+        ).fitted
+        for dtype in (None, np.float32)
+    ]
+    np.testing.assert_allclose(fits[1], fits[0], atol=1e-4)
+
+
+def test_of_permuted_landmarks_the_message_names_the_points():
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    y = np.sin(x[:, 0])
+    spectrum = nystrom(KERNEL, x, y, landmarks=60)
+    run = sdntk.distill_spectrum(spectrum, y, multiplier=1e-3, rounds=2)
+    with pytest.raises(ValueError, match=r"gram\(kernel, x_new, run.spectrum.landmarks\)"):
+        run.predict(x[:3])
+    found = run.predict_from(sdntk.gram(KERNEL, x[:3], run.spectrum.landmarks))
+    np.testing.assert_allclose(found, run.fitted[:, :3], rtol=1e-6, atol=1e-8)
+
+
 # ---- bad input ----
 
 
@@ -399,7 +446,11 @@ def test_what_needs_all_vectors_is_refused(problem):
             },
             "points of one shape",
         ),
-        ({"landmarks": 5, "kernel": lambda x, t: -KERNEL(x, t)}, "kernel"),
+        ({"landmarks": 5, "kernel": lambda x, t: -KERNEL(x, t)}, r"largest g\(x, x\) is -1"),
+        (
+            {"landmarks": 5, "kernel": lambda x, t: KERNEL(x, t) * (2 + x[:, :1] - t[:, 0][None])},
+            "kernel must be symmetric",
+        ),
         (
             {"landmarks": 40, "kernel": lambda x, t: jnp.cos(x @ t.T) - 0.5},
             "kernel must be positive semi-definite",

@@ -56,7 +56,8 @@ PASS = """
         used.update(values.devices())
         return values
     source = PointBlocks(counted, blocks, None)
-    sums, labels = sum_over_points(source, chosen, block_size=64, dtype=None, path=None)
+    options = {'block_size': 64, 'dtype': None, 'path': None}
+    sums, labels = sum_over_points(source, chosen, chosen.points, **options)
     spectrum = sdntk.nystrom(kernel, blocks, landmarks=first[:50], block_size=64)
     run = sdntk.distill_spectrum(spectrum, spectrum.labels, multiplier=1e-4, rounds=5)
     cross = sdntk.gram(kernel, first, spectrum.landmarks)
