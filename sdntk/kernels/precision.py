@@ -57,12 +57,14 @@ def _movement(
     return jnp.max(jnp.ptp(values, axis=1)), jnp.max(jnp.abs(values))
 
 
-#: Single precision is tried at so many of the rows, against all columns.
-ROWS_IN_SINGLE = 64
+#: Single precision is tried at so many of the rows, against so many columns.
+ROWS_IN_SINGLE, COLUMNS_IN_SINGLE = 64, 2**14
 #: Of fewer rows or columns float64 costs little.
 LEAST_IN_SINGLE = 256
 #: So many columns at a time.
-COLUMNS_AT_ONCE = 2**14
+COLUMNS_AT_ONCE = 2**12
+#: The largest and smallest points, of which there are few, may move by so many times as much.
+EXTREMES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,12 +99,12 @@ def single_suffices(
     x2: Float[Any, "n2 ..."],
     dtype: np.dtype,
 ) -> bool:
-    """Whether values that are to be kept in float32 may be computed in it: some rows of the matrix
-    g(x1, x2) move by no more than machine_eps of their spectral norm, as much as keeping them so is
-    taken to cost.
+    """Whether values that are to be kept in float32 may be computed in it: random rows of the
+    matrix g(x1, x2) move by no more than machine_eps of their spectral norm, as much as keeping
+    them so is taken to cost, and those of the largest and smallest points by a few times as much.
 
-    Rows of the largest and the smallest points, which are rounded most, and random ones; against
-    all columns, so that each meets its near neighbours, whose distance is rounded most.
+    Against all columns (of more, random ones), so that each row meets near neighbours, whose
+    distance is rounded most.
 
     Args:
         kernel: g; of a function that is none of this library's nothing is tried.
@@ -116,38 +118,55 @@ def single_suffices(
         return False
     if is_traced(kernel, x1, x2):
         return False
-    rows = jnp.asarray(np.asarray(x1)[_rows_to_try(np.asarray(x1))])
+    points, others = np.asarray(x1), np.asarray(x2)
+    tried = _rows_to_try(points)
+    rows = jnp.asarray(points[tried])
     unit = float(np.max(np.asarray(kernel_diagonal(kernel, rows))))
     if not 0 < unit < np.inf:
         return False
     exact = moved = np.zeros((len(rows), len(rows)))
-    for columns in _column_blocks(np.asarray(x2)):
+    for columns in _column_blocks(others, tried if x1 is x2 else tried[:0]):
         values = np.asarray(kernel_block(kernel, rows, columns), np.float64)
         difference = np.asarray(InSingle(kernel)(rows, columns), np.float64) - values
         if not np.isfinite(difference).all():
             return False
         exact = exact + (values / unit) @ (values / unit).T
         moved = moved + (difference / unit) @ (difference / unit).T
-    allowed = np.finfo(np.float32).eps ** 2 * np.linalg.norm(exact, 2)
-    return bool(np.linalg.norm(moved, 2) <= allowed)
+    some = slice(0, ROWS_IN_SINGLE // 2)
+    eps = float(np.finfo(np.float32).eps)
+    return bool(
+        _norm(moved[some, some]) <= eps * _norm(exact[some, some])
+        and _norm(moved) <= EXTREMES * eps * _norm(exact)
+    )
+
+
+def _norm(squared: Float[np.ndarray, "n n"]) -> float:
+    """The spectral norm of A, given A A^T."""
+    return float(np.linalg.norm(squared, 2)) ** 0.5
 
 
 def _rows_to_try(x: Float[np.ndarray, "n ..."]) -> Int[np.ndarray, " r"]:
-    """A quarter each of the largest and smallest points, and random ones, always the same."""
+    """Random ones, always the same, then a quarter each of the smallest and largest points."""
     flat = x.reshape(len(x), -1)
     with np.errstate(over="ignore"):
         order = np.argsort(np.einsum("nd,nd->n", flat, flat), kind="stable")
     quarter = ROWS_IN_SINGLE // 4
     between = np.random.default_rng(0).permutation(order[quarter:-quarter])[: 2 * quarter]
-    return np.concatenate([order[:quarter], between, order[-quarter:]])
+    return np.concatenate([between, order[:quarter], order[-quarter:]])
 
 
-def _column_blocks(x: Float[np.ndarray, "n ..."]) -> Iterator[Float[Array, "b ..."]]:
-    """All points in blocks of one length, so that a kernel is compiled once; the last block repeats
-    points of the one before.
+def _column_blocks(
+    x: Float[np.ndarray, "n ..."], without: Int[np.ndarray, " r"]
+) -> Iterator[Float[Array, "b ..."]]:
+    """The columns, without some, in blocks of one length, so that a kernel is compiled once; the
+    last block repeats points of the one before. Of a point with itself nothing is to be learnt, and
+    a kernel may take long.
     """
-    number = -(-len(x) // COLUMNS_AT_ONCE)
-    length = -(-len(x) // number)
+    indices = np.setdiff1d(np.arange(len(x)), without)
+    if len(indices) > COLUMNS_IN_SINGLE:
+        indices = np.sort(np.random.default_rng(1).permutation(indices)[:COLUMNS_IN_SINGLE])
+    number = -(-len(indices) // COLUMNS_AT_ONCE)
+    length = -(-len(indices) // number)
     for i in range(number):
-        start = min(i * length, len(x) - length)
-        yield jnp.asarray(x[start : start + length])
+        start = min(i * length, len(indices) - length)
+        yield jnp.asarray(x[indices[start : start + length]])
