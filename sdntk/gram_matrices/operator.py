@@ -90,8 +90,8 @@ def kernel_operator(
         block_size: points on the side of a tile; chosen when left out.
         dtype: in which tiles are kept; the kernel's own when left out. With it, and x64 on, values
             are computed in float64 before they are rounded; those to be kept in float32 in it,
-            where some rows of the matrix show that this moves them by no more than machine_eps of
-            their norm (as a run's PrecisionWarning assumes).
+            where some rows of the matrix show that this moves them by about machine_eps of their
+            norm (as a run's PrecisionWarning assumes).
 
     Returns:
         :class:`GramOperator`, a function from (K, Q) to (K, Q).
