@@ -215,7 +215,9 @@ def _run_seed(
     chains = plan(experiment, choice)
     runs = run_all(chains, choice.spectrum, labels, experiment)
 
-    x_new = np.concatenate([split.x_held_out, split.x_test])
+    x_new = split.x_test
+    if len(split.x_held_out):
+        x_new = np.concatenate([split.x_held_out, split.x_test])
     if choice.spectrum.has_basis_on_points:
         fitted = [np.asarray(run.fitted) for run in runs]
         predictions = _predict(runs, kernel, split.x_train, x_new)

@@ -110,7 +110,7 @@ def compute_gram(
     shape, points = (len(x), len(columns)), (x, columns)
     size = block_size or choose_block_size(kernel, points)
     tiling = Tiling(shape, min(size, max(shape)), symmetric=x2 is None)
-    tiles = tiling.tiles
+    tiles = tiling.tiles if tiling.symmetric else tiling.by_columns
     kept = _memory.matrix_bytes(shape, dtype or jnp.result_type(float))
     description = f"Gram matrix {shape[0]} x {shape[1]}, {_memory.format_bytes(kept)}"
     if len(tiles) > 1:

@@ -38,7 +38,7 @@ def cross_product(
     shape = len(x_new), len(x)
     tiling = Tiling(shape, min(size, max(shape)), symmetric=False)
     total = jnp.zeros((len(x_new), v.shape[1]), v.dtype)
-    computed = compute_tiles(kernel, x_new, x, tiling, tiling.tiles)
+    computed = compute_tiles(kernel, x_new, x, tiling, tiling.by_columns)
     for tile, values in track(computed, f"Predictions at {shape[0]} points", tiling.num_tiles):
         if is_traced(values):  # a kernel that closes over a tracer
             return _row_by_row(kernel, x_new, x, v)

@@ -4,6 +4,7 @@ resumable. What is read may be damaged or made by anybody.
 
 import contextlib
 import itertools
+import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ from sdntk._arguments import as_path, is_traced
 from sdntk.gram_matrices.store_description import LARGEST, Description
 from sdntk.gram_matrices.tile_files import TileFiles, call_ahead, read_small
 from sdntk.gram_matrices.tiles import Rectangle, Tile
+
+#: Bytes, of arrays that JAX takes as they are.
+ALIGNMENT = 64
 
 
 class GramStore(NDArrayOperatorsMixin):
@@ -172,6 +176,24 @@ class GramStore(NDArrayOperatorsMixin):
                 whole = values.result()
             yield tile, whole[:rows, :columns]
 
+    def read_stacks(
+        self, groups: Iterable[list[Tile]], ahead: int = 2
+    ) -> Iterator[tuple[list[Tile], np.ndarray]]:
+        """Tiles of one shape each, with their values, shape (n, rows, columns); the next ones are
+        read meanwhile. Raises as :meth:`read_tiles`.
+        """
+        for group, values in call_ahead(self._read_stack, groups, ahead):
+            yield group, values.result()
+
+    def _read_stack(self, tiles: list[Tile]) -> np.ndarray:
+        self._require_memory(len(tiles) * self.files.tile_bytes, "some tiles")
+        stack = aligned_empty((len(tiles), self.block_size, self.block_size), self.dtype)
+        for tile, out in zip(tiles, stack, strict=True):
+            with self._named(tile):
+                self.files.read(tile, out)
+        rows, columns = self.tiling.rectangle(tiles[0]).shape
+        return stack[:, :rows, :columns]
+
     @contextlib.contextmanager
     def _named(self, tile: Tile) -> Iterator[None]:
         """Say of which tile the errors inside are, and what helps."""
@@ -188,6 +210,14 @@ class GramStore(NDArrayOperatorsMixin):
     def _require_memory(self, needed: int, part: str) -> None:
         description = f"Gram matrix of {self.path}, {part} of it,"
         _memory.require_memory(needed, description, _memory.host_memory())
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array that JAX takes on a CPU without a copy."""
+    needed = math.prod(shape) * dtype.itemsize
+    buffer = np.empty(needed + ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % ALIGNMENT
+    return buffer[start : start + needed].view(dtype).reshape(shape)
 
 
 def has_store(path: Path) -> bool:

@@ -64,8 +64,9 @@ class TileFiles:
         """:meth:`check` without a look into the file."""
         _require_regular(self.path(tile), self._file_bytes)
 
-    def read(self, tile: Tile) -> np.ndarray:
-        """The values of a tile, padded where it lies at an edge. Raises as :meth:`check`.
+    def read(self, tile: Tile, out: np.ndarray | None = None) -> np.ndarray:
+        """The values of a tile, padded where it lies at an edge; into ``out``, if it is given.
+        Raises as :meth:`check`.
 
         The checksum, which takes longer than a product with the tile, is computed again only if the
         file has changed since.
@@ -77,8 +78,12 @@ class TileFiles:
                 self._check(file, tile)
                 self.whole[tile] = state
             file.seek(INDEX_BYTES + CHECKSUM_BYTES)
-            values = np.fromfile(file, self.description.dtype)
-        return values.reshape(self.description.tile_shape)
+            if out is None:
+                out = np.empty(self.description.tile_shape, self.description.dtype)
+            read = file.readinto(out.reshape(-1).view(np.uint8).data)
+        if read != self.tile_bytes:
+            raise ValueError("it ends too early")
+        return out
 
     def write(self, tile: Tile, values: Any) -> None:
         """Write a tile, all of it or nothing.
@@ -144,14 +149,14 @@ def read_small(path: Path, largest: int) -> bytes:
 
 
 def call_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item]
+    function: Callable[[Item], Result], items: Iterable[Item], ahead: int = AHEAD
 ) -> Iterator[tuple[Item, Future[Result]]]:
     """Each item with the call of a function on it, while threads are at the next ones."""
     under_way: collections.deque[tuple[Item, Future[Result]]] = collections.deque()
-    with ThreadPoolExecutor(AHEAD) as threads:
+    with ThreadPoolExecutor(ahead) as threads:
         for item in items:
             under_way.append((item, threads.submit(function, item)))
-            if len(under_way) == AHEAD:
+            if len(under_way) == ahead:
                 yield under_way.popleft()
         while under_way:
             yield under_way.popleft()

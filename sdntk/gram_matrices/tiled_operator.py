@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,11 @@ from sdntk.gram_matrices.tiles import Tile, Tiling, compute_tiles, local_devices
 from sdntk.kernels.base import KernelFunction, kernel_precision
 from sdntk.kernels.precision import in_single_if_sufficient
 
+Item = TypeVar("Item")
+
 #: So many bytes of tiles are multiplied in one call: a call for each tile would take half as long
-#: again.
-STACK_BYTES = 2**26
+#: again. Fewer of those from the disk, of which several stacks are under way.
+STACK_BYTES, DISK_STACK_BYTES = 2**26, 2**24
 
 
 def store_operator(store: GramStore) -> "Tiled":
@@ -42,10 +44,13 @@ def store_operator(store: GramStore) -> "Tiled":
             "of gram."
         )
     tiling, share = store.tiling, (jax.process_index(), None, jax.process_count())
+    together = DISK_STACK_BYTES // store.files.tile_bytes
 
     def read() -> Iterator[Stack]:
         tiles = itertools.islice(tiling.touching(tiling.whole), *share)
-        return stacks(tiling, store.read_tiles(tiles))
+        by_shape = grouped(tiles, lambda tile: tiling.rectangle(tile).shape, lambda _: together)
+        for group, values in store.read_stacks(by_shape):
+            yield _stack(tiling, group, values)
 
     return Tiled(len(store), store.dtype, f"tiles of {store.path}", store.precision, read)
 
@@ -109,32 +114,36 @@ class Stack(NamedTuple):
 
 
 def stacks(tiling: Tiling, tiles: Iterable[tuple[Tile, Any]]) -> Iterator[Stack]:
-    """Tiles of one kind, in stacks of :data:`STACK_BYTES`; the last ones are smaller. Those from
-    the disk come one by one: a stack of them would be a copy more.
-    """
-    waiting: dict[Any, list[tuple[Tile, Any]]] = {}
-    for tile, values in tiles:
-        kind = values.shape, None if is_traced(values) else _device_of(values)
-        waiting.setdefault(kind, []).append((tile, values))
-        from_disk = isinstance(values, np.ndarray)
-        if from_disk or len(waiting[kind]) >= STACK_BYTES // values.nbytes:
-            yield _stack(tiling, waiting.pop(kind))
-    for group in waiting.values():
-        yield _stack(tiling, group)
+    """Tiles of one shape, on one device, in stacks."""
 
+    def kind(pair: tuple[Tile, Any]) -> Any:
+        return pair[1].shape, None if is_traced(pair[1]) else _device_of(pair[1])
 
-def _stack(tiling: Tiling, group: list[tuple[Tile, Any]]) -> Stack:
-    rows, columns = zip(*(tiling.rectangle(tile).corner for tile, _ in group), strict=True)
-    values = [values for _, values in group]
-    mirrored = [not tiling.is_diagonal(tile) for tile, _ in group]
-    if all(isinstance(value, np.ndarray) for value in values):
-        together: Any = values[0][None] if len(values) == 1 else np.stack(values)
-    else:
-        device = None if is_traced(*values) else _device_of(values[0])
+    for group in grouped(tiles, kind, lambda pair: STACK_BYTES // pair[1].nbytes):
+        found = [values for _, values in group]
+        device = None if is_traced(*found) else _device_of(found[0])
         # Where they are: nothing else holds tiles on their device.
         with contextlib.nullcontext() if device is None else jax.default_device(device):
-            together = jnp.stack(values)
-    return Stack(together, *map(np.asarray, (rows, columns, mirrored)))
+            yield _stack(tiling, [tile for tile, _ in group], jnp.stack(found))
+
+
+def grouped(
+    items: Iterable[Item], kind: Callable[[Item], Any], together: Callable[[Item], int]
+) -> Iterator[list[Item]]:
+    """Items of one kind, so many together; the last ones are fewer."""
+    waiting: dict[Any, list[Item]] = {}
+    for item in items:
+        group = waiting.setdefault(kind(item), [])
+        group.append(item)
+        if len(group) >= together(item):
+            yield waiting.pop(kind(item))
+    yield from waiting.values()
+
+
+def _stack(tiling: Tiling, tiles: list[Tile], values: Any) -> Stack:
+    rows, columns = zip(*(tiling.rectangle(tile).corner for tile in tiles), strict=True)
+    mirrored = [not tiling.is_diagonal(tile) for tile in tiles]
+    return Stack(values, *map(np.asarray, (rows, columns, mirrored)))
 
 
 class Tiled(GramOperator):

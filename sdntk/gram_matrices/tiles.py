@@ -90,6 +90,11 @@ class Tiling:
         return [(i, j) for i in range(rows) for j in range(i if self.symmetric else 0, columns)]
 
     @property
+    def by_columns(self) -> list[Tile]:
+        """:attr:`tiles`, column by column."""
+        return sorted(self.tiles, key=lambda tile: (tile[1], tile[0]))
+
+    @property
     def grid(self) -> tuple[int, int]:
         """The number of rows and of columns of tiles, those that are not kept included."""
         rows, columns = (-(-length // self.block_size) for length in self.shape)
@@ -202,7 +207,8 @@ def compute_tiles(
 
 
 class _Blocks:
-    """Points in blocks, each brought to a device once.
+    """Points in blocks, each brought to a device once; the columns of a matrix that is not
+    symmetric once for each stretch of tiles in them, so that few of the points are there twice.
 
     A short last block repeats its last point, so that all blocks of one side have one length and a
     jitted kernel is compiled once.
@@ -229,6 +235,8 @@ class _Blocks:
     def _block_on(self, device: jax.Device | None, side: int, index: int) -> Array:
         key = (0 if self.tiling.symmetric else side, index, device)
         if key not in self.on_device:
+            if key[0] == 1:
+                self.on_device = {other: x for other, x in self.on_device.items() if not other[0]}
             self.on_device[key] = jax.device_put(self._block(side, index))
         return self.on_device[key]
 
