@@ -21,7 +21,7 @@ ROWS_OF_TILES = 4
 SMALL = 512
 #: Intermediate results of one tile may take this part of the free memory, and no more than this
 #: many bytes.
-WORKSPACE_SHARE, WORKSPACE_BYTES = 1 / 8, 2**27
+WORKSPACE_SHARE, WORKSPACE_BYTES = 1 / 8, 2**28
 #: XLA holds several intermediate arrays of a tile at once: up to 7 of the largest size were seen.
 ARRAYS_AT_ONCE = 16
 

@@ -32,8 +32,9 @@ from sdntk.spectra.own_labels import known_coordinates, without_derivatives
 from sdntk.theory.recurrence import ChainSpec, MultiplierPath
 
 #: A spectrum has this number of pieces, or that times a power of two, the last ones empty: code is
-#: compiled for each number.
-LEAST_PIECES = 2
+#: compiled for each number. More from the beginning where points are many: they take many steps,
+#: and empty pieces cost less than another compilation.
+LEAST_PIECES, LEAST_OF_MANY, MANY_POINTS = 2, 8, 2**14
 
 
 @pytree
@@ -150,8 +151,7 @@ def ritz_spectrum(
     z = np.tensordot(ritz.vectors[:width], np.asarray(process.start), (0, 0))
     residuals = np.asarray(process.couplings[-1]) @ ritz.vectors[-width:]
 
-    # Padded to LEAST_PIECES times a power of two, so that few shapes are compiled.
-    pieces = LEAST_PIECES
+    pieces = LEAST_PIECES if len(process.labels) < MANY_POINTS else LEAST_OF_MANY
     while pieces < len(process.basis):
         pieces *= 2
     empty = jnp.zeros_like(process.basis[0])  # one for all pieces that are not there yet
