@@ -46,6 +46,18 @@ def keep_freed_memory() -> None:
         mallopt(option, value)
 
 
+#: Where arrays begin that JAX takes on a CPU without a copy: at multiples of so many bytes.
+ALIGNMENT = 64
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array that JAX takes on a CPU without a copy."""
+    needed = math.prod(shape) * dtype.itemsize
+    buffer = np.empty(needed + ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % ALIGNMENT
+    return buffer[start : start + needed].view(dtype).reshape(shape)
+
+
 def over_processes(reduce: Callable[[Iterable[Any]], Any], value: Any) -> Any:
     """``min`` or ``max`` of the values of all processes started with ``jax.distributed``, which
     must all call this.

@@ -4,7 +4,6 @@ resumable. What is read may be damaged or made by anybody.
 
 import contextlib
 import itertools
-import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,9 +20,6 @@ from sdntk._arguments import as_path, is_traced
 from sdntk.gram_matrices.store_description import LARGEST, Description
 from sdntk.gram_matrices.tile_files import TileFiles, call_ahead, read_small
 from sdntk.gram_matrices.tiles import Rectangle, Tile
-
-#: Bytes, of arrays that JAX takes as they are.
-ALIGNMENT = 64
 
 
 class GramStore(NDArrayOperatorsMixin):
@@ -187,7 +183,7 @@ class GramStore(NDArrayOperatorsMixin):
 
     def _read_stack(self, tiles: list[Tile]) -> np.ndarray:
         self._require_memory(len(tiles) * self.files.tile_bytes, "some tiles")
-        stack = aligned_empty((len(tiles), self.block_size, self.block_size), self.dtype)
+        stack = _memory.aligned_empty((len(tiles), self.block_size, self.block_size), self.dtype)
         for tile, out in zip(tiles, stack, strict=True):
             with self._named(tile):
                 self.files.read(tile, out)
@@ -210,14 +206,6 @@ class GramStore(NDArrayOperatorsMixin):
     def _require_memory(self, needed: int, part: str) -> None:
         description = f"Gram matrix of {self.path}, {part} of it,"
         _memory.require_memory(needed, description, _memory.host_memory())
-
-
-def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array that JAX takes on a CPU without a copy."""
-    needed = math.prod(shape) * dtype.itemsize
-    buffer = np.empty(needed + ALIGNMENT, np.uint8)
-    start = -buffer.ctypes.data % ALIGNMENT
-    return buffer[start : start + needed].view(dtype).reshape(shape)
 
 
 def has_store(path: Path) -> bool:

@@ -97,7 +97,7 @@ class Predictor:
         axis = self._points_axis
         columns = _as_columns(duals, axis)
         everything = np.arange(columns.shape[1])
-        return _from_columns(matmul(cross, columns), everything, duals, axis)
+        return _from_columns(matmul(cross, columns), everything, _other_axes(duals, axis), axis)
 
     def save(self, path: str | Path) -> None:
         """Write all of it to a file, from which :func:`sdntk.load` reads it again.
@@ -140,14 +140,15 @@ def predict_all(
     """
     new: Any = check_points(kernel, "x_new", x_new)
     require_one_shape("x_new", new, "x", x)
-    used = [_columns_in_use(fit.dual_coefficients, fit._points_axis) for fit in fits]
-    together = jnp.concatenate(
-        [
-            _as_columns(fit.dual_coefficients, fit._points_axis)[:, of_fit]
-            for fit, of_fit in zip(fits, used, strict=True)
-        ],
-        axis=1,
-    )
+    shapes, used, columns = [], [], []
+    for fit in fits:
+        # Kept by the fit unless it is one of many.
+        duals = fit.dual_coefficients if len(fits) == 1 else fit.compute_duals()
+        axis = fit._points_axis
+        shapes.append(_other_axes(duals, axis))
+        used.append(_columns_in_use(duals, axis))
+        columns.append(_as_columns(duals, axis)[:, used[-1]])
+    together = jnp.concatenate(columns, axis=1)
 
     # Fits of values that were kept in float32 need no better ones.
     if all(fit.spectrum.machine_epsilon >= EPS_OF_SINGLE for fit in fits):
@@ -156,9 +157,14 @@ def predict_all(
 
     parts = jnp.split(values, np.cumsum([len(of_fit) for of_fit in used])[:-1], axis=1)
     return [
-        _from_columns(part, of_fit, fit.dual_coefficients, fit._points_axis)
-        for part, of_fit, fit in zip(parts, used, fits, strict=True)
+        _from_columns(part, of_fit, shape, fit._points_axis)
+        for part, of_fit, shape, fit in zip(parts, used, shapes, fits, strict=True)
     ]
+
+
+def _other_axes(duals: Float[Array, "..."], axis: int) -> tuple[int, ...]:
+    """Of rounds and outputs."""
+    return duals.shape[:axis] + duals.shape[axis + 1 :]
 
 
 def _columns_in_use(duals: Float[Array, "..."], axis: int) -> Int[np.ndarray, " n"]:
@@ -175,17 +181,13 @@ def _as_columns(duals: Float[Array, "..."], axis: int) -> Float[Array, "K n"]:
     return columns.reshape(len(columns), -1)
 
 
-@functools.partial(jax.jit, static_argnums=3)
+@functools.partial(jax.jit, static_argnums=(2, 3))
 def _from_columns(
-    values: Float[Array, "m n"],
-    used: Int[Any, " n"],
-    duals: Float[Array, "..."],
-    axis: int,
+    values: Float[Array, "m n"], used: Int[Any, " n"], shape: tuple[int, ...], axis: int
 ) -> Float[Array, "..."]:
-    """What :func:`_as_columns` made into columns, of which some were used, for m points, in the
-    axes of ``duals``.
+    """What :func:`_as_columns` made into columns, of which some were used, for m points and in the
+    shape of the other axes.
     """
-    shape = duals.shape[:axis] + duals.shape[axis + 1 :]
     columns = jnp.zeros((len(values), math.prod(shape)), values.dtype).at[:, used].set(values)
     return jnp.moveaxis(columns.reshape(len(values), *shape), 0, axis)
 

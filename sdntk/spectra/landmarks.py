@@ -68,7 +68,8 @@ def landmarks_at(
         raise ValueError(
             "kernel must be symmetric, g(x, t) = g(t, x); between the landmarks it is not."
         )
-    rounding = max(len(x) * eps * largest, float(kernel_precision(kernel, x)))
+    precision = float(kernel_precision(kernel, x))
+    rounding = max(len(x) * eps * largest, precision)
     import scipy.linalg  # not with sdntk: most users need none of it
 
     found, order, rank, _ = scipy.linalg.lapack.dpstrf((matrix + matrix.T) / 2, rounding, lower=1)
@@ -79,8 +80,7 @@ def landmarks_at(
             "kernel must be positive semi-definite; on the landmarks a pivot is "
             f"{format_number(beyond)}, and rounding explains only {format_number(rounding)}."
         )
-    epsilon = rounding / (len(x) * largest)
-    return Landmarks(points[order[:rank]], factor, len(x), epsilon)
+    return Landmarks(points[order[:rank]], factor, len(x), max(eps, precision / largest))
 
 
 def _left_over(

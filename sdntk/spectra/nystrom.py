@@ -302,7 +302,9 @@ def spectrum_of_sums(
     """
     with jax.enable_x64(True):
         d, vectors = map(np.asarray, jnp.linalg.eigh(jnp.asarray(gram / total)))
-    kept = d > len(d) * landmarks.epsilon * d[-1]
+    # Values are rounded each by itself: in the spectral norm that is about epsilon d_max, whatever
+    # their number.
+    kept = d > max(len(d) * np.finfo(d.dtype).eps, landmarks.epsilon) * d[-1]
     own_dtype = jnp.result_type(float)
     eigenvalues, basis = (jnp.asarray(v, own_dtype) for v in (np.where(kept, d, 0), vectors))
     y = jnp.asarray(labels, own_dtype)

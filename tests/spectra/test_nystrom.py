@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import sdntk
+import sdntk.architectures
 from sdntk import Status, distill, distill_spectrum, kernels, nystrom
 from sdntk.gram_matrices.point_blocks import PointBlocks
 from sdntk.spectra import nystrom_sums
@@ -292,6 +293,21 @@ def test_float32_values_are_added_up_in_float64():
     np.testing.assert_allclose(run.fitted, other.fitted, rtol=0, atol=2e-4)
     with pytest.warns(sdntk.PrecisionWarning, match="not to be trusted"):
         distill_spectrum(found, y, multiplier=1e-7, rounds=1)
+
+
+@pytest.mark.filterwarnings("ignore::sdntk.PrecisionWarning")
+def test_float32_values_keep_the_small_eigenvalues_of_many_landmarks():
+    """Their rounding is machine_eps d_max in the spectral norm, not m times that: a chain that
+    needs eigenvalues of 1e-4 d_max finds them among 1,500 landmarks.
+    """
+    x = np.random.default_rng(0).normal(size=(1500, 10))
+    y = np.random.default_rng(1).normal(size=1500)
+    kernel = kernels.ntk(sdntk.architectures.fully_connected(3))
+    exact = distill(kernel, x, y, multiplier=1e-4, rounds=3)
+    assert float(exact.spectrum.eigenvalues[0]) < 1500 * 1.2e-7 * float(exact.spectrum.largest)
+    spectrum = nystrom(kernel, x, y, landmarks=1500, dtype=np.float32)
+    run = distill_spectrum(spectrum, y, multiplier=1e-4, rounds=3)
+    np.testing.assert_allclose(run.fitted, exact.fitted, rtol=0, atol=1e-3)
 
 
 @pytest.mark.usefixtures("single_precision")
