@@ -203,7 +203,7 @@ def _seconds_a_step(name: str, count: int, sizes: Sizes, at_once: int | None = N
         return train(build, keys, x, y, config, at_once=at_once).loss
 
     steps = sizes.steps, 3 * sizes.steps
-    short, long = (measure(functools.partial(run, n), repeats=1).median for n in steps)
+    short, long = (measure(functools.partial(run, n), repeats=3).median for n in steps)
     return (long - short) / (2 * sizes.steps)
 
 

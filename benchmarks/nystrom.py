@@ -180,7 +180,8 @@ def plot(rows: list[dict[str, Any]], name: str) -> None:
             row["case"].removeprefix("CIFAR-10, "),
             (row["seconds (median)"], row["figure"]),
             textcoords="offset points",
-            xytext=(6, -12),
+            xytext=(0, -14),
+            ha="center",
         )
     ax.set(
         xlabel="seconds of sdntk ntk, predictions included",
