@@ -18,10 +18,16 @@ def numbers_of_threads():
 
 
 def test_within_it_there_is_one_thread_and_after_an_error_as_many_as_before():
-    before = numbers_of_threads()
-    with pytest.raises(ZeroDivisionError), blas_in_one_thread(), blas_in_one_thread():
-        assert numbers_of_threads() == [1] * len(before) != []
-        raise ZeroDivisionError
+    before, seen = numbers_of_threads(), []
+
+    def fail():
+        with blas_in_one_thread(), blas_in_one_thread():
+            seen.extend(numbers_of_threads())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert seen == [1] * len(before) != []
     assert numbers_of_threads() == before
 
 
