@@ -172,13 +172,11 @@ class GramStore(NDArrayOperatorsMixin):
                 whole = values.result()
             yield tile, whole[:rows, :columns]
 
-    def read_stacks(
-        self, groups: Iterable[list[Tile]], ahead: int = 2
-    ) -> Iterator[tuple[list[Tile], np.ndarray]]:
+    def read_stacks(self, groups: Iterable[list[Tile]]) -> Iterator[tuple[list[Tile], np.ndarray]]:
         """Tiles of one shape each, with their values, shape (n, rows, columns); the next ones are
         read meanwhile. Raises as :meth:`read_tiles`.
         """
-        for group, values in call_ahead(self._read_stack, groups, ahead):
+        for group, values in call_ahead(self._read_stack, groups, ahead=2):
             yield group, values.result()
 
     def _read_stack(self, tiles: list[Tile]) -> np.ndarray:

@@ -236,7 +236,8 @@ class _Blocks:
         key = (0 if self.tiling.symmetric else side, index, device)
         if key not in self.on_device:
             if key[0] == 1:
-                self.on_device = {other: x for other, x in self.on_device.items() if not other[0]}
+                for other in [o for o in self.on_device if o[0] == 1 and o[1] != index]:
+                    del self.on_device[other]
             self.on_device[key] = jax.device_put(self._block(side, index))
         return self.on_device[key]
 

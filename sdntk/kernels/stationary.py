@@ -77,9 +77,9 @@ def _squared_distances(
 
 
 def _power_of_two(length_scale: Float[Array, "*p"]) -> Float[Array, "*p"]:
-    """The least power of two above a length."""
+    """The greatest power of two up to a length."""
     _, exponent = jnp.frexp(lax.stop_gradient(length_scale))
-    return jnp.ldexp(jnp.ones_like(length_scale), exponent)
+    return jnp.ldexp(jnp.ones_like(length_scale), exponent - 1)
 
 
 def _sums_of_squares(
@@ -110,7 +110,7 @@ def _add_squares(
     x2: Float[Array, "q n2"],
     weights: Float[Array, " q"] | None,
 ) -> Float[Array, "n1 n2"]:
-    # Beyond 1e4 length scales every kernel here is exactly 0; without the cap squares overflow and
+    # Beyond 5e3 length scales every kernel here is exactly 0; without the cap squares overflow and
     # derivatives turn nan.
     for i in range(len(x1)):
         difference = jnp.clip(x1[i][:, None] - x2[i][None], -1e4, 1e4)

@@ -95,13 +95,13 @@ def sum_over_points(
     size = block_size or choose_size(source, landmarks.points)
     work = _Pass(source, landmarks, sample, np.dtype(dtype or jnp.result_type(float)))
     devices = local_devices()
-    first = next(source.blocks(PROBES)).x if path is not None else landmarks.points
-    identity = _identity(source.kernel, landmarks, first, size, work.dtype, len(devices))
-    kept = None
+    before, kept = Progress("", 0, 0, ()), None
     if path is not None:
+        first = next(source.blocks(PROBES)).x
+        identity = _identity(source.kernel, landmarks, first, size, work.dtype, len(devices))
         shape = len(landmarks.points), source.num_outputs
         kept = _Kept(_of_process(path), identity, shape, len(devices))
-    before = Progress(identity, 0, 0, ()) if kept is None else kept.read()
+        before = kept.read()
 
     labels, checksum, number = [], 0, 0
     sums, turns = dict(enumerate(before.sums)), itertools.cycle(range(len(devices)))
