@@ -25,6 +25,7 @@ from jax import export
 
 import sdntk
 from sdntk import architectures, kernels, losses, networks
+from sdntk.gram_matrices import cross_products
 from sdntk.spectra import choose
 from sdntk.spectra.tridiagonal import tridiagonalise
 
@@ -162,6 +163,15 @@ def accelerators_sums(monkeypatch):
         sdntk.nystrom(kernels.rbf(1.0), x, x[:, 0], landmarks=8)
 
 
+def predictions_in_tiles(monkeypatch):
+    """What a prediction at many points adds up, with tiles small enough to need it here."""
+    x = np.random.default_rng(0).normal(size=(24, 3))
+    run = sdntk.distill(kernels.rbf(1.0), x, x[:, 0], rounds=1, multiplier=0.1)
+    with monkeypatch.context() as patched:
+        patched.setattr(cross_products, "choose_block_size", lambda *_: 8)
+        run.fits[0].predict(x)
+
+
 def kernels_of_all_kinds():
     """Kernels pair by pair, of networks, sums; their precision."""
     x = np.random.default_rng(0).normal(size=(6, 3))
@@ -257,6 +267,7 @@ def calls():
         for workload in WORKLOADS:
             workload()
         accelerators_sums(own)
+        predictions_in_tiles(own)
     return functions, found
 
 

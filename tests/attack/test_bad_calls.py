@@ -93,9 +93,7 @@ EXEMPT = {
         "TridiagonalSpectrum.multiplier_path",
     },
     "between chains and what chooses among them": {"Distillation.multiplier_responses", "Estimate"},
-    "between a store and its readers": {
-        "GramStore.read_tiles",
-    },
+    "between a store and its readers": {"GramStore.read_stacks", "GramStore.read_tiles"},
     "behind the door that is __call__": {
         "Kernel.block",
         "Kernel.check",
