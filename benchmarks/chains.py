@@ -294,19 +294,16 @@ def _row(name: str, size: int, what: str, timing: Timing, figure: Any, note: str
 
 def plot(rows: list[dict[str, Any]], name: str) -> None:
     """Seconds against K for every method."""
+    rows = [row for row in rows if "value" not in row["what"] and row["what"] != READS]
     figure, axes = plt.subplots(
         1, len(KERNELS), figsize=(16, 4.8), sharey=True, layout="constrained"
     )
-    colours = {
-        what: f"C{i}"
-        for i, what in enumerate(
-            dict.fromkeys(row["what"] for row in rows if "value" not in row["what"])
-        )
-    }
+    methods = dict.fromkeys(row["what"] for row in rows)
+    colours = {what: f"C{i}" for i, what in enumerate(methods)}
     for what, colour in colours.items():
         axes[0].plot([], [], "o-", color=colour, label=what)
     for ax, label in zip(axes, KERNELS, strict=True):
-        chosen = [row for row in rows if row["kernel"] == label and "value" not in row["what"]]
+        chosen = [row for row in rows if row["kernel"] == label]
         for what in dict.fromkeys(row["what"] for row in chosen):
             points = sorted(
                 (row["K"], row["seconds (median)"]) for row in chosen if row["what"] == what
