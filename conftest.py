@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 # Before JAX is imported. What one worker, one process that a test starts, or the last run compiled
 # is not compiled again; and XLA optimises little, since tests compile more than they compute (CI
-# runs them a second time as XLA compiles for users).
+# runs those of what computes a second time, as XLA compiles for users).
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent / ".pytest_cache" / "jax")
 )

@@ -85,26 +85,20 @@ def krylov(size: float, devices: int, known: Constants) -> Cost:
     """
     entries = size**2 / 2 / devices
     vectors = 8 * size * _WIDTH
+    against = size * _WIDTH * _STEPS * (_STEPS + 1) / 2  # entries of all vectors before, by step
     return Cost(
-        entries * (known.value + 2 * _STEPS * known.product) + _orthogonalisation(size, known),
+        entries * (known.value + 2 * _STEPS * known.product) + against * known.vector,
         8 * entries + _STEPS * vectors,
         _STEPS * vectors * (devices if devices > 1 else 0),
     )
-
-
-def _orthogonalisation(size: float, known: Constants) -> float:
-    """Seconds for each step's vectors against all before them."""
-    return known.vector * size * _WIDTH * _STEPS * (_STEPS + 1) / 2
 
 
 def recomputed(size: float, devices: int, known: Constants) -> Cost:
     """Likewise, but values are computed in every product and never kept."""
     kept = krylov(size, devices, known)
     entries = size**2 / 2 / devices
-    again = entries * _STEPS * (known.value + 2 * known.product)
-    return Cost(
-        again + _orthogonalisation(size, known), kept.memory - 8 * entries, kept.communication
-    )
+    again = entries * (_STEPS - 1) * known.value
+    return Cost(kept.seconds + again, kept.memory - 8 * entries, kept.communication)
 
 
 def nystrom(size: float, devices: int, known: Constants) -> Cost:
