@@ -5,15 +5,14 @@ begun.
 import ctypes
 import math
 import shutil
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import psutil
-from jax.experimental import multihost_utils
+
+from sdntk._processes import over_processes
 
 
 def host_memory() -> int:
@@ -56,15 +55,6 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     buffer = np.empty(needed + ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % ALIGNMENT
     return buffer[start : start + needed].view(dtype).reshape(shape)
-
-
-def over_processes(reduce: Callable[[Iterable[Any]], Any], value: Any) -> Any:
-    """``min`` or ``max`` of the values of all processes started with ``jax.distributed``, which
-    must all call this.
-    """
-    if jax.process_count() == 1:
-        return value
-    return reduce(multihost_utils.process_allgather(np.asarray(value)).tolist())
 
 
 def _cgroup_rest(folder: Path = Path("/sys/fs/cgroup")) -> list[int]:

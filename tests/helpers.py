@@ -23,11 +23,18 @@ from sdntk.architectures import (
 )
 
 
+#: Of XLA, by a device. With no more threads than devices, XLA's default on few cores, a collective
+#: may wait for ever: all others wait in it, and its last part finds no thread (1 run in 160).
+THREADS_OF_A_DEVICE = 4
+
+
 def with_virtual_devices(count):
     """The environment of a process with so many CPU devices, and this one's settings of JAX."""
     settings = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
     flags = f"--xla_force_host_platform_device_count={count}"
-    return settings | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PATH": os.environ["PATH"]}
+    threads = {"PJRT_NPROC": str(THREADS_OF_A_DEVICE * count)}
+    of_xla = threads | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    return settings | of_xla | {"PATH": os.environ["PATH"]}
 
 
 def spectrum_and_labels(seed, size, *, condition, nulls=0, noise=1.0):

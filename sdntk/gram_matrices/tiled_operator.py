@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jaxtyping import Array, Bool, Float, Int
 
 from sdntk import _memory
 from sdntk._arguments import is_traced
 from sdntk._linalg import matmul
+from sdntk._processes import over_processes, sum_over_processes
 from sdntk._progress import track
 from sdntk.gram_matrices.block_size import choose_block_size, work_bytes
 from sdntk.gram_matrices.linear_operator import GramOperator
@@ -68,7 +68,7 @@ def tiled_operator(
     kept_as = dtype or np.dtype(x.dtype)
     precision = float(kernel_precision(kernel, x))
     kernel = in_single_if_sufficient(kernel, x, x, dtype)
-    size = block_size or _memory.over_processes(min, choose_block_size(kernel, (x, x)))
+    size = block_size or over_processes(min, choose_block_size(kernel, (x, x)))
     tiling = Tiling((num_points, num_points), min(size, num_points), symmetric=True)
     tiles = _tiles_of_this_process(tiling)
     compute = functools.partial(compute_tiles, kernel, x, x, tiling, tiles, dtype=dtype)
@@ -185,7 +185,7 @@ class Tiled(GramOperator):
         for part in totals.values():
             total += part.T
         if self.shared:
-            total = jnp.sum(multihost_utils.process_allgather(total), axis=0)
+            total = jnp.asarray(sum_over_processes(total))
         return total
 
 

@@ -22,6 +22,7 @@ from sdntk._arguments import (
     is_traced,
 )
 from sdntk._linalg import blas_in_one_thread
+from sdntk._processes import over_processes
 from sdntk._progress import Bar
 from sdntk._warnings import renamed_arguments
 from sdntk.gram_matrices.linear_operator import GramOperator
@@ -180,7 +181,7 @@ def _affordable_steps(process: Lanczos) -> int:
 
 def _agreed(operator: GramOperator, reduce: Callable[[Iterable[float]], float], value: Any) -> Any:
     """What processes that share the operator must decide alike."""
-    return _memory.over_processes(reduce, value) if operator.shared else value
+    return over_processes(reduce, value) if operator.shared else value
 
 
 class _Look(NamedTuple):

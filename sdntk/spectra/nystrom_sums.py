@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Int
 
-from sdntk import _archive, _memory
+from sdntk import _archive
 from sdntk._linalg import matmul
+from sdntk._processes import over_processes, sum_over_processes
 from sdntk._progress import Bar
 from sdntk.gram_matrices.block_size import WORKSPACE_BYTES, workspace
 from sdntk.gram_matrices.point_blocks import Block, PointBlocks
@@ -123,7 +123,8 @@ def sum_over_points(
         raise ValueError(f"path {path} holds sums over more points.")
     if kept is not None and number > before.num_blocks:
         kept.write(number, checksum, sums)
-    added = _over_processes(_added(_on_host(sums), labels[0], len(landmarks.points)))
+    own = _added(_on_host(sums), labels[0], len(landmarks.points))
+    added = Sums(*map(sum_over_processes, own))
     if not all(np.isfinite(part).all() for part in added):
         raise ValueError(
             "the kernel's values must be finite; between points and landmarks some are not."
@@ -141,7 +142,7 @@ def choose_size(source: PointBlocks, landmarks: Float[Any, "r ..."]) -> int:
     number, tile = len(landmarks), _rows_at_once(source, landmarks)
     by_kernel = TILES_OF_BLOCK * tile if tile == number else tile
     size = min(by_kernel, BLOCK_BYTES // (8 * number), source.num_points)
-    return int(_memory.over_processes(min, max(1, size)))
+    return int(over_processes(min, max(1, size)))
 
 
 def _rows_at_once(source: PointBlocks, landmarks: Float[Any, "r ..."]) -> int:
@@ -261,13 +262,6 @@ def _added(found: tuple[Sums, ...], labels: Float[np.ndarray, "b *Q"], rank: int
     gram = functools.reduce(np.add, (part.gram for part in found))
     by_labels = functools.reduce(np.add, (part.labels for part in found))
     return Sums(np.tril(gram) + np.tril(gram, -1).T, by_labels)
-
-
-def _over_processes(sums: Sums) -> Sums:
-    if jax.process_count() == 1:
-        return sums
-    with jax.enable_x64(True):
-        return Sums(*(np.sum(multihost_utils.process_allgather(part), axis=0) for part in sums))
 
 
 # ---- the file ----
