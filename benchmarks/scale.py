@@ -7,6 +7,7 @@ does to the memory: CPU seconds, memory and what each receives over the network 
 divided as the plan says. Whole chains on one device show whether the formulas leave anything out.
 """
 
+import functools
 import json
 import os
 import socket
@@ -40,7 +41,7 @@ SETTINGS: dict[str, Any] = {
     "seed": 0,
 }
 COUNTS = (1, 2, 4, 8)
-CHECKED_STEPS = 30
+CHECKED_STEPS, REPEATS = 30, 3
 #: Of the plan.
 SIZES = (10**4, 10**5, 10**6, 10**7, 10**8, 10**9)
 SHARED_BY = (1, 8, 64, 1000)
@@ -170,15 +171,21 @@ def check_processes(count: int, known: Constants, quick: bool) -> list[dict[str,
         ("pass", many, plan.nystrom(many, count, known)),
     ):
         found = _run(part, count, quick)
-        [small] = _run(part, 1, True)  # what Python and compiled code take
         taken = Cost(
             max(one["seconds"] for one in found),
-            max(one["memory"] for one in found) - small["memory"],
+            max(one["memory"] for one in found) - _memory_of_code(part),
             np.mean([one["received"] for one in found]) / count,
         )
         case = f"{part}; {found[0]['value']:.12f}"
         rows.append(_row("check, processes", case, points, count, taken, planned))
     return rows
+
+
+@functools.cache
+def _memory_of_code(part: str) -> float:
+    """Bytes that Python and compiled code take, seen where points are few."""
+    [small] = _run(part, 1, True)
+    return float(small["memory"])
 
 
 def _sizes(quick: bool) -> tuple[int, int]:
@@ -262,18 +269,24 @@ _PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
 
 
 def _watched(run: Callable[[], Any]) -> dict[str, Any]:
-    """CPU seconds and bytes over the loopback, of the second run; the most memory of the first."""
+    """CPU seconds and bytes over the loopback of a run, the most memory of the first."""
     value = float(run())
     peak = next(
         int(line.split()[1]) * 1024
         for line in Path("/proc/self/status").read_text().splitlines()
         if line.startswith("VmHWM")
     )
-    received, start = _loopback(), time.process_time()
-    float(run())
-    seconds = time.process_time() - start
-    received = _loopback() - received
-    return {"seconds": seconds, "memory": peak, "received": received, "value": value}
+    received, seconds = _loopback(), []
+    for _ in range(REPEATS):
+        start = time.process_time()
+        float(run())
+        seconds.append(time.process_time() - start)
+    return {
+        "seconds": float(np.median(seconds)),
+        "memory": peak,
+        "received": (_loopback() - received) / REPEATS,
+        "value": value,
+    }
 
 
 def _loopback() -> int:

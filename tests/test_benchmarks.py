@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import sdntk
 from benchmarks import __main__ as command
-from benchmarks import chains, claims, core, report, rounds
+from benchmarks import chains, claims, core, plan, report, rounds
 
 
 @pytest.mark.slow
@@ -39,6 +39,25 @@ def test_loops_by_hand_train_the_same_network(network):
     with jax.enable_x64(False):
         ours, *others = [float(run()) for run in rounds.methods(network, steps=12).values()]
     assert others == pytest.approx([ours, ours], rel=1e-3)
+
+
+@pytest.mark.parametrize("size", [600, 1300, 4100])
+def test_the_plan_counts_the_tiles_that_are_kept(size):
+    x = np.random.default_rng(0).normal(size=(size, plan.DIMENSIONS))
+    operator = sdntk.kernel_operator(sdntk.kernels.rbf(4.0), x, keep=True)
+    kept = sum(stack.values.size for stack in operator.stacks())
+    assert kept == plan.tile_entries(size, 1)
+
+
+def test_the_plan_counts_one_device_as_what_it_divides():
+    """Of many devices none does less than its share; what is not divided stays what it is."""
+    known = plan.Constants(*(1e-9,) * len(plan.Constants._fields))
+    for method in plan.METHODS.values():
+        alone, *shared = (method(10**6, devices, known) for devices in (1, 8, 64, 1000))
+        assert alone.communication == 0
+        assert all(cost.seconds >= alone.seconds / 1000 for cost in shared)
+        assert sorted(cost.seconds for cost in shared) == [c.seconds for c in reversed(shared)]
+        assert all(cost.memory <= alone.memory for cost in shared)
 
 
 def record(what, column, figure, goal):

@@ -101,6 +101,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     assert (
         max(answer.pop("evaluated") for answer in answers) < 0.6 * 300 * 350 / 2
     )  # each its share
+    assert answers[0] == answers[1]  # the same bits: steps and looks are decided by each
     for answer in answers:
         for name, (multipliers, fitted) in answer.items():
             np.testing.assert_allclose(multipliers, alone.multipliers, rtol=1e-10, err_msg=name)
