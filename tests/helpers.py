@@ -22,7 +22,6 @@ from sdntk.architectures import (
     GlobalAveragePool,
 )
 
-
 #: Of XLA, by a device. With no more threads than devices, XLA's default on few cores, a collective
 #: may wait for ever: all others wait in it, and its last part finds no thread (1 run in 160).
 THREADS_OF_A_DEVICE = 4
