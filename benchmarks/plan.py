@@ -9,8 +9,9 @@ from typing import NamedTuple
 #: Of the plan: what all of CIFAR-10 took, by rounds, outputs, vectors of a block, and steps.
 ROUNDS, OUTPUTS, WIDTH, STEPS = 10, 10, 9, 70
 LANDMARKS, DIMENSIONS = 1000, 16
-#: Of sdntk: points of a tile, vectors of a piece of the Krylov basis, points of a block.
-TILE, ROWS_OF_TILES, PIECE, BLOCK = 1000, 4, 126, 4000
+#: Of sdntk: points of a tile, of a matrix that is not cut, vectors of a piece of the Krylov basis,
+#: points of a block, and the rounds that ten are padded to.
+TILE, ROWS_OF_TILES, UNCUT, PIECE, BLOCK, PADDED_ROUNDS = 1000, 4, 512, 126, 4000, 12
 #: Tiles are stacked by so many bytes, and are there twice meanwhile.
 STACK_BYTES = 2**26
 #: Arrays of K x r that a Lanczos step holds at once, and m x m that a pass does.
@@ -60,6 +61,8 @@ class Cost(NamedTuple):
 
 def tile_entries(size: int, devices: int) -> int:
     """Entries of the tiles of the fullest device: half of G, those on the diagonal whole."""
+    if size <= UNCUT:
+        return size**2
     wanted = min(max(size // ROWS_OF_TILES, 250), TILE)
     rows = math.ceil(size / wanted)
     side = math.ceil(size / rows)
@@ -97,38 +100,47 @@ def lanczos(size: int, devices: int, known: Constants, steps: int = STEPS) -> Co
 
 
 def krylov(size: int, devices: int, known: Constants, steps: int = STEPS) -> Cost:
-    """Lanczos steps, looks at their error bound, and all fitted values in every process."""
+    """Lanczos steps, looks at their error bound, and all fitted values in every process: the sum of
+    what each piece of the basis, the empty ones too, gives of them.
+    """
     steps_taken = lanczos(size, devices, known, steps)
-    vectors, fits = steps * WIDTH, ROUNDS * OUTPUTS
+    fits = PADDED_ROUNDS * OUTPUTS
+    filled = math.ceil(steps * WIDTH / PIECE)
+    pieces = 2 if size < 2**14 else 8
+    while pieces < filled:
+        pieces *= 2
     looks = [16]
     while looks[-1] < steps:
         looks.append(looks[-1] + max(4, looks[-1] // 5))
     seconds = (
         steps_taken.seconds
         + known.eigh * sum((WIDTH * min(look, steps)) ** 3 for look in looks)
-        + known.multiply * size * vectors * fits
+        + known.multiply * size * pieces * PIECE * fits
     )
-    # One empty piece, too, and the labels.
-    memory = steps_taken.memory + _FLOAT * size * (PIECE + fits + OUTPUTS)
-    return steps_taken._replace(seconds=seconds, memory=memory)
+    # All empty pieces are one array. Tiles are kept meanwhile.
+    tiles = _FLOAT * tile_entries(size, devices)
+    basis = (filled + (pieces > filled)) * PIECE + DIMENSIONS + OUTPUTS
+    with_fits = tiles + _FLOAT * size * (basis + (pieces + 2) * fits)
+    return steps_taken._replace(seconds=seconds, memory=max(steps_taken.memory, with_fits))
 
 
 def recomputed(size: int, devices: int, known: Constants) -> Cost:
     """Likewise, but values are computed in every product and never kept."""
     kept, entries = krylov(size, devices, known), tile_entries(size, devices)
     again = entries * (STEPS - 1) * known.value
-    memory = kept.memory - _FLOAT * entries + min(STACK_BYTES, _FLOAT * entries)
+    memory = kept.memory - _FLOAT * entries + 2 * min(STACK_BYTES, _FLOAT * entries)
     return kept._replace(seconds=kept.seconds + again, memory=memory)
 
 
 def nystrom(size: int, devices: int, known: Constants) -> Cost:
-    """One pass: whole blocks are one device's, every process walks over all of them; labels are
-    held twice, points are those of a function; one sum in the end.
+    """One pass over an array: whole blocks are one device's, every process walks over all of them;
+    labels are held twice, and numbers of points are drawn; one sum in the end.
     """
     block = min(BLOCK, size)
     own = math.ceil(math.ceil(size / block) / devices) * block
     seconds = known.start + own * known.point + size * known.walk
-    memory = OF_A_PASS * LANDMARKS**2 + 3 * LANDMARKS * block + 2 * OUTPUTS * size
+    of_points = (DIMENSIONS + 2 * OUTPUTS + 3) * size
+    memory = OF_A_PASS * LANDMARKS**2 + 3 * LANDMARKS * block + of_points
     received = all_reduce(_FLOAT * LANDMARKS * (LANDMARKS + OUTPUTS), devices)
     return Cost(seconds, _FLOAT * memory, received)
 

@@ -194,7 +194,7 @@ def _sizes(quick: bool) -> tuple[int, int]:
 
 
 def _run(part: str, processes: int, quick: bool, *, devices: int = 1) -> list[dict[str, Any]]:
-    """What processes say of a part that they share; each has a core."""
+    """What processes say of a part that they share, all on one core, but for virtual devices."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"

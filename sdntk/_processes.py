@@ -20,7 +20,8 @@ def over_processes(reduce: Callable[[Iterable[Any]], Any], value: Any) -> Any:
 
 
 def sum_over_processes(value: Float[Any, "*n"]) -> Float[Any, "*n"]:
-    """The sum of the arrays of all processes, the same bits in each of them.
+    """The sum of the arrays of all processes, the same bits in each of them; where there are
+    several, NumPy's and read-only.
 
     By one all-reduce: what a process holds and receives does not grow with their number.
     """

@@ -23,7 +23,7 @@ from sdntk.architectures import (
 )
 
 #: Of XLA, by a device. With no more threads than devices, XLA's default on few cores, a collective
-#: may wait for ever: all others wait in it, and its last part finds no thread (1 run in 160).
+#: may wait for ever: the other devices' parts block all threads, and the last gets none.
 THREADS_OF_A_DEVICE = 4
 
 

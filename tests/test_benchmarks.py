@@ -41,12 +41,13 @@ def test_loops_by_hand_train_the_same_network(network):
     assert others == pytest.approx([ours, ours], rel=1e-3)
 
 
-@pytest.mark.parametrize("size", [600, 1300, 4100])
+@pytest.mark.parametrize("size", [500, 600, 1301, 4100])
 def test_the_plan_counts_the_tiles_that_are_kept(size):
     x = np.random.default_rng(0).normal(size=(size, plan.DIMENSIONS))
     operator = sdntk.kernel_operator(sdntk.kernels.rbf(4.0), x, keep=True)
     kept = sum(stack.values.size for stack in operator.stacks())
-    assert kept == plan.tile_entries(size, 1)
+    planned = plan.tile_entries(size, 1)  # all of the size of the largest
+    assert kept <= planned <= 1.01 * kept
 
 
 def test_the_plan_counts_one_device_as_what_it_divides():
