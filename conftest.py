@@ -45,6 +45,12 @@ def pytest_collection_modifyitems(config, items):
     if any("::" in argument for argument in config.args):
         return
     left_out = {tier for tier, options in TIERS.items() if not any(map(config.getoption, options))}
+    seen = set()
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        if test in seen and item.get_closest_marker("slow_cases"):
+            item.add_marker("slow")
+        seen.add(test)
     kept = [item for item in items if not left_out & {mark.name for mark in item.iter_markers()}]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept

@@ -100,8 +100,8 @@ def lanczos(size: int, devices: int, known: Constants, steps: int = STEPS) -> Co
 
 
 def krylov(size: int, devices: int, known: Constants, steps: int = STEPS) -> Cost:
-    """Lanczos steps, looks at their error bound, and all fitted values in every process: the sum of
-    what each piece of the basis, the empty ones too, gives of them.
+    """Lanczos steps, looks at their error bound, and all fitted values in every process: what each
+    filled piece of the basis gives of them, one added after the other.
     """
     steps_taken = lanczos(size, devices, known, steps)
     fits = PADDED_ROUNDS * OUTPUTS
@@ -115,12 +115,12 @@ def krylov(size: int, devices: int, known: Constants, steps: int = STEPS) -> Cos
     seconds = (
         steps_taken.seconds
         + known.eigh * sum((WIDTH * min(look, steps)) ** 3 for look in looks)
-        + known.multiply * size * pieces * PIECE * fits
+        + known.multiply * size * filled * PIECE * fits
     )
     # All empty pieces are one array. Tiles are kept meanwhile.
     tiles = _FLOAT * tile_entries(size, devices)
     basis = (filled + (pieces > filled)) * PIECE + DIMENSIONS + OUTPUTS
-    with_fits = tiles + _FLOAT * size * (basis + (pieces + 2) * fits)
+    with_fits = tiles + _FLOAT * size * (basis + 2 * fits)
     return steps_taken._replace(seconds=seconds, memory=max(steps_taken.memory, with_fits))
 
 

@@ -38,6 +38,7 @@ def row_of(table, tolerance, t):
     return table[(table["tolerance"] == tolerance) & (table["round"] == t)].iloc[0]
 
 
+@pytest.mark.slow
 def test_a_row_is_what_its_chain_gives():
     found = sdntk.advise(
         KERNEL, X, Y, (X_NEW, smooth(X_NEW)), tolerances=TOLERANCES[::-1], rounds=4
@@ -55,6 +56,7 @@ def test_a_row_is_what_its_chain_gives():
         assert of_chain["is_single_fit"].tolist() == [t == 0 for t in range(active)]
 
 
+@pytest.mark.slow
 def test_the_gain_is_that_of_the_points():
     found = sdntk.advise(KERNEL, X, CLASSES, (X_NEW, NEW_CLASSES), tolerances=[0.2], rounds=4)
     rows = sdntk.datasets.one_hot(CLASSES, 3, centred=True)
@@ -98,6 +100,7 @@ def test_one_hot_rows_are_classes(centred):
         assert by_class.table.equals(by_rows.table)
 
 
+@pytest.mark.slow
 def test_where_distilling_pays_and_where_it_does_not():
     # The signal lies in the large eigenvalues and the noise in those next to them: the filter of a
     # later round falls between them, more steeply than that of any single fit.
@@ -147,6 +150,7 @@ def test_a_module_is_its_tangent_kernel():
     )
 
 
+@pytest.mark.slow
 def test_tolerances_that_no_function_reaches_are_left_out():
     x, y = np.repeat(X, 2, axis=0), np.repeat(Y, 2) + np.tile([0.4, -0.4], 60)  # points twice
     floor = 0.16 / np.mean(y**2)
@@ -179,6 +183,7 @@ def test_labels_have_any_unit(unit):
 @pytest.mark.usefixtures("single_precision")
 @pytest.mark.filterwarnings("ignore::sdntk.PrecisionWarning")
 @pytest.mark.parametrize("unit", [2.0**-100, 2.0**100])
+@pytest.mark.slow_cases
 def test_labels_have_any_unit_in_float32(unit):
     asked = {"tolerances": TOLERANCES, "rounds": 3}
     kernel = kernels.matern(1.5, length_scale=0.5)
@@ -215,6 +220,7 @@ def test_few_points_are_no_proof():
         assert found.pays == (count > 2)
 
 
+@pytest.mark.slow
 def test_equal_differences_are_no_proof():
     """Points and labels that are symmetric: two validation points tell what one does."""
     x, labels = np.array([-2.0, -1.0, 1.0, 2.0]), np.array([1.0, 0.2, 0.2, 1.0])

@@ -133,6 +133,7 @@ def test_derivatives_are_those_of_finite_differences(case, outputs, by, method):
     assert abs(reverse - expected) < 1e-9 * size
 
 
+@pytest.mark.slow
 def test_some_rounds_are_active_and_some_have_collapsed_where_eigenvalues_coincide():
     """What the test above rests on."""
     for case in ("circle", "grid", "duplicates"):

@@ -74,6 +74,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("method", "outputs", "weight"), CASES)
+@pytest.mark.slow_cases
 def test_chains_to_a_tolerance_know_no_unit(method, outputs, weight):
     plain = chain(method, 1.0, outputs=outputs, weight=weight)
     assert (np.asarray(plain.status[0]) == Status.ACTIVE).all()

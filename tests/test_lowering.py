@@ -11,6 +11,7 @@ import contextlib
 import functools
 import importlib
 import inspect
+import itertools
 import pkgutil
 import re
 import warnings
@@ -272,11 +273,11 @@ def calls():
 
 
 def lowered(function, arguments, platform):
-    """The program, as text, that a platform would be given."""
+    """The program that a platform would be given."""
     args, kwargs = arguments
     checks = [export.DisabledSafetyCheck.custom_call(name) for name in CUSTOM_CALLS]
     exported = export.export(function, platforms=[platform], disabled_checks=checks)
-    return exported(*args, **kwargs).mlir_module()
+    return exported(*args, **kwargs)
 
 
 def complaints(functions, found):
@@ -305,9 +306,10 @@ def test_a_function_without_a_lowering_is_found(calls):
     functions, found = calls
     matrix = jax.ShapeDtypeStruct((4, 4), jnp.float64)
     mutants = {"sdntk.added": jax.jit(jax.lax.linalg.tridiagonal), "sdntk.idle": jax.jit(jnp.sin)}
-    told = complaints(functions | mutants, {"sdntk.added": [((matrix,), {})]} | found)
-    others = told.keys() - {("sdntk.added", "tpu"), "sdntk.idle"} - MISSING.keys()
-    assert not others
+    beside = dict(itertools.islice(found.items(), 3))
+    functions = {name: functions[name] for name in beside} | mutants
+    told = complaints(functions, {"sdntk.added": [((matrix,), {})]} | beside)
+    assert told.keys() == {("sdntk.added", "tpu"), "sdntk.idle"}
     assert "not found for platform tpu" in told["sdntk.added", "tpu"]
     assert told["sdntk.idle"] == "no workload calls it"
 
@@ -319,8 +321,8 @@ def test_products_are_in_full_precision(calls):
     for name, all_arguments in found.items():
         if name.startswith(OWN_PRECISION):
             continue
-        text = lowered(functions[name], in_float32(all_arguments[0]), "cuda")
-        for line in text.splitlines():
+        program = lowered(functions[name], in_float32(all_arguments[0]), "cuda")
+        for line in program.mlir_module().splitlines():
             if "stablehlo.dot_general" in line and "xf32>" in line:
                 products += 1
                 assert re.search(r"precision = \[HIGHEST, HIGHEST\]", line), (name, line)

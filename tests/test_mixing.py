@@ -98,6 +98,7 @@ def assert_weights(found, expected, tolerance):
 
 
 @pytest.mark.parametrize("rounds", range(1, 7))
+@pytest.mark.slow_cases
 def test_the_oracle_solves_its_problem(rounds):
     for seed in range(40):
         d, c, signal, noise_variance = random_problem(seed)
@@ -201,6 +202,7 @@ def test_spectra_of_all_kinds_agree():
 
 
 @pytest.mark.parametrize("rounds", range(1, 7))
+@pytest.mark.slow_cases
 def test_one_shot_is_its_formula(rounds):
     for seed in range(40):
         d, c, signal, noise = random_problem(seed)
@@ -340,6 +342,7 @@ def test_the_chain_of_per_round_weights_ends_in_the_mixture(rounds, seed):
 
 
 @pytest.mark.parametrize("rounds", [2, 4])
+@pytest.mark.slow_cases
 def test_a_chain_with_these_ground_truth_weights_ends_in_the_mixture(rounds):
     w = np.random.default_rng(rounds).normal(size=rounds)
     w[0] = 1 - w[1:].sum()
@@ -421,6 +424,7 @@ def test_weights_act_as_an_array():
         w._nothing  # noqa: B018
 
 
+@pytest.mark.slow
 def test_jit_and_vmap_give_the_same_weights():
     spectrum, signal = sdntk.decompose(G), jnp.sin(6 * X)
 
@@ -508,6 +512,7 @@ def test_labels_of_any_size(size):
 @pytest.mark.filterwarnings("ignore::sdntk.PrecisionWarning")
 @pytest.mark.usefixtures("single_precision")
 @pytest.mark.parametrize("rounds", [1, 2, 4, 8, 12])
+@pytest.mark.slow_cases
 def test_float32_has_no_nan(rounds):
     x = jnp.linspace(0, 1, 25)
     y = jnp.sin(6 * x) + 0.3 * jax.random.normal(jax.random.key(1), x.shape)
@@ -555,6 +560,7 @@ def test_rounds_that_cannot_be_told_apart_do_no_harm():
 
 
 @pytest.mark.filterwarnings("ignore::sdntk.PrecisionWarning")
+@pytest.mark.slow
 def test_any_number_of_rounds_has_finite_weights():
     """Whose coefficients overflow long before."""
     for d in (np.array([0.1, 0.5, 1.0]), random_problem(0)[0]):

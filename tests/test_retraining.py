@@ -213,6 +213,7 @@ def test_draws_have_the_expected_error(keep, real_share, signal, multiplier):
 
 @pytest.mark.parametrize("keep", KEEPS)
 @pytest.mark.parametrize("signal", [SIGNAL, SIGNALS], ids=["one", "two"])
+@pytest.mark.slow_cases
 def test_draws_on_new_points_have_the_expected_error(keep, signal):
     rng = np.random.default_rng(5)
     designs = [X, rng.uniform(-1, 1, 12), rng.uniform(-1, 1, 20), rng.uniform(-1, 1, 12)]
@@ -261,6 +262,7 @@ def test_the_part_outside_a_basis_of_few_vectors_is_lost(keep):
     assert_within_four_standard_errors(runs[0])
 
 
+@pytest.mark.slow
 def test_a_tridiagonal_spectrum_has_the_same_rounds():
     for keep in KEEPS:
         asked = {"multiplier": [0.01, 0.1], "rounds": 5, "noise": 0.3, "real_share": 0.2}
@@ -278,6 +280,7 @@ def test_a_tridiagonal_spectrum_has_the_same_rounds():
 
 @pytest.mark.parametrize("method", ["dense", "tridiagonal", "krylov"])
 @pytest.mark.parametrize("real_share", [0.0, 0.25])
+@pytest.mark.slow_cases
 def test_without_noise_it_is_a_chain_of_distillation(method, real_share):
     chain = {"multiplier": 0.02, "rounds": 5, "ground_truth_weight": real_share}
     spectrum = {
@@ -333,6 +336,7 @@ def test_without_noise_new_points_are_what_scikit_learn_makes_of_them(keep):
 
 
 @pytest.mark.parametrize("keep", KEEPS)
+@pytest.mark.slow_cases
 def test_new_points_that_are_the_old_ones_change_nothing(keep):
     """With "accumulate" the union has every point several times: a fit to the mean of labels."""
     asked = {"multiplier": 0.003, "rounds": 4, "noise": 0.5, "keep": keep, "key": KEY, "draws": 5}
@@ -350,6 +354,7 @@ def test_new_points_that_are_the_old_ones_change_nothing(keep):
 
 @pytest.mark.parametrize("keep", KEEPS)
 @pytest.mark.parametrize("real_share", [0.0, 0.5])
+@pytest.mark.slow_cases
 def test_the_same_key_gives_the_same_bits_whatever_the_numbers(keep, real_share):
     def fitted(key, rounds, draws):
         return np.asarray(
@@ -367,6 +372,7 @@ def test_the_same_key_gives_the_same_bits_whatever_the_numbers(keep, real_share)
     assert np.all(one[0] != one[1])
 
 
+@pytest.mark.slow
 def test_draws_side_by_side_are_those_one_after_another(monkeypatch):
     """As accelerators make them."""
     from sdntk import _mapping
@@ -401,6 +407,7 @@ POWERS = (-480, 480)
 
 @pytest.mark.parametrize("new_points", [False, True])
 @pytest.mark.parametrize("keep", KEEPS)
+@pytest.mark.slow_cases
 def test_labels_know_no_unit(keep, new_points):
     more = {"points": [X] * 3, "kernel": KERNEL} if new_points else {"real_share": 0.3}
 
@@ -431,6 +438,7 @@ def test_labels_know_no_unit(keep, new_points):
 
 @pytest.mark.usefixtures("single_precision")
 @pytest.mark.parametrize("keep", ["replace", pytest.param("accumulate", marks=SLOW)])
+@pytest.mark.slow
 def test_float32(keep):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sdntk.PrecisionWarning)
@@ -449,6 +457,7 @@ def test_float32(keep):
 
 
 @pytest.mark.parametrize("new_points", [False, True])
+@pytest.mark.slow_cases
 def test_jit_and_vmap(new_points):
     more = {"points": [X] * 3, "kernel": KERNEL} if new_points else {}
 
@@ -619,6 +628,7 @@ def test_a_multiplier_that_rounding_decides_is_named():
         retrain(multiplier=1e-16)
 
 
+@pytest.mark.slow
 def test_jit_with_a_multiplier_that_is_not_traced():
     spectrum = sdntk.decompose(jnp.diag(jnp.array([1.0, 0.5, 0.2])))
     key, signal = jax.random.key(0), jnp.array([1.0, -1.0, 0.5])

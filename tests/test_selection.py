@@ -74,6 +74,7 @@ def both_ways(spectrum, y, level, weight, *, outputs, kind):
 @pytest.mark.parametrize("make", [decompose, tridiagonalise])
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), weight=st.sampled_from([0.0, 0.0, 0.3, 1.0, None]))
+@pytest.mark.slow_cases
 def test_degrees_of_freedom_are_the_trace_of_the_jacobian(make, outputs, kind, seed, weight):
     rng = np.random.default_rng(seed)
     # A null space, in which labels have a part, can be told by an eigendecomposition only.

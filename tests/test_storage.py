@@ -40,6 +40,7 @@ def same_leaves(a, b):
 
 @pytest.mark.parametrize("method", ["dense", "tridiagonal", "krylov"])
 @pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.slow_cases
 def test_a_run_comes_back(method, kernel, tmp_path):
     run = sdntk.distill(KERNELS[kernel], X, Y, tolerance=0.1, rounds=3, method=method)
     run.save(tmp_path / "new" / "run.npz")

@@ -71,6 +71,7 @@ def by_brute_force(spectrum, y, y_new, name, levels, criterion, relative, **chai
         ("held_out", "multiplier", False, decompose, 0.0, "separate", None),
     ],
 )
+@pytest.mark.slow_cases
 def test_all_values_and_the_choice_are_those_of_brute_force(
     criterion, name, relative, make, weight, outputs, num_outputs
 ):
@@ -138,6 +139,7 @@ def test_infeasible_levels_are_no_choice():
         tune(spectrum, y, tolerances=[floor / 2, floor / 3], rounds=3)
 
 
+@pytest.mark.slow
 def test_the_choice_is_about_as_good_as_the_best():
     """Of a problem whose truth is known: 300 points, noise 0.4, tolerances from small to large."""
     x = jax.random.uniform(jax.random.key(5), (300, 2))
@@ -191,6 +193,7 @@ def test_the_sentence_says_what_is_at_an_end_of_the_grid_and_what_is_nothing():
     assert "tried" not in alone.sentence
 
 
+@pytest.mark.slow
 def test_a_krylov_spectrum_serves_held_out_points():
     run = distill(KERNEL, X, Y, tolerance=0.2, rounds=2, method="krylov")
     held_out = {"criterion": "held_out", "kernel": KERNEL, "x": X, "validation": (NEW, NEW_Y)}
@@ -231,6 +234,7 @@ def test_bad_input_is_named():
         jax.jit(lambda y: tune(spectrum, y, tolerances=[0.1], rounds=2).best.level)(y)
 
 
+@pytest.mark.slow
 def test_weights_of_the_ground_truth_for_each_round():
     weights = [0.3, 0.1, -0.2]
     chain = {"rounds": 4, "ground_truth_weight": weights}

@@ -182,6 +182,7 @@ def slow(*cases):
         *slow(("tridiagonal", "joint"), ("krylov", "separate"), ("krylov", None)),
     ],
 )
+@pytest.mark.slow_cases
 def test_a_round_wakes_up_after_a_collapse(method, outputs):
     y = Y[:, 0] if outputs is None else Y
     level = 0.7 * float(jnp.mean(y**2)) if outputs != "separate" else 0.7 * jnp.mean(y**2, axis=0)
@@ -284,6 +285,7 @@ def test_a_number_is_an_array_of_equal_numbers():
                 np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-14, err_msg=name)
 
 
+@pytest.mark.slow
 def test_padded_rounds_are_those_of_the_unpadded_chain():
     spectrum = sdntk.decompose(sdntk.gram(KERNEL, X))
     weights = np.array([0.3, -1.0, 2.5, 0.0, 1.0, 0.2, -0.4, 1.5])
@@ -323,6 +325,7 @@ def test_collapse_is_final_for_weights_in_the_unit_interval_that_do_not_increase
     assert not np.asarray(run.iterations)[ended].any()
 
 
+@pytest.mark.slow
 def test_vmap_over_weights_equals_one_by_one():
     spectrum = sdntk.decompose(sdntk.gram(KERNEL, X))
     run = lambda weight: sdntk.distill_spectrum(  # noqa: E731
@@ -355,6 +358,7 @@ def test_vmap_over_weights_equals_one_by_one():
         *slow(("dense", "multiplier"), ("tridiagonal", "tolerance"), ("tridiagonal", "multiplier")),
     ],
 )
+@pytest.mark.slow
 def test_derivatives_by_the_weights_are_those_of_finite_differences(method, by):
     level = jnp.asarray(0.5 * float(jnp.mean(Y**2)) if by == "tolerance" else 0.05)
 
@@ -398,6 +402,7 @@ def test_derivatives_by_the_weights_are_those_of_finite_differences(method, by):
 
 
 @pytest.mark.parametrize("method", ["dense", *slow(("tridiagonal",))])
+@pytest.mark.slow
 def test_an_infeasible_round_spoils_no_derivative_of_those_before(method):
     """Of a kernel of finite rank: round 2 is infeasible by its weight."""
 

@@ -103,11 +103,18 @@ class KrylovSpectrum(Eigenbasis):
     def unrotate(self, z: Float[Array, "M *Q"]) -> Float[Array, "K *Q"]:
         """Back to the training points, all axes behind the first carried along."""
         z = as_columns("z", z, len(self.eigenvalues), self.dtype)
-        inner = matmul(self.ritz_vectors, z.reshape(len(z), -1)).reshape(
-            len(self.basis), -1, z[0].size
-        )
-        total = sum(matmul(piece.T, part) for piece, part in zip(self.basis, inner, strict=True))
-        return jnp.asarray(total).reshape(-1, *z.shape[1:])
+        columns = z.reshape(len(z), -1)
+        total = jnp.zeros((self.num_points, columns.shape[1]), self.dtype)
+        start = 0
+        for piece in self.basis:
+            vectors = self.ritz_vectors[start : start + len(piece)]
+            # Empty pieces are left out, and no product is there before the last one was added: XLA
+            # computes all terms of a sum first, as many arrays as the result has.
+            total = jax.lax.cond(
+                jnp.any(vectors != 0), _add_piece, _add_nothing, total, piece, vectors, columns
+            )
+            start += len(piece)
+        return total.reshape(-1, *z.shape[1:])
 
     def check_chain(self, chain: ChainSpec) -> None:
         """Refuse weights for which no error bound is proved; traced ones get infinite bounds."""
@@ -131,6 +138,14 @@ class KrylovSpectrum(Eigenbasis):
     def _describe_null_space(self) -> str:
         """For a message: how far the zeros among the Ritz values can be told."""
         return f"as far as {int(self.steps)} Lanczos steps tell, some of {self.num_points}"
+
+
+def _add_piece(total: Array, piece: Array, vectors: Array, columns: Array) -> Array:
+    return total + matmul(piece.T, matmul(vectors, columns))
+
+
+def _add_nothing(total: Array, *_: Array) -> Array:
+    return total
 
 
 def ritz_spectrum(

@@ -82,6 +82,7 @@ def test_weighted_it_is_kernel_ridge_with_weights():
 
 @pytest.mark.parametrize("outputs", ["separate", "joint"])
 @pytest.mark.parametrize("method", ["dense", "tridiagonal"])
+@pytest.mark.slow_cases
 def test_a_chain_is_that_of_distill_on_centred_labels(outputs, method):
     model = SelfDistilledRegressor(
         KERNEL, tolerance=0.2, rounds=3, outputs=outputs, method=method
@@ -128,6 +129,7 @@ def test_a_mixture_of_rounds():
         {"method": "tridiagonal"},
     ],
 )
+@pytest.mark.slow_cases
 def test_by_gcv_it_chooses_what_tune_does(given):
     model = SelfDistilledRegressor(KERNEL, criterion="gcv", **given).fit(X, Y)
     centred = Y - Y.mean(axis=0)
@@ -169,6 +171,7 @@ def test_by_gcv_it_chooses_what_tune_does(given):
         pytest.param(TimeSeriesSplit(4), marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_folds_by_hand(criterion):
     model = SelfDistilledRegressor(KERNEL, criterion=criterion).fit(X, Y)
     if criterion == "auto":
@@ -216,6 +219,7 @@ def test_equal_points_are_left_out_together_in_whatever_order():
     assert folds_of_points(np.arange(2001.0)[:, None], np.ones(2001)) is None
 
 
+@pytest.mark.slow
 def test_sure_takes_the_noise_that_the_single_fit_leaves():
     y = Y[:, 0] - Y[:, 0].mean()
     model = SelfDistilledRegressor(KERNEL, criterion="sure").fit(X, y)
@@ -231,6 +235,7 @@ def test_sure_takes_the_noise_that_the_single_fit_leaves():
     np.testing.assert_allclose(model.table_["sure"], found.table["sure"], rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_length_scales_are_tried_around_the_median_distance():
     model = SelfDistilledRegressor(length_scale="auto").fit(X, Y[:, 0])
     median = np.median(pdist(X))
@@ -258,6 +263,7 @@ def test_length_scales_are_tried_around_the_median_distance():
     np.testing.assert_allclose(found.single_fit_.predict(NEW), found.predict(NEW))
 
 
+@pytest.mark.slow
 def test_weights_of_rounds_that_are_chosen():
     y = Y - Y.mean(axis=0)
     model = SelfDistilledRegressor(KERNEL, weights="auto", rounds=3, criterion="gcv").fit(X, y)
@@ -281,6 +287,7 @@ def test_weights_of_rounds_that_are_chosen():
     np.testing.assert_allclose(again.weights_, folds.weights_, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_where_no_tolerance_is_feasible_multipliers_are_tried():
     noise = RNG.normal(size=K)
     lines = np.column_stack([X, np.ones(K)])
@@ -293,6 +300,7 @@ def test_where_no_tolerance_is_feasible_multipliers_are_tried():
 
 
 @pytest.mark.filterwarnings("ignore::sdntk.UndecidedWarning")
+@pytest.mark.slow
 def test_a_space_of_few_functions_is_tuned_as_well_as_a_ridge():
     errors = []
     for points in np.random.default_rng(1).normal(size=(8, K, 3)):
@@ -309,6 +317,7 @@ def test_a_space_of_few_functions_is_tuned_as_well_as_a_ridge():
 
 @pytest.mark.filterwarnings("ignore::sdntk.UndecidedWarning")
 @pytest.mark.parametrize("method", ["dense", "tridiagonal"])
+@pytest.mark.slow_cases
 def test_what_rounding_decides_is_not_chosen(method):
     """A smooth kernel, whose tiny eigenvalues are noise, and a fit without noise."""
     x = np.linspace(0, 1, 120)[:, None]
@@ -321,6 +330,7 @@ def test_what_rounding_decides_is_not_chosen(method):
 
 
 @pytest.mark.filterwarnings("ignore::sdntk.UndecidedWarning")
+@pytest.mark.slow
 def test_scales_with_and_without_feasible_tolerances():
     x = RNG.uniform(-1, 1, (200, 1))
     model = SelfDistilledRegressor(length_scale="auto", criterion="gcv", rounds=1)
@@ -350,6 +360,7 @@ def test_points_of_another_shape_and_values_that_are_nan():
     ],
 )
 @pytest.mark.parametrize("outputs", ["separate", "joint"])
+@pytest.mark.slow_cases
 def test_a_point_of_weight_two_is_two_points_and_one_of_weight_zero_is_none(given, outputs):
     counts = RNG.integers(0, 3, K)
     one = SelfDistilledRegressor(kernel="matern", outputs=outputs, **given)
@@ -377,6 +388,7 @@ def test_a_factor_of_all_weights_changes_no_chain():
 
 
 @pytest.mark.parametrize("num", [2, 3])
+@pytest.mark.slow_cases
 def test_few_points_and_labels_that_do_not_vary(num):
     model = SelfDistilledRegressor().fit(X[:num], np.full(num, 7.5))
     np.testing.assert_allclose(model.predict(NEW), 7.5)
@@ -405,6 +417,7 @@ def test_one_point_tells_nothing():
 # ---- classes ----
 
 
+@pytest.mark.slow
 def test_classes_are_those_of_the_largest_output():
     x, y = load_iris(return_X_y=True)
     names = np.array(["setosa", "versicolor", "virginica"])[y]
@@ -428,6 +441,7 @@ def test_classes_are_those_of_the_largest_output():
     np.testing.assert_array_equal(last, model.predict(x))
 
 
+@pytest.mark.slow
 def test_two_classes_are_told_by_a_sign_and_a_collapsed_fit_by_frequency():
     x, y = load_iris(return_X_y=True)
     x, y = x[40:], np.array(["a", "b"])[(y[40:] > 1).astype(int)]
@@ -463,6 +477,7 @@ def test_it_computes_in_float64_and_leaves_the_flag():
     assert not jax.config.jax_enable_x64
 
 
+@pytest.mark.slow
 def test_clones_folds_and_grids_compile_nothing_anew():
     compiled = []
 
@@ -513,6 +528,7 @@ def test_a_class_of_sizes_holds_little_more(num):
 @pytest.mark.parametrize(
     "level", [{"tolerance": 0.2}, {"multiplier": 1e-3}, {"criterion": "sure", "multiplier": "auto"}]
 )
+@pytest.mark.slow_cases
 def test_with_all_points_as_landmarks_nothing_is_lost(level, outputs):
     """Weights and an empty one among them, centred, two outputs of other sizes."""
     x = RNG.normal(size=(90, 3))
@@ -533,6 +549,7 @@ def test_with_all_points_as_landmarks_nothing_is_lost(level, outputs):
     )
 
 
+@pytest.mark.slow
 def test_landmarks_serve_many_points_and_all_tools():
     x = RNG.uniform(-3, 3, size=(12_000, 2))
     y = np.sin(x[:, 0]) * x[:, 1]

@@ -74,6 +74,7 @@ def table(data):
     )
 
 
+@pytest.mark.slow
 def test_a_row_for_each_width_seed_and_round(table):
     assert set(table.columns) == COLUMNS
     keys = table[["width", "seed", "round"]].itertuples(index=False, name=None)

@@ -80,6 +80,7 @@ def test_the_split_is_disjoint_balanced_and_as_noisy_as_asked(digits):
     assert abs(split.x_train.mean()) < 1e-12  # standardised by the training images alone
 
 
+@pytest.mark.slow
 def test_every_measurement_is_scikit_learns(digits, records):
     """Round 0 of each class is a KernelRidge with alpha = K c; later rounds fit the predictions
     before.
@@ -344,6 +345,7 @@ def test_the_krylov_method_records_the_same(digits, tmp_path, outputs):
 
 
 @pytest.mark.parametrize("outputs", ["separate", "joint"])
+@pytest.mark.slow_cases
 def test_landmarks_at_all_images_record_the_same(digits, tmp_path, outputs):
     """By fixed multipliers, for which the tables have a column; and by tolerances."""
     for level in ({"multipliers": (1e-3, 0.1), "tolerances": ()}, {"tolerances": (0.3,)}):
@@ -380,6 +382,7 @@ def test_multipliers_are_reported_as_such(digits, tmp_path):
     save_figures(figures, tmp_path)
 
 
+@pytest.mark.slow
 def test_where_the_krylov_method_fails_the_dense_one_takes_over(digits, tmp_path, monkeypatch):
     settings = {**vars(SMALL), "seeds": (0,), "rounds": 2}
     krylov = Experiment(**{**settings, "method": "krylov", "rtol": 1e-15})

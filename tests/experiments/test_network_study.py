@@ -81,6 +81,7 @@ def accuracy(outputs, labels):
     return float((np.argmax(outputs, -1) == np.asarray(labels)).mean())
 
 
+@pytest.mark.slow
 def test_chains_are_those_of_the_library(records):
     rounds = records["rounds"]
     assert len(rounds) == 2 * 2 * 3

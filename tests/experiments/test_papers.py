@@ -71,6 +71,7 @@ def study():
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow_cases
 def test_every_quantity_agrees_and_every_axis_is_labelled(study, name):
     finding = study(name)
     off = [row for row in finding.quantities if not row.agrees]

@@ -167,6 +167,7 @@ def test_the_old_names_still_work_and_say_what_the_new_ones_are():
 # ---- float32 ----
 
 
+@pytest.mark.slow
 def test_tiles_in_float32_are_computed_in_it_only_where_that_is_as_good():
     """In the spectral norm such a matrix is within machine_eps d_max of the exact one; kernels that
     lose digits, and functions, are computed in float64.
@@ -207,6 +208,7 @@ UNRESOLVED = {
 
 @pytest.mark.parametrize("name", UNRESOLVED)
 @pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.slow_cases
 def test_points_that_float32_does_not_resolve_are_handed_over_in_float64(name, reverse, tmp_path):
     kernel, x = UNRESOLVED[name]
     x = x[::-1] if reverse else x

@@ -26,6 +26,7 @@ REPEATED = np.repeat(X1, [3, 1, 2, 4, 2], axis=0)
 
 @settings(max_examples=150, deadline=None)
 @given(recipes)
+@pytest.mark.slow
 def test_values_are_numpys_arithmetic(recipe):
     kernel, values = made(recipe)
     for x1, x2 in ((X1, X2), (X1, X1)):
@@ -50,6 +51,7 @@ def test_the_text_of_a_kernel_is_the_kernel(recipe):
 
 @settings(max_examples=100, deadline=None)
 @given(recipes)
+@pytest.mark.slow
 def test_no_eigenvalue_is_negative_with_duplicated_points(recipe):
     d = np.linalg.eigvalsh(np.asarray(sdntk.gram(made(recipe)[0], REPEATED)))
     assert d[0] >= -len(REPEATED) * np.finfo(float).eps * d[-1]
@@ -82,6 +84,7 @@ WEIGHTS = RNG.normal(size=(5, 4))
 
 @settings(max_examples=30, deadline=None)
 @given(recipes)
+@pytest.mark.slow
 def test_derivatives_are_finite_differences(recipe):
     kernel, _ = made(recipe)
     smallest = min(map(np.min, kernel.parameters.values()), default=1.0)
@@ -93,6 +96,7 @@ def test_derivatives_are_finite_differences(recipe):
 
 
 @pytest.mark.parametrize("quantity", ["training_loss", "multipliers", "norms"])
+@pytest.mark.slow_cases
 def test_derivatives_of_a_chain(quantity):
     kernel = kernels.matern(1.5, 0.6) + 2.0 * kernels.rbf([0.5, 1.0, 2.0]) * kernels.linear()
     kernel = kernel + kernels.on_columns(kernels.polynomial(2, 0.7), [1]) ** 2

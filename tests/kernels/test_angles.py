@@ -111,6 +111,7 @@ def near_pairs(seed, size, norm):
 
 @pytest.mark.parametrize("size", [3, pytest.param(MANY_COORDINATES, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.slow_cases
 def test_values_at_any_angle_and_size(activation, size):
     for bias_std, norm in itertools.product((0.0, 0.3), (1e-6, 1.0, 1e3, 1e6)):
         network = fully_connected(2, activation=activation, bias_std=bias_std)
@@ -170,6 +171,7 @@ KINDS = [
     "activation",
     ["relu", *(pytest.param(name, marks=pytest.mark.slow) for name in ("erf", "gelu", "sin"))],
 )
+@pytest.mark.slow
 def test_gram_matrices_are_positive_to_rounding(activation, depth, bias_std):
     kernel = ntk(fully_connected(depth, activation=activation, bias_std=bias_std))
     for kind, norm in itertools.product(KINDS, (1e-6, 1.0, 1e6)):

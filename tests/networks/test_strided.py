@@ -60,6 +60,7 @@ def test_initial_weights():
         assert not layer.bias[...].any()
 
 
+@pytest.mark.slow
 def test_it_memorises_labels_drawn_at_random():
     x = RNG.normal(size=(100, 12, 12, 3)).astype(np.float32)
     labels = RNG.integers(0, 5, 100)

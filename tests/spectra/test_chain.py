@@ -60,6 +60,7 @@ def test_repr_never_raises():
     assert repr(jax.eval_shape(run, 0.1)).startswith("Distillation(")
 
 
+@pytest.mark.slow
 def test_padded_rounds_are_those_of_the_unpadded_chain():
     """Under jit nothing is padded."""
     spectrum = sdntk.decompose(sdntk.gram(KERNEL, X))

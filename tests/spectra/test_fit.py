@@ -131,6 +131,7 @@ def test_truncation_keeps_the_largest_wherever_they_stand_and_never_a_zero():
 
 @pytest.mark.parametrize("method", ["dense", "tridiagonal", "krylov"])
 @pytest.mark.parametrize("outputs", [None, "separate", "joint"])
+@pytest.mark.slow_cases
 def test_the_rounds_of_a_run_are_fits(method, outputs):
     y = Y if outputs is None else jnp.stack([Y, jnp.cos(4 * X)], axis=1)
     run = sdntk.distill(

@@ -10,6 +10,7 @@ random spectra (hypothesis), against arithmetic of 50 digits, and against the de
 ground truth mixed in.
 """
 
+import dataclasses
 import functools
 import json
 import subprocess
@@ -160,6 +161,7 @@ def test_a_fixed_multiplier_and_many_chains_on_one_spectrum():
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-17, 1e-150])
+@pytest.mark.slow_cases
 def test_outputs_of_any_size_are_known_as_well_as_the_others(scale):
     """What is rounding to one output is all that another has; an output of zeros, with multipliers
     given, stays zero.
@@ -252,6 +254,7 @@ def test_the_bound_is_never_below_the_true_error(seed, fraction, steps):
 
 
 @pytest.mark.parametrize("gap", [1e-2, 1e-4, 1e-6, 1e-8, 1e-10, 1e-12])
+@pytest.mark.slow_cases
 def test_near_collapse_the_bound_tells_how_little_is_known(gap):
     """All hangs on |u|^2 - s^2, of which rounding leaves little."""
     rng = np.random.default_rng(0)
@@ -521,6 +524,7 @@ def test_an_indefinite_matrix_is_refused():
 
 
 @pytest.mark.parametrize("method", ["auto", "krylov"])
+@pytest.mark.slow_cases
 def test_a_kernel_that_closes_over_a_tracer(method, monkeypatch):
     """The dense path differentiates it, the Krylov path says that it cannot."""
     monkeypatch.setattr(choose, "DENSE_POINTS", 50)
@@ -551,6 +555,22 @@ def test_many_outputs_take_no_more_room_than_their_vectors():
         for s in (spectrum, dense_spectrum("rough"))
     )
     assert relative_errors(run, exact)[1].max() <= run.error_bounds.fitted.max() <= 0.05
+
+
+def test_fitted_values_take_the_room_of_one_product():
+    """Not of one for each piece of the basis; empty pieces change nothing."""
+    y = jax.random.normal(jax.random.key(4), (K, 20))
+    spectrum = sdntk.krylov(sdntk.as_operator(gram_of("matern")), y, multiplier=0.1, rounds=1)
+    many = spectrum.basis + (jnp.zeros_like(spectrum.basis[0]),) * (16 - len(spectrum.basis))
+    more = 16 * len(many[0]) - len(spectrum.eigenvalues)
+    padded = dataclasses.replace(
+        spectrum, basis=many, ritz_vectors=jnp.pad(spectrum.ritz_vectors, ((0, more), (0, 0)))
+    )
+    z = jnp.tile(spectrum.rotated_labels, (1, 50))
+    compiled = jax.jit(type(padded).unrotate).lower(padded, z).compile()
+    of_16_pieces = compiled.memory_analysis().temp_size_in_bytes / (8 * K * z.shape[1])
+    assert of_16_pieces < 3
+    np.testing.assert_array_equal(compiled(padded, z), jax.jit(type(spectrum).unrotate)(spectrum, z))
 
 
 def test_an_eigendecomposition_takes_five_matrices(monkeypatch):

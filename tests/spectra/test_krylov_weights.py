@@ -111,6 +111,7 @@ KERNEL = sdntk.kernels.matern(1.5, 2.0)
 OUTSIDE = [0.2, -0.5, 1.5]
 
 
+@pytest.mark.slow
 def test_the_accuracy_asked_for_is_reached():
     chains = [
         {"tolerance": 0.3, "outputs": "joint", "ground_truth_weight": [0.0, 1.0, 0.3]},
@@ -154,6 +155,7 @@ def test_weights_outside_the_unit_interval_are_refused_with_a_tolerance():
     assert np.isposinf(np.stack(run.error_bounds)).all()
 
 
+@pytest.mark.slow
 def test_auto_takes_the_dense_method_for_them(monkeypatch):
     monkeypatch.setattr(choose, "DENSE_POINTS", 100)
     auto = functools.partial(sdntk.distill, KERNEL, X, Y, rounds=4, method="auto")

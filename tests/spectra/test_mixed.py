@@ -39,6 +39,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("method", "level", "outputs"), [*QUICK, *OTHERS])
+@pytest.mark.slow_cases
 def test_a_mixture_is_the_weighted_sum_of_the_rounds(method, level, outputs):
     y = Y if outputs is None else Y2
     run = sdntk.distill(
@@ -68,6 +69,7 @@ def test_a_mixture_is_the_weighted_sum_of_the_rounds(method, level, outputs):
             assert fit.filter is None
 
 
+@pytest.mark.slow
 def test_traced_mixtures_and_derivatives_by_weights():
     run = sdntk.distill(KERNEL, X, Y2, tolerance=[0.05, 0.1], rounds=3)
     w = jnp.array([1.5, 0.0, -0.5])
@@ -158,6 +160,7 @@ def test_bad_weights(case):
 
 @pytest.mark.parametrize("chain", [{"tolerance": 0.05}, {"multiplier": 0.02}])
 @pytest.mark.parametrize("outputs", ["separate", "joint"])
+@pytest.mark.slow_cases
 def test_degrees_of_freedom_of_mixtures(chain, outputs):
     """Those of the Jacobian, and the weighted sum of the rounds'."""
     w = jnp.array([0.5, -1.0, 1.2])

@@ -64,6 +64,7 @@ CHAINS = {
 
 
 @pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.slow_cases
 def test_a_chain_is_the_dense_one_of_the_low_rank_kernel(problem, name):
     x, y, spectrum, kernel = problem
     chain = {"rounds": 5, **CHAINS[name]}
@@ -89,6 +90,7 @@ def test_a_chain_is_the_dense_one_of_the_low_rank_kernel(problem, name):
 
 
 @pytest.mark.parametrize("criterion", ["gcv", "sure", "held_out"])
+@pytest.mark.slow_cases
 def test_levels_and_rounds_are_chosen_as_on_the_dense_one(problem, criterion):
     x, y, spectrum, kernel = problem
     options = {"tolerances": [0.43, 0.45, 0.5, 0.7], "rounds": 3, "criterion": criterion}
@@ -119,6 +121,7 @@ def test_filters_of_your_own(problem):
     np.testing.assert_allclose(fit.degrees_of_freedom, dense.degrees_of_freedom, rtol=1e-9)
 
 
+@pytest.mark.slow_cases
 def test_other_labels_take_a_pass(problem):
     x, y, spectrum, kernel = problem
     others = np.cos(x[:, 0]) + RNG.normal(size=K)
@@ -139,6 +142,7 @@ def test_other_labels_take_a_pass(problem):
 
 @pytest.mark.parametrize("kernel", [kernels.matern(1.5, 2.0), KERNEL], ids=repr)
 @pytest.mark.parametrize("chain", [{"tolerance": 0.05}, {"multiplier": 1e-4}], ids=str)
+@pytest.mark.slow_cases
 def test_all_points_as_landmarks_give_the_dense_path(kernel, chain):
     x, y = points_and_labels(RNG)
     run = distill(kernel, x, y, rounds=6, method="nystrom", landmarks=K, **chain)
@@ -169,6 +173,7 @@ def test_the_rank_is_reported():
 # ---- sources ----
 
 
+@pytest.mark.slow
 def test_arrays_memory_maps_and_functions_give_the_same_bits(tmp_path):
     x, y = points_and_labels(RNG, num=500, outputs=(2,))
     np.save(tmp_path / "x.npy", x)
@@ -253,6 +258,7 @@ def test_what_is_lost_is_told():
         assert 0.8 * norm < float(spectrum.lost.norm) < 1.2 * norm + trace / 256 * 1000 / 100
 
 
+@pytest.mark.slow
 def test_random_pivots_leave_less_than_random_points():
     """On points of which most lie together: random ones miss the others."""
     x = np.concatenate([0.01 * RNG.normal(size=(950, 2)), 10 * RNG.normal(size=(50, 2))])
@@ -296,6 +302,7 @@ def test_float32_values_are_added_up_in_float64():
 
 
 @pytest.mark.filterwarnings("ignore::sdntk.PrecisionWarning")
+@pytest.mark.slow
 def test_float32_values_keep_the_small_eigenvalues_of_many_landmarks():
     """Their rounding is machine_eps d_max in the spectral norm, not m times that: a chain that
     needs eigenvalues of 1e-4 d_max finds them among 1,500 landmarks.
@@ -312,6 +319,7 @@ def test_float32_values_keep_the_small_eigenvalues_of_many_landmarks():
 
 @pytest.mark.usefixtures("single_precision")
 @pytest.mark.filterwarnings("ignore::sdntk.PrecisionWarning")
+@pytest.mark.slow
 def test_without_x64_all_is_float32_but_the_sums():
     x, y = (a.astype(np.float32) for a in points_and_labels(RNG, num=2000))
     spectrum = nystrom(KERNEL, x, y, landmarks=x[:M])

@@ -30,6 +30,7 @@ Y = jnp.stack(
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 40])
+@pytest.mark.slow_cases
 def test_the_reduction(size):
     G = random_matrix(size, np.geomspace(1e-6, 1, size))
     spectrum = sdntk.tridiagonalise(G)

@@ -73,6 +73,7 @@ BUILDS = {
 
 
 @pytest.mark.parametrize("batch_size", [None, 8])
+@pytest.mark.slow_cases
 def test_one_chain_in_three_libraries(batch_size):
     settings = TrainingConfig(optimiser=optax.adam(1e-2), steps=50, batch_size=batch_size)
     by_nnx, by_linen, by_pair = (
@@ -89,6 +90,7 @@ def test_one_chain_in_three_libraries(batch_size):
 
 
 @pytest.mark.parametrize("library", BUILDS)
+@pytest.mark.slow_cases
 def test_a_second_chain_compiles_nothing(library, caplog):
     """With other seeds, other numbers, and an equal network that is made by a new function."""
     settings = TrainingConfig(optimiser=optax.adam(1e-2), steps=5, batch_size=8, until_loss=1e-9)

@@ -91,6 +91,7 @@ def at_the_optimum():
     return train(build, KEYS, X, Y, settings, penalty=PENALTY)
 
 
+@pytest.mark.slow
 def test_gauss_newton_reaches_the_optimum_in_a_few_steps(at_the_optimum):
     assert at_the_optimum.stop.tolist() == [Stop.STATIONARY] * 3
     assert max(at_the_optimum.steps) <= 30

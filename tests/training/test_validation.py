@@ -42,6 +42,7 @@ def trained(settings, **options):
 
 
 @pytest.mark.parametrize("loss", [losses.squared_error, losses.squared_error_of_softmax])
+@pytest.mark.slow_cases
 def test_every_look_is_recorded(loss):
     settings = dataclasses.replace(SETTINGS, loss=loss)
     recorded = trained(settings).validation_loss
@@ -56,6 +57,7 @@ def test_every_look_is_recorded(loss):
 
 @pytest.mark.parametrize("at_once", [1, 3])
 @pytest.mark.parametrize("patience", [1, 4])
+@pytest.mark.slow_cases
 def test_a_network_stops_when_its_last_looks_are_not_the_best(at_once, patience):
     whole = np.asarray(trained(SETTINGS).validation_loss)
     ended = trained(dataclasses.replace(SETTINGS, patience=patience), at_once=at_once)
