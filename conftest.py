@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 # Before JAX is imported. What one worker, one process that a test starts, or the last run compiled
 # is not compiled again; and XLA optimises little, since tests compile more than they compute (CI
-# runs those of what computes a second time, as XLA compiles for users).
+# runs those of the core a second time, as XLA compiles for users).
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent / ".pytest_cache" / "jax")
 )
@@ -36,7 +36,7 @@ TIERS = {"slow": ("--slow", "--long"), "long": ("--long",)}
 
 def pytest_addoption(parser):
     """The options that add tiers."""
-    parser.addoption("--slow", action="store_true", help="add the slow tests (CI runs them)")
+    parser.addoption("--slow", action="store_true", help="add the slow tests")
     parser.addoption("--long", action="store_true", help="add slow and long tests, that is, all")
 
 
@@ -69,8 +69,8 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line(f"attack: {line}")
     if not config.getoption("--slow") and not config.getoption("--long"):
         terminalreporter.write_line(
-            "This was the default tier. --slow adds long computations, processes and kills (about "
-            "40 minutes on two cores), --long adds notebooks and studies, that is, all tests."
+            "This was the default tier. --slow adds long computations, further cases, processes and "
+            "kills (an hour on two cores), --long adds notebooks and studies, that is, all tests."
         )
 
 

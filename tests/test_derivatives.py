@@ -108,6 +108,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("case", "outputs", "by", "method"), CASES)
+@pytest.mark.slow_cases
 def test_derivatives_are_those_of_finite_differences(case, outputs, by, method):
     run, parameters, direction = chain(case, outputs, by, method)
     values, forward = jax.jit(lambda p, v: jax.jvp(run, (p,), (v,)))(parameters, direction)

@@ -172,6 +172,7 @@ def standard_errors_from_zero(values):
 
 
 @pytest.mark.parametrize("name", SETUPS)
+@pytest.mark.slow_cases
 def test_sure_is_unbiased(name):
     by_df, by_trace = surely_minus_risk(**SETUPS[name])
     assert np.isfinite(by_df).all()
@@ -190,6 +191,7 @@ def problem(points=400):
 
 
 @pytest.mark.parametrize("chain", [{"tolerance": 0.1}, {"multiplier": 1e-2}])
+@pytest.mark.slow_cases
 def test_probes_of_their_own(chain):
     kernel, x, y = problem()
     chain = chain | {"rounds": 4, "ground_truth_weight": 0.2}
@@ -210,6 +212,7 @@ def test_probes_of_their_own(chain):
     assert selection.gcv(run, found).shape == (4,)
 
 
+@pytest.mark.slow
 def test_probes_in_the_block_of_the_labels():
     kernel, x, y = problem()
     signs = jax.random.rademacher(jax.random.key(3), (len(y), 30), float)
@@ -228,6 +231,7 @@ def test_probes_in_the_block_of_the_labels():
     np.testing.assert_allclose(found.value[:, 0] - response, by_hand, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_key_gives_the_same_bits():
     kernel, x, y = problem(100)
     run = distill(kernel, x, y, tolerance=0.3, rounds=2, method="krylov")

@@ -89,6 +89,7 @@ def test_a_row_for_each_width_seed_and_round(table):
     assert table.loc[table["collapsed"], "gap_train"].isna().all()
 
 
+@pytest.mark.slow
 def test_the_gap_and_the_kernel_approach_infinite_width(table):
     means = table[~table["collapsed"]].groupby(["round", "width"]).mean(numeric_only=True)
     for t in (0, 1):

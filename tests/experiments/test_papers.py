@@ -203,6 +203,7 @@ def test_das_is_the_minimum_of_the_expected_error(study):
     assert 1 < finding.best[-1] < finding.limit
 
 
+@pytest.mark.slow
 def test_pareek_s_rounds_reach_the_best_filter_and_no_fewer_do(study):
     finding = study("pareek2024")
     s = pareek2024.S
@@ -252,6 +253,7 @@ def test_dang_s_weight_is_the_slope_of_the_risk_and_gains_what_it_says(index):
         assert here.least <= here.teacher
 
 
+@pytest.mark.slow
 def test_dang_s_limits_are_those_of_the_simulation_at_every_ridge(study):
     for simulation in study("dang2026").simulations:
         limits = [limit_of(simulation.design, ridge) for ridge in dang2026.RIDGES]

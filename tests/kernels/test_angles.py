@@ -254,6 +254,7 @@ def test_few_and_many_coordinates_agree():
 
 @pytest.mark.parametrize("size", [3, pytest.param(MANY_COORDINATES, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.slow_cases
 def test_derivatives(activation, size):
     kernel = ntk(fully_connected(2, activation=activation, bias_std=0.1))
     rng = np.random.default_rng(3)
@@ -337,6 +338,7 @@ def _stax_network():
     "name",
     [pytest.param(name, marks=pytest.mark.slow) if name != STAX else name for name in LOSING],
 )
+@pytest.mark.slow
 def test_rounding_of_a_kernel_that_loses_digits_is_no_reason_to_refuse_it(name, tmp_path):
     kernel, x = LOSING[name]()
     G = sdntk.gram(kernel, x)
@@ -392,6 +394,7 @@ def test_precision_is_the_same_while_something_is_traced(name, given):
         pytest.param("mixed", "tridiagonal", marks=SLOW),
     ],
 )
+@pytest.mark.slow
 def test_chains_of_near_duplicates_are_the_same_under_transformations(name, method):
     kernel, x = FEW[name], _few_images_and_copies()
     y = np.tile(np.random.default_rng(8).normal(size=3), 6)

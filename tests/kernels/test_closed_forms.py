@@ -149,6 +149,7 @@ def test_rbf_is_scikit_learns():
 
 
 @pytest.mark.parametrize("nu", [0.5, 1.5, 2.5, 3.5])
+@pytest.mark.slow_cases
 def test_matern_in_fourier_space(nu):
     """On the line g^(omega) is proportional to (2 nu/l^2 + omega^2)^-(nu + 1/2): L g = delta up to
     that factor.

@@ -179,6 +179,7 @@ def test_empirical_ntk_is_the_contraction_of_jacobians(network, implementation, 
 
 
 @pytest.mark.parametrize("implementation", [1, 3])
+@pytest.mark.slow_cases
 def test_the_kernel_of_one_output(network, implementation):
     arguments, expected, x1, x2 = network
     of_one = empirical_ntk(*arguments, implementation=implementation, output=1)(x1, x2)

@@ -204,6 +204,7 @@ def test_arrays_memory_maps_and_functions_give_the_same_bits(tmp_path):
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, K, 10**6])
+@pytest.mark.slow_cases
 def test_blocks_of_any_size(size):
     x, y = points_and_labels(RNG)
     found = nystrom(KERNEL, x, y, landmarks=x[:M], block_size=size)
