@@ -69,8 +69,8 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line(f"attack: {line}")
     if not config.getoption("--slow") and not config.getoption("--long"):
         terminalreporter.write_line(
-            "This was the default tier. --slow adds long computations, further cases, processes and "
-            "kills (an hour on two cores), --long adds notebooks and studies, that is, all tests."
+            "This was the default tier. --slow adds long computations, further cases, processes "
+            "and kills (an hour on two cores), --long adds notebooks and studies: all tests."
         )
 
 

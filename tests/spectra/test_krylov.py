@@ -570,7 +570,9 @@ def test_fitted_values_take_the_room_of_one_product():
     compiled = jax.jit(type(padded).unrotate).lower(padded, z).compile()
     of_16_pieces = compiled.memory_analysis().temp_size_in_bytes / (8 * K * z.shape[1])
     assert of_16_pieces < 3
-    np.testing.assert_array_equal(compiled(padded, z), jax.jit(type(spectrum).unrotate)(spectrum, z))
+    np.testing.assert_array_equal(
+        compiled(padded, z), jax.jit(type(spectrum).unrotate)(spectrum, z)
+    )
 
 
 def test_an_eigendecomposition_takes_five_matrices(monkeypatch):
