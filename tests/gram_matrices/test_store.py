@@ -256,7 +256,6 @@ def test_a_checksum_is_computed_again_only_of_a_file_that_has_changed(store, tmp
         np.asarray(opened)
 
 
-@pytest.mark.slow_cases
 def test_on_disk_and_in_memory_tiles_kept_in_float32_have_the_same_bits(tmp_path):
     x = np.random.default_rng(0).normal(size=(300, 4))
     kernel = sdntk.kernels.ntk(sdntk.architectures.fully_connected(2))
