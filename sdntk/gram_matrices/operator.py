@@ -19,6 +19,7 @@ from sdntk._arguments import (
     as_flag,
     as_float_array,
     as_float_dtype,
+    as_floating,
     as_real_array,
     format_number,
     is_traced,
@@ -62,11 +63,11 @@ def as_operator(G: ArrayLike | GramStore | GramOperator) -> GramOperator:  # noq
         )
     if isinstance(matrix, GramStore):
         return store_operator(matrix)
-    matrix = as_float_array("G", matrix)
+    matrix = as_floating("G", matrix)
     if is_traced(matrix):
         return Dense(matrix)
     operator = Dense(matrix) if matrix.is_fully_addressable else Shared(matrix)
-    _require_symmetric(operator)
+    _require_finite_and_symmetric(operator)
     return operator
 
 
@@ -139,12 +140,16 @@ def products(
     return as_operator(source)
 
 
-def _require_symmetric(operator: GramOperator) -> None:
-    """Whether v . G w = w . G v for two random vectors: a look at every entry would take longer."""
+def _require_finite_and_symmetric(operator: Dense | Shared) -> None:
+    """Whether G v and G w are finite, and v . G w = w . G v, for two random vectors: a look at
+    every entry would take longer.
+    """
     dtype = jnp.result_type(float)
     vectors = np.random.default_rng(0).normal(size=(operator.num_points, 2)).astype(dtype)
     with jax.ensure_compile_time_eval():  # while something else is traced, too
         multiplied = np.asarray(operator(jnp.asarray(vectors)))
+    if not np.isfinite(multiplied).all():
+        as_float_array("G", operator.matrix)  # raises, unless finite entries overflowed
     v, w = vectors.T
     Gv, Gw = multiplied.T  # noqa: N806 (theory's names)
     eps = max(float(jnp.finfo(operator.dtype).eps), float(jnp.finfo(dtype).eps))
