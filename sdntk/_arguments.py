@@ -130,25 +130,11 @@ def _as_numpy(name: str, value: Any) -> Any:
 
 
 def as_float_array(
-    name: str, value: ArrayLike, *, dtype: DTypeLike | None = None, finite: bool = True
+    name: str, value: ArrayLike, *, dtype: DTypeLike | None = None, finite: bool | None = True
 ) -> Float[Array, "..."]:
     """``value`` as a real floating-point array; integers and booleans are converted, nan and
-    (unless ``finite`` is off) inf refused.
+    (unless ``finite`` is off) inf refused; with None, neither is searched for.
     """
-    array = as_floating(name, value, dtype=dtype)
-    if is_traced(array):
-        return array
-    if finite and not every(np.isfinite, array):
-        raise ValueError(f"{name} must be finite; it holds nan or inf (in {array.dtype}).")
-    if not finite and not every(lambda a: a == a, array):
-        raise ValueError(f"{name} must hold numbers; it holds nan.")
-    return array
-
-
-def as_floating(
-    name: str, value: ArrayLike, *, dtype: DTypeLike | None = None
-) -> Float[Array, "..."]:
-    """Likewise, not searched for nan and inf."""
     real = as_real_array(name, value)
     with jax.ensure_compile_time_eval():  # what has values keeps them while others are traced
         array = jnp.asarray(real)
@@ -156,6 +142,12 @@ def as_floating(
             array = array.astype(jnp.result_type(float))
         if dtype is not None:
             array = array.astype(dtype)
+    if is_traced(array) or finite is None:
+        return array
+    if finite and not every(np.isfinite, array):
+        raise ValueError(f"{name} must be finite; it holds nan or inf (in {array.dtype}).")
+    if not finite and not every(lambda a: a == a, array):
+        raise ValueError(f"{name} must hold numbers; it holds nan.")
     return array
 
 

@@ -438,7 +438,6 @@ def test_labels_know_no_unit(keep, new_points):
 
 @pytest.mark.usefixtures("single_precision")
 @pytest.mark.parametrize("keep", ["replace", pytest.param("accumulate", marks=SLOW)])
-@pytest.mark.slow
 def test_float32(keep):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sdntk.PrecisionWarning)

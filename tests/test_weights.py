@@ -358,7 +358,6 @@ def test_vmap_over_weights_equals_one_by_one():
         *slow(("dense", "multiplier"), ("tridiagonal", "tolerance"), ("tridiagonal", "multiplier")),
     ],
 )
-@pytest.mark.slow
 def test_derivatives_by_the_weights_are_those_of_finite_differences(method, by):
     level = jnp.asarray(0.5 * float(jnp.mean(Y**2)) if by == "tolerance" else 0.05)
 
@@ -402,7 +401,6 @@ def test_derivatives_by_the_weights_are_those_of_finite_differences(method, by):
 
 
 @pytest.mark.parametrize("method", ["dense", *slow(("tridiagonal",))])
-@pytest.mark.slow
 def test_an_infeasible_round_spoils_no_derivative_of_those_before(method):
     """Of a kernel of finite rank: round 2 is infeasible by its weight."""
 

@@ -19,7 +19,6 @@ from sdntk._arguments import (
     as_flag,
     as_float_array,
     as_float_dtype,
-    as_floating,
     as_real_array,
     format_number,
     is_traced,
@@ -63,7 +62,7 @@ def as_operator(G: ArrayLike | GramStore | GramOperator) -> GramOperator:  # noq
         )
     if isinstance(matrix, GramStore):
         return store_operator(matrix)
-    matrix = as_floating("G", matrix)
+    matrix = as_float_array("G", matrix, finite=None)
     if is_traced(matrix):
         return Dense(matrix)
     operator = Dense(matrix) if matrix.is_fully_addressable else Shared(matrix)

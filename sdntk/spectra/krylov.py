@@ -205,7 +205,7 @@ def _take_steps(
             with blas_in_one_thread():
                 process = lanczos_extend(process, operator, steps)
                 jax.block_until_ready(process.block)  # steps run behind what Python does
-                spectrum = ritz_spectrum(process, machine_epsilon=eps, precision=operator.precision)
+            spectrum = ritz_spectrum(process, machine_epsilon=eps, precision=operator.precision)
             look = _look(operator, spectrum, chains)
             bar.advance(steps - looks[-1].steps, f"error below {look.bound:.1e}")
             if look.bound <= rtol:

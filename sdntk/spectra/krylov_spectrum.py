@@ -14,6 +14,7 @@ joined by random vectors for the same sake: a product with a few vectors takes a
 single vector, which would need half as many steps again.
 """
 
+import contextlib
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sdntk._arguments import as_columns, format_number, is_traced, require_every
-from sdntk._linalg import matmul
+from sdntk._linalg import blas_in_one_thread, matmul
 from sdntk._pytrees import pytree
 from sdntk.spectra.base import Eigenbasis, ErrorBounds, as_column
 from sdntk.spectra.krylov_bounds import error_bounds
@@ -35,6 +36,8 @@ from sdntk.theory.recurrence import ChainSpec, MultiplierPath
 #: compiled for each number. More from the beginning where points are many: they take many steps,
 #: and empty pieces cost less than another compilation.
 LEAST_PIECES, LEAST_OF_MANY, MANY_POINTS = 2, 8, 2**14
+#: Rows of T up to which one thread diagonalises it: several would disturb the steps that follow.
+ONE_THREAD = 1000
 
 
 @pytree
@@ -192,7 +195,9 @@ class _RitzPairs(NamedTuple):
 
 def _ritz_pairs(process: Lanczos, machine_epsilon: float, precision: float) -> _RitzPairs:
     num_points = len(process.labels)
-    d, vectors = np.linalg.eigh(process.projected)
+    small = process.steps * process.width <= ONE_THREAD
+    with blas_in_one_thread() if small else contextlib.nullcontext():
+        d, vectors = np.linalg.eigh(process.projected)
     eps, size = float(np.finfo(d.dtype).eps), np.abs(d).max()
     if d[0] < -max(num_points * max(eps, machine_epsilon) * size, precision):
         raise ValueError(

@@ -171,7 +171,6 @@ def test_by_gcv_it_chooses_what_tune_does(given):
         pytest.param(TimeSeriesSplit(4), marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.slow
 def test_folds_by_hand(criterion):
     model = SelfDistilledRegressor(KERNEL, criterion=criterion).fit(X, Y)
     if criterion == "auto":

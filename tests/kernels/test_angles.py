@@ -171,7 +171,6 @@ KINDS = [
     "activation",
     ["relu", *(pytest.param(name, marks=pytest.mark.slow) for name in ("erf", "gelu", "sin"))],
 )
-@pytest.mark.slow
 def test_gram_matrices_are_positive_to_rounding(activation, depth, bias_std):
     kernel = ntk(fully_connected(depth, activation=activation, bias_std=bias_std))
     for kind, norm in itertools.product(KINDS, (1e-6, 1.0, 1e6)):
