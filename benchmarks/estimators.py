@@ -14,7 +14,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.model_selection import GridSearchCV
 
 from benchmarks import report
-from benchmarks.gram import take_turns
+from benchmarks.timing import take_turns
 from sdntk import SelfDistilledRegressor
 
 SETTINGS: dict[str, Any] = {

@@ -9,7 +9,6 @@ machine does befalls all of them.
 
 import itertools
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from rich.progress import track
 
 import sdntk
 from benchmarks import report
-from benchmarks.timing import Timing, measure
+from benchmarks.timing import measure, take_turns
 from sdntk import architectures
 from sdntk.kernels import load_neural_tangents, ntk
 
@@ -86,18 +85,6 @@ def methods(
             f"nt.batch, {size // n}" if n > 1 else "kernel_fn, unbatched": batched(n) for n in parts
         },
     }
-
-
-def take_turns(timed: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Timing]:
-    """Each method once uncounted, then all of them in turn, ``repeats`` times."""
-    seconds: dict[str, list[float]] = {name: [] for name in timed}
-    for turn in range(repeats + 1):
-        for name, run in timed.items():
-            start = time.perf_counter()
-            jax.block_until_ready(run())
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
 def time_size(

@@ -16,7 +16,7 @@ from flax import nnx
 from rich.progress import track
 
 from benchmarks import report
-from benchmarks.gram import take_turns
+from benchmarks.timing import take_turns
 from sdntk import architectures, losses
 from sdntk.networks import FiniteWidth
 from sdntk.training.state import TrainingConfig

@@ -15,7 +15,7 @@ from flax import nnx
 from rich.progress import track
 
 from benchmarks import report
-from benchmarks.gram import take_turns
+from benchmarks.timing import take_turns
 from sdntk import losses, networks
 from sdntk.training.state import TrainingConfig
 from sdntk.training.train import train

@@ -16,8 +16,7 @@ from sklearn.model_selection import GridSearchCV
 
 import sdntk
 from benchmarks import report
-from benchmarks.gram import take_turns
-from benchmarks.timing import measure
+from benchmarks.timing import measure, take_turns
 
 SETTINGS: dict[str, Any] = {
     "kernel": "Matern-3/2, length scale 1, points in R^5",

@@ -36,3 +36,15 @@ def measure(run: Callable[[], Any], *, repeats: int, warm_up: bool = True) -> Ti
         jax.block_until_ready(run())
         seconds.append(time.perf_counter() - start)
     return Timing(tuple(seconds))
+
+
+def take_turns(timed: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Timing]:
+    """Each method once uncounted, then all of them in turn, ``repeats`` times."""
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
+    for turn in range(repeats + 1):
+        for name, run in timed.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}

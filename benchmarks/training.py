@@ -17,7 +17,7 @@ from flax import nnx
 from rich.progress import track
 
 from benchmarks import report
-from benchmarks.gram import take_turns
+from benchmarks.timing import take_turns
 from sdntk import losses
 from sdntk.experiments.paper_figures import NETWORKS
 from sdntk.training.state import TrainingConfig

@@ -2,7 +2,6 @@
 error bound decides.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -28,11 +27,14 @@ from sdntk._warnings import renamed_arguments
 from sdntk.gram_matrices.linear_operator import GramOperator
 from sdntk.spectra.krylov_spectrum import (
     KrylovSpectrum,
+    RitzValues,
+    chain_error_bounds,
     require_proved_weight,
-    ritz_spectrum,
+    ritz_values,
+    with_vectors,
 )
 from sdntk.spectra.lanczos import Lanczos, lanczos_extend, lanczos_init
-from sdntk.theory.recurrence import ChainSpec, MultiplierPath, Outputs
+from sdntk.theory.recurrence import ChainSpec, Outputs, run_chain
 from sdntk.theory.units import in_unit, unit_of
 
 #: The first look at the error bound is after so many steps.
@@ -199,17 +201,21 @@ def _take_steps(
     num_points, steps = len(process.labels), min(FIRST_LOOK, most)
     dtypes = (operator.dtype, process.labels.dtype)
     eps = max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
+    unit = unit_of(process.labels, joint=chains[0].joint)
+    chains = [chain.in_unit(unit) for chain in chains]
     looks = [_Look(0, np.inf, np.inf)]
     with Bar(f"Lanczos steps, {num_points} points, {operator.description}", total=most) as bar:
         while True:
             with blas_in_one_thread():
                 process = lanczos_extend(process, operator, steps)
                 jax.block_until_ready(process.block)  # steps run behind what Python does
-            spectrum = ritz_spectrum(process, machine_epsilon=eps, precision=operator.precision)
-            look = _look(operator, spectrum, chains)
+            values, vectors = ritz_values(
+                process, machine_epsilon=eps, precision=operator.precision
+            )
+            look = _look(operator, process, values, unit, chains)
             bar.advance(steps - looks[-1].steps, f"error below {look.bound:.1e}")
             if look.bound <= rtol:
-                return spectrum
+                return with_vectors(process, values, vectors, machine_epsilon=eps)
 
             # What rounding alone forbids, once multipliers are known well enough to tell, more
             # steps do not mend.
@@ -217,24 +223,21 @@ def _take_steps(
             known = max(look.bound, looks[-1].bound) < 1
             final = process.exhausted or (rounding > rtol and known)
             if steps >= most or final:
-                raise AccuracyError(_complaint(spectrum, look, rtol, final))
+                raise AccuracyError(_complaint(process, look, rtol, final))
             looks.append(look)
             steps = min(most, _next_look(looks, rtol))
 
 
-def _look(operator: GramOperator, spectrum: KrylovSpectrum, chains: list[ChainSpec]) -> _Look:
-    no_residuals = dataclasses.replace(spectrum, residuals=jnp.zeros_like(spectrum.residuals))
-    unit = unit_of(spectrum.labels, joint=chains[0].joint)
-    z = in_unit(spectrum.rotated_labels, unit)
-    bounds, of_rounding = [], []
-    for chain in (chain.in_unit(unit) for chain in chains):
-        path = _multiplier_path(spectrum, z, chain)
-        bounds.append(_largest_bound(spectrum, z, path, chain))
-        of_rounding.append(_largest_bound(no_residuals, z, path, chain))
-    bound, rounding = float(np.max(bounds)), float(np.max(of_rounding))  # nan where one is
-    return _Look(
-        int(spectrum.steps), _agreed(operator, max, bound), _agreed(operator, max, rounding)
-    )
+def _look(
+    operator: GramOperator,
+    process: Lanczos,
+    values: RitzValues,
+    unit: Float[Array, "*Q"],
+    chains: list[ChainSpec],
+) -> _Look:
+    bounds = np.stack([_bounds(values, unit, chain) for chain in chains])
+    bound, rounding = (_agreed(operator, max, float(of_all.max())) for of_all in bounds.T)
+    return _Look(process.steps, bound, rounding)  # nan where one is
 
 
 def _next_look(looks: list[_Look], rtol: float) -> int:
@@ -248,19 +251,21 @@ def _next_look(looks: list[_Look], rtol: float) -> int:
 
 
 @jax.jit
-def _multiplier_path(spectrum: KrylovSpectrum, z: Array, chain: ChainSpec) -> MultiplierPath:
-    return spectrum.multiplier_path(z, chain)
+def _bounds(values: RitzValues, unit: Float[Array, "*Q"], chain: ChainSpec) -> Float[Array, " 2"]:
+    """The error bound of a chain in this unit, the largest of all rounds, and what of it no further
+    steps would mend.
+    """
+    z = in_unit(values.rotated_labels, unit)
+    path = run_chain(values.eigenvalues, z, chain)
+
+    def largest(residuals: Array) -> Array:
+        bounds = chain_error_bounds(values._replace(residuals=residuals), z, path, chain)
+        return jnp.maximum(bounds.multipliers.max(), bounds.fitted.max())
+
+    return jax.vmap(largest)(jnp.stack([values.residuals, 0 * values.residuals]))
 
 
-@jax.jit
-def _largest_bound(
-    spectrum: KrylovSpectrum, z: Array, path: MultiplierPath, chain: ChainSpec
-) -> Float[Array, ""]:
-    bounds = spectrum.error_bounds(z, path, chain)
-    return jnp.maximum(bounds.multipliers.max(), bounds.fitted.max())
-
-
-def _complaint(spectrum: KrylovSpectrum, look: _Look, rtol: float, final: bool) -> str:
+def _complaint(process: Lanczos, look: _Look, rtol: float, final: bool) -> str:
     cause = "each round needs directions of small eigenvalue that so few steps do not find"
     if final:
         cause = (
@@ -269,7 +274,7 @@ def _complaint(spectrum: KrylovSpectrum, look: _Look, rtol: float, final: bool) 
             "the kernel can express"
         )
     ways = ["larger tolerance", "fewer rounds", "larger rtol"]
-    if spectrum.labels.dtype == jnp.float32:
+    if process.labels.dtype == jnp.float32:
         ways.append("float64")
     if not final:
         ways.append("more steps (max_steps)")

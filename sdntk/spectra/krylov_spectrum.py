@@ -151,10 +151,19 @@ def _add_nothing(total: Array, *_: Array) -> Array:
     return total
 
 
-def ritz_spectrum(
+class RitzValues(NamedTuple):
+    """What error bounds ask of Ritz pairs, padded as in :class:`KrylovSpectrum`."""
+
+    eigenvalues: Float[Array, " M"]
+    rotated_labels: Float[Array, "M *Q"]
+    residuals: Float[Array, "r M"]
+    perturbation: Float[Array, ""]
+
+
+def ritz_values(
     process: Lanczos, *, machine_epsilon: float, precision: float = 0.0
-) -> KrylovSpectrum:
-    """What the process knows so far. It shares its basis: :func:`lanczos_extend` ends its use.
+) -> tuple[RitzValues, Float[np.ndarray, "n n"]]:
+    """What the process knows so far, and the eigenvectors of T, not padded.
 
     Args:
         process: Lanczos steps.
@@ -164,38 +173,8 @@ def ritz_spectrum(
     Raises:
         ValueError: the Gram matrix is indefinite beyond rounding.
     """
-    ritz = _ritz_pairs(process, machine_epsilon, precision)
-    width = process.width
-    z = np.tensordot(ritz.vectors[:width], np.asarray(process.start), (0, 0))
-    residuals = np.asarray(process.couplings[-1]) @ ritz.vectors[-width:]
-
-    pieces = LEAST_PIECES if len(process.labels) < MANY_POINTS else LEAST_OF_MANY
-    while pieces < len(process.basis):
-        pieces *= 2
-    empty = jnp.zeros_like(process.basis[0])  # one for all pieces that are not there yet
-    more = (0, pieces * len(process.basis[0]) - len(ritz.values))
-    return KrylovSpectrum(
-        eigenvalues=jnp.asarray(np.pad(ritz.values, more)),
-        rotated_labels=jnp.asarray(np.pad(z, (more, *((0, 0) for _ in z.shape[1:])))),
-        residuals=jnp.asarray(np.pad(residuals, ((0, 0), more))),
-        basis=process.basis + (empty,) * (pieces - len(process.basis)),
-        ritz_vectors=jnp.asarray(np.pad(ritz.vectors, (more, more))),
-        labels=process.labels,
-        perturbation=ritz.perturbation,
-        steps=np.int64(process.steps),
-        machine_epsilon=machine_epsilon,
-    )
-
-
-class _RitzPairs(NamedTuple):
-    values: Float[np.ndarray, " n"]  # those that are rounding are exactly zero
-    vectors: Float[np.ndarray, "n n"]  # of T
-    perturbation: Float[Array, ""]  # the norm of the change of G that rounding amounts to
-
-
-def _ritz_pairs(process: Lanczos, machine_epsilon: float, precision: float) -> _RitzPairs:
-    num_points = len(process.labels)
-    small = process.steps * process.width <= ONE_THREAD
+    num_points, width = len(process.labels), process.width
+    small = process.steps * width <= ONE_THREAD
     with blas_in_one_thread() if small else contextlib.nullcontext():
         d, vectors = np.linalg.eigh(process.projected)
     eps, size = float(np.finfo(d.dtype).eps), np.abs(d).max()
@@ -209,8 +188,54 @@ def _ritz_pairs(process: Lanczos, machine_epsilon: float, precision: float) -> _
         )
     zero = d <= num_points * eps * size
     dropped = np.abs(d[zero]).max(initial=0) + float(process.discarded)
-    perturbation = jnp.asarray(ROUNDING * eps * size + dropped, d.dtype)
-    return _RitzPairs(np.where(zero, 0, d), vectors, perturbation)
+    z = np.tensordot(vectors[:width], np.asarray(process.start), (0, 0))
+    residuals = np.asarray(process.couplings[-1]) @ vectors[-width:]
+    more = (0, _pieces(process) * len(process.basis[0]) - len(d))
+    values = RitzValues(
+        eigenvalues=jnp.asarray(np.pad(np.where(zero, 0, d), more)),
+        rotated_labels=jnp.asarray(np.pad(z, (more, *((0, 0) for _ in z.shape[1:])))),
+        residuals=jnp.asarray(np.pad(residuals, ((0, 0), more))),
+        perturbation=jnp.asarray(ROUNDING * eps * size + dropped, d.dtype),
+    )
+    return values, vectors
+
+
+def _pieces(process: Lanczos) -> int:
+    """How many pieces a spectrum has, empty ones among them."""
+    pieces = LEAST_PIECES if len(process.labels) < MANY_POINTS else LEAST_OF_MANY
+    while pieces < len(process.basis):
+        pieces *= 2
+    return pieces
+
+
+def with_vectors(
+    process: Lanczos,
+    values: RitzValues,
+    vectors: Float[np.ndarray, "n n"],
+    *,
+    machine_epsilon: float,
+) -> KrylovSpectrum:
+    """The spectrum of what :func:`ritz_values` returns. It shares the basis of the process:
+    :func:`lanczos_extend` ends its use.
+    """
+    empty = jnp.zeros_like(process.basis[0])  # one for all pieces that are not there yet
+    more = (0, len(values.eigenvalues) - len(vectors))
+    return KrylovSpectrum(
+        **values._asdict(),
+        basis=process.basis + (empty,) * (_pieces(process) - len(process.basis)),
+        ritz_vectors=jnp.asarray(np.pad(vectors, (more, more))),
+        labels=process.labels,
+        steps=np.int64(process.steps),
+        machine_epsilon=machine_epsilon,
+    )
+
+
+def ritz_spectrum(
+    process: Lanczos, *, machine_epsilon: float, precision: float = 0.0
+) -> KrylovSpectrum:
+    """:func:`ritz_values` and :func:`with_vectors` in one."""
+    known = ritz_values(process, machine_epsilon=machine_epsilon, precision=precision)
+    return with_vectors(process, *known, machine_epsilon=machine_epsilon)
 
 
 def require_proved_weight(chain: ChainSpec) -> None:
@@ -231,7 +256,10 @@ def require_proved_weight(chain: ChainSpec) -> None:
 
 
 def chain_error_bounds(
-    spectrum: KrylovSpectrum, z: Float[Array, "M *Q"], path: MultiplierPath, chain: ChainSpec
+    spectrum: KrylovSpectrum | RitzValues,
+    z: Float[Array, "M *Q"],
+    path: MultiplierPath,
+    chain: ChainSpec,
 ) -> ErrorBounds:
     """How far a chain on a Krylov spectrum is at most from that on the Gram matrix, for each round
     (and output). See :mod:`sdntk.spectra.krylov_bounds`.

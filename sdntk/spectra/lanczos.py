@@ -180,9 +180,10 @@ def _step(
     discarded: Float[Array, ""],
 ) -> _Step:
     """One step, given G times its block."""
-    diagonal = matmul(block.T, product)
     last_two = jnp.concatenate([previous, block], axis=1).T
-    w = product - matmul(last_two.T, matmul(last_two, product))
+    overlap = matmul(last_two, product)
+    diagonal = overlap[block.shape[1] :]
+    w = product - matmul(last_two.T, overlap)
 
     size = jnp.maximum(size, jnp.max(jnp.abs(coupling)))
     rounding = ROUNDING * jnp.finfo(product.dtype).eps * (size + _norm(diagonal))

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 from sdntk._linalg import tensordot
 from sdntk.gram_matrices.linear_operator import GramOperator
 from sdntk.spectra.degrees_of_freedom import ChainOnSpectrum
-from sdntk.spectra.krylov_spectrum import KrylovSpectrum, ritz_spectrum
-from sdntk.spectra.lanczos import Lanczos, lanczos_extend, lanczos_init
+from sdntk.spectra.krylov_spectrum import ritz_values
+from sdntk.spectra.lanczos import lanczos_extend, lanczos_init
 from sdntk.theory import filters
 
 #: Steps before the first look; every following look is after twice as many.
@@ -39,11 +39,12 @@ def traces_by_own_block(
     probes = random_signs(key, operator.num_points, count, chain.z.dtype)
     process, steps = lanczos_init(probes), FIRST_LOOK
     most = -(-operator.num_points // process.width)
+    eps = max(float(jnp.finfo(dtype).eps) for dtype in (operator.dtype, probes.dtype))
     last = None
     while True:
         process = lanczos_extend(process, operator, min(steps, most))
-        spectrum = _spectrum(process, operator)
-        found = traces_by_coordinates(spectrum.eigenvalues, spectrum.rotated_labels, chain)
+        values = ritz_values(process, machine_epsilon=eps, precision=operator.precision)[0]
+        found = traces_by_coordinates(values.eigenvalues, values.rotated_labels, chain)
         if last is not None:
             moved = jnp.abs(found.mean - last.mean) <= SMALL_CHANGE * found.standard_error
             if bool(jnp.all(moved | jnp.isnan(found.mean))):
@@ -51,11 +52,6 @@ def traces_by_own_block(
         if process.exhausted or steps >= most:
             return found
         last, steps = found, 2 * steps
-
-
-def _spectrum(process: Lanczos, operator: GramOperator) -> KrylovSpectrum:
-    eps = max(float(jnp.finfo(dtype).eps) for dtype in (operator.dtype, process.labels.dtype))
-    return ritz_spectrum(process, machine_epsilon=eps, precision=operator.precision)
 
 
 @jax.jit
