@@ -53,7 +53,7 @@ KERNELS: dict[str, Any] = {
     NTK: kernels.ntk(architectures.fully_connected(2)),
     SPHERE: kernels.ntk(architectures.fully_connected(2)),
 }
-#: Turns of the Krylov path and of so many reads of G.
+#: Turns of the Krylov path, so many reads of G and as many products.
 TURNS, READS_A_TURN = 7, 15
 #: At the largest size: the Krylov path over the time in which memory could be read that it must
 #: read, of G once and of all Lanczos vectors twice in each step, the machine's bound (40 times as

@@ -21,6 +21,7 @@ from sdntk.architectures import (
     Flatten,
     GlobalAveragePool,
 )
+from sdntk.spectra.krylov_spectrum import ritz_values, with_vectors
 
 #: Of XLA, by a device. With no more threads than devices, XLA's default on few cores, a collective
 #: may wait for ever: the other devices' parts block all threads, and the last gets none.
@@ -34,6 +35,12 @@ def with_virtual_devices(count):
     threads = {"PJRT_NPROC": str(THREADS_OF_A_DEVICE * count)}
     of_xla = threads | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     return settings | of_xla | {"PATH": os.environ["PATH"]}
+
+
+def ritz_spectrum(process, *, machine_epsilon=2.2e-16):
+    """The spectrum of what Lanczos steps know so far, as :func:`sdntk.krylov` returns it."""
+    known = ritz_values(process, machine_epsilon=machine_epsilon)
+    return with_vectors(process, *known, machine_epsilon=machine_epsilon)
 
 
 def spectrum_and_labels(seed, size, *, condition, nulls=0, noise=1.0):

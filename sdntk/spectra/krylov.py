@@ -262,7 +262,7 @@ def _bounds(values: RitzValues, unit: Float[Array, "*Q"], chain: ChainSpec) -> F
         bounds = chain_error_bounds(values._replace(residuals=residuals), z, path, chain)
         return jnp.maximum(bounds.multipliers.max(), bounds.fitted.max())
 
-    return jax.vmap(largest)(jnp.stack([values.residuals, 0 * values.residuals]))
+    return jax.vmap(largest)(jnp.stack([values.residuals, jnp.zeros_like(values.residuals)]))
 
 
 def _complaint(process: Lanczos, look: _Look, rtol: float, final: bool) -> str:

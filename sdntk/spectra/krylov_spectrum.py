@@ -230,14 +230,6 @@ def with_vectors(
     )
 
 
-def ritz_spectrum(
-    process: Lanczos, *, machine_epsilon: float, precision: float = 0.0
-) -> KrylovSpectrum:
-    """:func:`ritz_values` and :func:`with_vectors` in one."""
-    known = ritz_values(process, machine_epsilon=machine_epsilon, precision=precision)
-    return with_vectors(process, *known, machine_epsilon=machine_epsilon)
-
-
 def require_proved_weight(chain: ChainSpec) -> None:
     """Refuse weights outside [0, 1] together with a tolerance (docs/krylov_bounds.md, "Weights
     outside [0, 1]").

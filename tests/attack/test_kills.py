@@ -27,7 +27,9 @@ class Alone(NamedTuple):
 
 @pytest.fixture(scope="module", params=COMMANDS)
 def alone(request, server, tmp_path_factory):
-    """Tests of one command stand together, in one worker: it runs alone once for all of them."""
+    """Tests of one command stand together, most often in one worker: it runs alone once for all
+    of them.
+    """
     command, folder = request.param, tmp_path_factory.mktemp("alone")
     status, said = server.run(command, folder)
     assert status == 0, said

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from helpers import exact_recurrence, with_virtual_devices
+from helpers import exact_recurrence, ritz_spectrum, with_virtual_devices
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,7 +31,6 @@ from sdntk import _memory
 from sdntk import krylov as krylov_function
 from sdntk.architectures import fully_connected
 from sdntk.spectra import choose
-from sdntk.spectra.krylov_spectrum import ritz_spectrum
 from sdntk.spectra.lanczos import LEAST_WIDTH, ROUNDING, lanczos_extend, lanczos_init
 from sdntk.theory.multiplier import Status
 
@@ -203,7 +202,7 @@ def test_the_bound_holds_on_random_spectra_at_any_step(seed, fraction, steps, al
     G = jnp.asarray(Q * d @ Q.T)
     y = jnp.asarray(Q @ (rng.normal(size=100) * d ** rng.uniform(0, 1)))
     process = lanczos_extend(lanczos_init(y), sdntk.as_operator((G + G.T) / 2), steps)
-    spectrum = ritz_spectrum(process, machine_epsilon=2.2e-16)
+    spectrum = ritz_spectrum(process)
     run, exact = (
         traced(s, y, fraction * jnp.mean(y**2), alpha)
         for s in (spectrum, sdntk.decompose((G + G.T) / 2))
@@ -225,7 +224,7 @@ def bounds_against_50_digits(d, y, tolerance, rounds, steps):
     process = lanczos_extend(
         lanczos_init(jnp.asarray(y)), sdntk.as_operator(jnp.diag(jnp.asarray(d))), steps
     )
-    run = traced(ritz_spectrum(process, machine_epsilon=2.2e-16), jnp.asarray(y), tolerance, 0.0)
+    run = traced(ritz_spectrum(process), jnp.asarray(y), tolerance, 0.0)
     history, last = exact_recurrence(d, y, tolerance, rounds)
     fits = [z for _, z, _ in history[1:]] + [last]
     for t, ((c, _, _), exact) in enumerate(zip(history, fits, strict=True)):
@@ -308,7 +307,7 @@ def test_lanczos_satisfies_its_equation(name):
         vectors_of(process)[: process.width].T @ process.start, y, atol=1e-13
     )
     assert lanczos_errors(process, G) < ROUNDING / 2
-    spectrum = ritz_spectrum(process, machine_epsilon=2.2e-16)
+    spectrum = ritz_spectrum(process)
     np.testing.assert_allclose(spectrum.unrotate(spectrum.rotate(y)), y, atol=1e-12)
     product = spectrum.unrotate(spectrum.eigenvalues[:, None] * spectrum.rotate(y))
     np.testing.assert_allclose(product, G @ np.asarray(y), atol=1e-13)

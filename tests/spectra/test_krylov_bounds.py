@@ -15,11 +15,10 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from helpers import exact_root
+from helpers import exact_root, ritz_spectrum
 
 import sdntk
 from sdntk.spectra import krylov_bounds as kb
-from sdntk.spectra.krylov_spectrum import ritz_spectrum
 from sdntk.spectra.lanczos import ROUNDING, lanczos_extend, lanczos_init
 from sdntk.theory import filters
 from sdntk.theory.multiplier import Status
@@ -600,7 +599,7 @@ def test_a1_rounding_of_the_lanczos_process(made, steps):
     left[:, -process.width :] -= beyond @ exact(process.couplings[-1])
     missed = exact(y) - basis[:, : process.width] @ exact(process.start)
     of_labels = max(float(size(m) / size(v)) for m, v in zip(missed.T, y.T, strict=True))
-    perturbation = float(ritz_spectrum(process, machine_epsilon=EPS).perturbation)
+    perturbation = float(ritz_spectrum(process).perturbation)
     assert np.linalg.norm(rounded(left), 2) + 2 * of_labels * np.linalg.norm(G, 2) < perturbation
     assert perturbation < 5 * ROUNDING * EPS
 
