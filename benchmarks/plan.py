@@ -14,6 +14,9 @@ LANDMARKS, DIMENSIONS = 1000, 16
 TILE, ROWS_OF_TILES, UNCUT, PIECE, BLOCK, PADDED_ROUNDS = 1000, 4, 512, 126, 4000, 12
 #: Tiles are stacked by so many bytes, and are there twice meanwhile.
 STACK_BYTES = 2**26
+#: Stacks that are there at once where tiles are computed again: some are computed ahead of the
+#: product that waits for them.
+STACKS_AHEAD = 5
 #: Arrays of K x r that a Lanczos step holds at once, and m x m that a pass does.
 OF_A_STEP, OF_A_PASS = 10, 8
 _FLOAT = 8
@@ -128,7 +131,8 @@ def recomputed(size: int, devices: int, known: Constants) -> Cost:
     """Likewise, but values are computed in every product and never kept."""
     kept, entries = krylov(size, devices, known), tile_entries(size, devices)
     again = entries * (STEPS - 1) * known.value
-    memory = kept.memory - _FLOAT * entries + 2 * min(STACK_BYTES, _FLOAT * entries)
+    ahead = STACKS_AHEAD * min(STACK_BYTES, _FLOAT * entries)
+    memory = kept.memory - _FLOAT * entries + ahead
     return kept._replace(seconds=kept.seconds + again, memory=memory)
 
 
