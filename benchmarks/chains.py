@@ -115,17 +115,16 @@ def time_case(name: str, size: int) -> list[dict[str, Any]]:
         rows.append(_row(name, size, what, timing, gain, _note(run, exact)))
     if size <= BASELINES_TO:
         rows += _baselines(name, size, np.asarray(matrix), x, np.asarray(y), chain, exact)
-    return rows + _against_reads(name, matrix, y, chain)
+    return rows + _against_reads(name, matrix, y, chain, found["Krylov path"][0].spectrum)
 
 
 def _against_reads(
-    name: str, matrix: jax.Array, y: jax.Array, chain: dict[str, Any]
+    name: str, matrix: jax.Array, y: jax.Array, chain: dict[str, Any], spectrum: Any
 ) -> list[dict[str, Any]]:
     """The Krylov path, reading G and multiplying it in turns, since the speed of the memory varies
     by a third within a minute.
     """
     read, product, size = jax.jit(jnp.sum), sdntk.as_operator(matrix), len(matrix)
-    spectrum = sdntk.krylov(product, y, **chain, rtol=SETTINGS["accuracy"])
     steps, width = int(spectrum.steps), len(spectrum.residuals)
 
     def repeated(run: Callable[[], Any]) -> Callable[[], Any]:

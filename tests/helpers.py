@@ -37,10 +37,11 @@ def with_virtual_devices(count):
     return settings | of_xla | {"PATH": os.environ["PATH"]}
 
 
-def ritz_spectrum(process, *, machine_epsilon=2.2e-16):
+def ritz_spectrum(process):
     """The spectrum of what Lanczos steps know so far, as :func:`sdntk.krylov` returns it."""
-    known = ritz_values(process, machine_epsilon=machine_epsilon)
-    return with_vectors(process, *known, machine_epsilon=machine_epsilon)
+    eps = float(np.finfo(float).eps)
+    known = ritz_values(process, machine_epsilon=eps)
+    return with_vectors(process, *known, machine_epsilon=eps)
 
 
 def spectrum_and_labels(seed, size, *, condition, nulls=0, noise=1.0):

@@ -236,8 +236,9 @@ def _look(
     chains: list[ChainSpec],
 ) -> _Look:
     bounds = np.stack([_bounds(values, unit, chain) for chain in chains])
-    bound, rounding = (_agreed(operator, max, float(of_all.max())) for of_all in bounds.T)
-    return _Look(process.steps, bound, rounding)  # nan where one is
+    largest = map(float, bounds.max(axis=0))  # nan where one is
+    bound, rounding = (_agreed(operator, max, value) for value in largest)
+    return _Look(process.steps, bound, rounding)
 
 
 def _next_look(looks: list[_Look], rtol: float) -> int:
